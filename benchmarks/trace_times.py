@@ -56,7 +56,7 @@ def specs(folder: Path) -> dict[str, str]:
     shutil.copy(ROOT / "benchmarks/memory/gpt.py", folder)
     return {
         "RAT, specs/brain": "brain.yaml",
-        "RAT, product document": "document.yaml",
+        "RAT, full size": "document.yaml",
         "GPT-2-small": "gpt.yaml",
         "GPT-2-small, compiled": "compiled.yaml",
     }

@@ -31,64 +31,69 @@ def texts() -> dict[str, str]:
 
 _SPEC = """# The spec
 
-A spec is one YAML file with a training run. This page is generated from `schemas/experiment.schema.json`
+A spec is one YAML file that describes a training run. This page is generated from `schemas/experiment.schema.json`
 (`ratc schema` prints it).
 
 The file is read as YAML 1.2: `1e-4` is a number and `on` is text. Unknown keys are errors. Values may also come from
-outside the file; later [layers](../concepts/layers.md) win, and `ratc explain SPEC PATH` names the one that decided:
+outside the file, in [layers](../concepts/layers.md). A layer overrides those above it in this table, and
+`ratc explain SPEC PATH` names the one that decided:
 
 | layer | |
 | --- | --- |
-| defaults | the last column below |
+| defaults | the last column of the tables below |
 | the spec | |
-| `cluster_<spec>` | a file beside the spec, for `slurm` and `lsf` |
-| `slurm_<spec>`, `lsf_<spec>` | likewise, for one scheduler |
-| environment | `RAT_DATA_DIR`, `RAT_BATCH_SIZE` … as the short options; any key as `RAT_TRAINING__WEIGHT_DECAY` |
+| `cluster_SPEC` | a file beside the spec, for `slurm` and `lsf` |
+| `slurm_SPEC`, `lsf_SPEC` | likewise, for one scheduler |
+| variables | `RAT_DATA_DIR`, `RAT_BATCH_SIZE` … as the short options; any key as `RAT_TRAINING__WEIGHT_DECAY` |
 | options | `--data-dir`, `--batch-size` … (`ratc compile --help`), any key with `--set training.weight_decay=0.1` |
 
-Relative paths in a file start at the spec's folder; those of an option or a variable start where the shell is.
-`package.module:callable` is imported from the spec's folder or from the environment that trains.
+Relative paths in a file start at the spec's folder. Relative paths in an option or a variable start at the shell's
+folder. `package.module:callable` is imported from the spec's folder or from the environment that trains.
 """
 
 _FACTS = """# Hardware facts
 
-`--facts FILE` describes one machine type. This page is generated from `schemas/facts.schema.json`. If you do not give
-the option, the facts are the card that `resources.gpu` names in the [catalogue](cards.md), or else this machine.
+The file of `--facts FILE` describes one type of machine. Without the option, ratc takes the card that
+`resources.gpu` names from the [catalogue](cards.md); if the spec names none, it takes this machine. This page is
+generated from `schemas/facts.schema.json`.
 """
 
 
 _CLUSTERS = """# Clusters
 
-One YAML file describes a Slurm or LSF cluster: its nodes, its partitions and their limits. With it `ratc compile
---target slurm` or `lsf` plans for the cluster's own nodes and asks for them by the site's customs. If the queue would
-refuse a request, ratc refuses it: too many nodes, GPUs or cores, too much memory or time, a partition or a card that is
-not there. This page is generated from `schemas/cluster.schema.json` (`ratc schema cluster` prints it).
+One YAML file describes a Slurm or LSF cluster: its nodes, its partitions and their limits. With this file, `ratc
+compile --target slurm` (or `lsf`) plans for the cluster's own nodes, and writes requests in the form that the site
+expects. ratc refuses a request that the queue would refuse. Examples are too many nodes, too much time, and a card
+that the cluster does not have. This page is generated from `schemas/cluster.schema.json`
+(`ratc schema cluster` prints it).
 
-[A cluster of yours](../guides/cluster.md) is the guide to write and use such a file.
+To write and use such a file, see the guide [A cluster of yours](../guides/cluster.md).
 """
 
 _LOCK = """# The lock
 
-`lock.yaml` is the one file that passes from the compiler to the runtime. It holds every value of a run,
-concrete; nothing in it is worked out later. It is YAML that reads the same under YAML 1.1 and 1.2. For an example, see
+`lock.yaml` is the only file that the compiler hands to the runtime. It holds every value of a run; none of them is
+worked out later. It is YAML that reads the same under YAML 1.1 and 1.2. For an example, see
 [the lock of `specs/brain`](../../specs/brain/compiled/brain/local/lock.yaml). This page is generated from
-`schemas/lock.schema.json` (`ratc schema lock` prints it), which is made of the runtime's model of it,
+`schemas/lock.schema.json` (`ratc schema lock` prints it). The schema is made from the runtime's model of the lock,
 `runtime/ratc_runtime/config/lock.py` and `sections.py`.
 
 The runtime refuses a lock with [R505](codes.md) if
 
-- a key is unknown or missing. Those that may be absent say so below;
-- a value has another type. An integer may stand for a number, `true` may not, and `2.0` is no integer. A number is
-  finite, and an integer has 64 bits at most, which the schema does not say;
-- two values contradict each other, such as `num_classes` and the length of `class_names`;
+- a key is unknown, or one is missing that may not be absent,
+- a value has another type. An integer is accepted for a number, but `true` is not, and `2.0` is not an integer,
+- a number is not finite, or an integer needs more than 64 bits; the schema does not say this,
+- two values contradict each other, such as `num_classes` and the length of `class_names`,
 - an artifact lies outside of the lock's folder.
 
-Paths named on the command line of the runtime (`--data-dir`, `--output-dir`) or by `RAT_DATA_DIR` and `RAT_OUTPUT_DIR`
-when the script runs replace `data.data_dir` and `output_dir`: the place of the data does not change training.
+When the script runs, two paths may be replaced, because the place of the data does not change training. The option
+`--data-dir` of the runtime or the variable `RAT_DATA_DIR` replaces `data.data_dir`; `--output-dir` or
+`RAT_OUTPUT_DIR` replaces `output_dir`.
 
-## Of an array
+## The lock of an array
 
-An array has one shared lock, and for each point `points/NAME/lock.yaml` with the rest:
+An [array](../concepts/jobs.md#arrays) has one shared lock, and for each point `points/NAME/lock.yaml` with the other
+values:
 
 ```yaml
 lock_version: 1
@@ -101,25 +106,30 @@ output_dir: outputs/demo/0002
 artifacts: {}                    # only if the point has engine files of its own
 ```
 
-The point's values are laid over the shared ones, and the whole is a lock as below. The shared lock vouches for
-`points.tsv`, and a row of that for the point's own file.
+The point's values are merged over the shared ones, and the result is a lock as below. The shared lock has the digest
+of `points.tsv`, whose rows have the digests of the points' files.
 """
 
 
 _PROGRAM_LOCK = """# The lock of an entrypoint
 
-A spec with [`entrypoint`](../guides/own-program.md) makes a lock of its own kind: a program of yours trains by it, so
-it holds no model and no loss. It is read as strictly as [the other kind](lock.md), and arrays have it in the same two
-parts. This page is generated from `schemas/program-lock.schema.json` (`ratc schema program-lock` prints it).
+A spec with [`entrypoint`](../guides/own-program.md) starts a program of yours. Its lock is of another kind: it holds
+no model and no loss. It is read as strictly as [the lock of a built-in run](lock.md), and the lock of an array has the
+same two parts. This page is generated from `schemas/program-lock.schema.json` (`ratc schema program-lock` prints it).
 """
 
 _CLI = """# The command line
 
-Every command with its arguments, options and examples. This page is generated from the commands themselves;
-`ratc COMMAND --help` says the same. Options and arguments may be mixed; after `--` nothing is read as an
-option. An option cannot be abbreviated.
+This page has every command with its arguments, options and examples. It is generated from the commands themselves;
+`ratc COMMAND --help` says the same. Options and arguments may be mixed. After `--` nothing is read as an
+option. Options cannot be abbreviated.
 
-Exit status: 0 clean, 1 findings or differences, 2 misuse or an internal error, 130 interrupted.
+| exit status | meaning |
+| --- | --- |
+| 0 | no findings, no differences |
+| 1 | findings or differences |
+| 2 | misuse, or an internal error |
+| 130 | interrupted |
 """
 
 

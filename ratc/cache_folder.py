@@ -51,7 +51,8 @@ def keep(path: str, data: bytes, most: int) -> None:
         if place not in _told:
             _told.add(place)
             print(
-                f"ratc: nothing is kept in {place}: {error.strerror}; RATC_CACHE names another place", file=sys.stderr
+                f"ratc: cannot write the cache {place}: {error.strerror}; set RATC_CACHE to another folder",
+                file=sys.stderr,
             )
 
 

@@ -54,20 +54,15 @@ def write(
         name = os.path.basename(str(error.filename or folder)).split(".ratc-", maxsplit=1)[0].lstrip(".")
         message = f"cannot write `{name}` into `{folder}`: {error.strerror}"
         note = f"written before that: {', '.join(done)}" if done else "nothing was written"
-        helps = ("`-o DIR` puts the files into another folder",)
+        helps = ("use `-o DIR` to write the files to another folder",)
         return done, (Diagnostic("R403", message, notes=(note,), helps=helps),)
     return done, ()
 
 
 @contextmanager
 def _alone_in(folder: str) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    with _locked(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX):
         yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -78,9 +73,15 @@ def steady(folder: str) -> Iterator[None]:
     except OSError:
         yield
         return
+    with _locked(handle, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _locked(handle: int, kind: int) -> Iterator[None]:
     try:
         with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(handle, fcntl.LOCK_SH)
+            fcntl.flock(handle, kind)
         yield
     finally:
         os.close(handle)

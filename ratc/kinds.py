@@ -17,14 +17,15 @@ class Kind:
     use: str
 
 
-SPEC = Kind("a spec", ("experiment_name",), "give the spec itself to `ratc compile` and the commands like it")
+SPEC = Kind("a spec", ("experiment_name",), "pass the spec to `ratc compile` and similar commands")
 LOCK = Kind(
-    "a lock of ratc's",
+    "a lock of ratc",
     ("lock_version",),
-    "`ratc explain`, `ratc diff` and `ratc report` take a lock; name the spec that it was compiled from",
+    "`ratc explain`, `ratc diff` and `ratc report` take a lock; for other commands name the spec from which it was "
+    "compiled",
 )
-CLUSTER = Kind("a cluster's facts", ("scheduler", "node_types"), "name it in the spec, as `resources.cluster`")
-FACTS = Kind("hardware facts", ("gpus_per_node", "cpus"), "give it with `--facts`")
+CLUSTER = Kind("a cluster's facts", ("scheduler", "node_types"), "name it in the spec under `resources.cluster`")
+FACTS = Kind("hardware facts", ("gpus_per_node", "cpus"), "pass it with `--facts`")
 RATE = Kind("a measured learning rate", ("learning_rate", "of", "steps"), "`ratc tune lr` writes it beside its spec")
 _IMPORT = "`ratc import` makes a spec of it"
 #: The first that fits is meant.

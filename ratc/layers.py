@@ -52,7 +52,7 @@ def from_environment(environment: Mapping[str, str], schema: dict[str, Any]) -> 
             overrides.append(Override(names[name], environment[name], source, len(name) + 2, name))
         else:
             span = Span(source, 1, 1, 1, len(name) + 1)
-            message = f"the environment variable `{name}` names no key of a spec and is not used"
+            message = f"the environment variable `{name}` names no key of a spec and is ignored"
             found.append(Diagnostic("R107", message, span, helps=did_you_mean(name, names), severity=Severity.WARNING))
     return overrides, found
 

@@ -53,7 +53,7 @@ _USED_KEYS = frozenset(
 )
 #: The words of `refused` for a prediction of memory.
 PREDICTION, MEASURE = "a prediction of memory", "start the program with a small `batch_size`, and look at the card"
-OF_A_PROGRAM = "No memory is predicted: what the program takes only its own run can tell."
+OF_A_PROGRAM = "No memory is predicted: ratc cannot predict the memory of a program of your own."
 
 _PLACEHOLDER = re.compile(r"\$(?:\$|\{([^{}]*)\})")
 

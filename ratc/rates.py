@@ -31,6 +31,7 @@ def conditions(settings: Values) -> str:
 def text(measured: Mapping[str, Any]) -> str:
     """Return the file's content: one rate, with its conditions and how it was found."""
     head = (
-        "# A learning rate that `ratc tune lr` has measured; `learning_rate: auto` takes it. Commit it with the spec.\n"
+        "# A learning rate that `ratc tune lr` has measured; `learning_rate: auto` uses it. Commit this file with "
+        "the spec.\n"
     )
     return head + mapping(dict(measured), {})

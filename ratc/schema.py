@@ -202,7 +202,7 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
             return [readings]
         helps, fix = _corrected(node, owner)
         if node.value is None and "object" in kind.types:
-            helps = ("give it keys, or remove it",)
+            helps = ("add keys to it, or remove it",)
         if "pattern" in owner:
             helps = helps or tuple(f"write it like `{one}`" for one in owner.get("examples", [])[:1])
         return [Diagnostic("R102", f"`{name}` must be {wanted}, not {_describe(node)}", span, helps=helps, fix=fix)]
@@ -224,8 +224,8 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         span = child.key_span if child and child.key_span else span
         if kind.error.kind.name == "pattern" and kind.error.kind.pattern.endswith("._-]*$"):
             help_text = "use letters, digits, `.`, `_` and `-`, a letter or a digit first"
-            return [Diagnostic("R106", f"{_shown(key)} is not a name", span, helps=(help_text,))]
-        message = f"{_shown(key)} is not the name of a variable, an argument or a task"
+            return [Diagnostic("R106", f"{_shown(key)} is not a valid name", span, helps=(help_text,))]
+        message = f"{_shown(key)} is not a valid name of a variable, an argument or a task"
         return [Diagnostic("R106", message, span, helps=("use letters, digits and `_`",))]
     if readings := _time_readings(name, node, owner):
         return [readings]
@@ -257,7 +257,7 @@ def _time_readings(name: str, node: Node, owner: dict[str, Any]) -> Diagnostic |
     if not readings:
         return None
     message = f"`{name}` {_shown(node.value)} has no unit: hours or minutes?"
-    notes = ("schedulers disagree: Slurm and LSF read a number alone as minutes, people as hours",)
+    notes = ("Slurm and LSF read a number without a unit as minutes; people often mean hours",)
     number = f"{float(str(node.value)):g}"
     helps = (f'write `"{readings[0]}"` for {number} h, or `"{readings[1]}"` for {number} min',)
     return Diagnostic("R106", message, _own_line(node.span), notes, helps)

@@ -51,7 +51,7 @@ def points(document: Document, schema: dict[str, Any]) -> tuple[tuple[Point, ...
         return (), found
     many = _count(kind, node)
     if not 0 < many <= MOST_POINTS:
-        message = "a sweep of no points" if not many else f"a sweep of {many:,} points; {MOST_POINTS:,} are the most"
+        message = "the sweep has no points" if not many else f"a sweep of {many:,} points; the limit is {MOST_POINTS:,}"
         return (), (Diagnostic("R333", message, node.key_span or node.span),)
     return tuple(_points(kind, node, many)), ()
 
@@ -108,10 +108,10 @@ def _wrong_keys(kind: str, node: Node, schema: dict[str, Any]) -> Iterator[Diagn
         said.add(path)
         sub = subschema(schema, path)
         if path.split(".")[0] in SHARED:
-            helps = ("the job's request and its target are the same for all points",)
+            helps = ("all points have the same target and the same request to the scheduler",)
             yield Diagnostic("R332", f"a sweep cannot vary `{path}`", value.key_span, helps=helps)
         elif path in ONE_PROGRAM:
-            helps = ("the points may differ in `entrypoint.args`, and in values that placeholders there name",)
+            helps = ("points may differ in `entrypoint.args`, and in values that its placeholders name",)
             message = f"a sweep cannot vary `{path}`: an array runs one program"
             yield Diagnostic("R332", message, value.key_span, helps=helps)
         elif sub is None or is_section(sub):

@@ -61,10 +61,10 @@ def fault(text: str) -> str | None:
     """Return torch's objection to a variable's value, as the rest of a sentence; None if it accepts it."""
     plain = "".join(text.split())  # torch leaves out white space, too
     if not _SHAPE.fullmatch(plain):
-        return "is no list of `option:value` with commas between"
+        return "is not a list of `option:value` separated by commas"
     for name, value in options(plain).items():
         if name in _KNOWN and not re.fullmatch(_KNOWN[name], value):
-            return f"sets `{name}` to `{value}`, which torch does not take"
+            return f"sets `{name}` to `{value}`, which torch does not accept"
     return None
 
 

@@ -76,7 +76,7 @@ _SPREAD = Kind(
 )
 _FACTOR = Kind(
     lambda value: (_number(value) and value >= 0) or (_rising(value) and value[0] >= 0),
-    "a number of at least 0, or a list of two such, the smaller first",
+    "a number of at least 0, or a list of two such numbers, the smaller first",
 )
 _HUE = Kind(
     lambda value: (_number(value) and 0 <= value <= 0.5) or (_rising(value) and value[0] >= -0.5 and value[1] <= 0.5),
@@ -167,20 +167,21 @@ ELSEWHERE: dict[str, str] = {
         ("Resize", "RandomResize", "RandomShortestSize", "ScaleJitter", "RandomZoomOut", "RandomIoUCrop", "Pad"),
         "it changes the size of an image, and a batch needs images of one size: use RandomResizedCrop or RandomAffine",
     ),
-    **dict.fromkeys(("FiveCrop", "TenCrop"), "it makes several images of one"),
-    **dict.fromkeys(("CenterCrop", "Grayscale", "RGB"), "it is not random: use `image_size` and `channels`"),
+    **dict.fromkeys(("FiveCrop", "TenCrop"), "it makes several images out of one"),
+    **dict.fromkeys(("CenterCrop", "Grayscale", "RGB"), "it is not random: set `image_size` and `channels` instead"),
     **dict.fromkeys(
-        ("Normalize", "LinearTransformation"), "val and test would not get it: let the data set scale its images"
+        ("Normalize", "LinearTransformation"),
+        "it would not be applied to val and test: let the data set scale its images",
     ),
     **dict.fromkeys(
         ("Compose", "RandomApply", "RandomChoice", "RandomOrder", "Lambda"),
-        "the list holds single transforms, and most take a probability `p`",
+        "list the single transforms instead; most take a probability `p`",
     ),
     **dict.fromkeys(
         ("AugMix", "AutoAugment", "RandAugment", "TrivialAugmentWide"), "it moves images without their masks and boxes"
     ),
     **dict.fromkeys(("CutMix", "MixUp"), "it mixes labels, not masks or boxes"),
-    **dict.fromkeys(("JPEG", "ToImage", "ToTensor", "ToDtype", "ToPILImage"), "images are tensors of floats here"),
+    **dict.fromkeys(("JPEG", "ToImage", "ToTensor", "ToDtype", "ToPILImage"), "images are tensors of floats already"),
 }
 #: Transforms without effect on grey images.
 COLOUR_ONLY = ("RandomGrayscale", "RandomChannelPermutation")

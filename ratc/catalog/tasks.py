@@ -1,44 +1,79 @@
-"""The runtime's tasks and the scores of each (`ratc_runtime.tasks.METRICS`; a test compares them)."""
+"""The tasks, one entry for each, as the runtime has them (`ratc_runtime.tasks.TASKS`; a test compares the two)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-#: The scores of each task; the first chooses the best checkpoint if a spec names none.
-METRICS: dict[str, tuple[str, ...]] = {
-    "segmentation": ("dice", "iou", "hausdorff95", "hausdorff"),
-    "detection": ("map", "map_50", "map_75"),
-    "classification": ("accuracy", "macro_f1"),
-    "custom": (),
-    "multi": (),  # those of its tasks, see `metrics`
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A built-in data set: the dimensions of what it holds, 2 for images, grey or RGB, and 3 for volumes; and what it
+    reads in a folder of data, if it looks for names.
+    """
+
+    dimensions: int = 2
+    layout: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A kind of task.
+
+    Attributes:
+        scores: Its scores; the first chooses the best checkpoint if a spec names none.
+        losses: Its built-in losses, the one that is taken if a spec names none first.
+        datasets: Its built-in data sets, by name.
+        part: Whether it may be one of several tasks of a run.
+        counts: If its classes have no background, what they are of, and the number of what they are as many as.
+    """
+
+    scores: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
+    datasets: Mapping[str, DataSet] = field(default_factory=dict)
+    part: bool = True
+    counts: tuple[str, str] | None = None
+
+
+_MASKS = ("images", "masks", "splits.json")
+
+TASKS = {
+    "segmentation": Task(
+        scores=("dice", "iou", "hausdorff95", "hausdorff"),
+        losses=("combined", "bce", "cross_entropy", "dice"),
+        datasets={"isic": DataSet(layout=_MASKS), "volumes": DataSet(3, _MASKS)},
+    ),
+    "detection": Task(
+        scores=("map", "map_50", "map_75"),
+        losses=("set_prediction",),
+        datasets={"coco": DataSet(layout=("annotations",))},
+        counts=("objects", "`categories` in the annotations"),
+    ),
+    "classification": Task(
+        scores=("accuracy", "macro_f1"),
+        losses=("cross_entropy",),
+        datasets={"folders": DataSet(layout=("train", "val")), "csv": DataSet()},
+        counts=("images", "folders of classes, or of labels in the table"),
+    ),
+    "custom": Task(part=False),
+    "multi": Task(part=False),  # its scores are those of its tasks, see `metrics`
 }
-#: The built-in losses of each task, the one that is taken if a spec names none first.
-LOSSES: dict[str, tuple[str, ...]] = {
-    "segmentation": ("combined", "bce", "cross_entropy", "dice"),
-    "detection": ("set_prediction",),
-    "classification": ("cross_entropy",),
-    "custom": (),
-    "multi": (),
-}
-#: The built-in data sets of each task.
-DATASETS: dict[str, tuple[str, ...]] = {
-    "segmentation": ("isic", "volumes"),
-    "detection": ("coco",),
-    "classification": ("folders", "csv"),
-    "custom": (),
-    "multi": (),
-}
-#: What the built-in data sets read in a folder of data.
-LAYOUTS: dict[str, tuple[str, ...]] = {
-    "isic": ("images", "masks", "splits.json"),
-    "volumes": ("images", "masks", "splits.json"),
-    "coco": ("annotations",),
-    "folders": ("train", "val"),
-}
-#: Dimensions of what the built-in data sets hold: 2 are images, grey or RGB, and 3 volumes.
-DIMENSIONS = {"isic": 2, "volumes": 3, "coco": 2, "folders": 2, "csv": 2}
+
+if TYPE_CHECKING:
+    TaskType = str
+    PartType = str
+else:
+    TaskType = Literal[tuple(TASKS)]
+    PartType = Literal[tuple(name for name, task in TASKS.items() if task.part)]
+
+METRICS = {name: task.scores for name, task in TASKS.items()}
+LOSSES = {name: task.losses for name, task in TASKS.items()}
+DATASETS = {name: tuple(task.datasets) for name, task in TASKS.items()}
+LAYOUTS = {name: one.layout for task in TASKS.values() for name, one in task.datasets.items() if one.layout}
+DIMENSIONS = {name: one.dimensions for task in TASKS.values() for name, one in task.datasets.items()}
 #: The tasks whose classes are counted in `data.num_classes` without a background.
-WITHOUT_BACKGROUND = ("detection", "classification")
+WITHOUT_BACKGROUND = tuple(name for name, task in TASKS.items() if task.counts is not None)
 
 
 def metrics(task_type: str, parts: Mapping[str, str] | None = None) -> tuple[str, ...]:

@@ -22,28 +22,28 @@ from ratc.console import say
 GROUPS = {
     "Begin": {
         "init": "write a commented spec to start from",
-        "import": "write a spec from other tools' configurations",
-        "sample-data": "write a small real data set to try things on",
-        "data": "list the content of a data set, and samples that cannot be used: `data check`",
+        "import": "write a spec from the configuration files of other tools",
+        "sample-data": "write a small real data set for first trials",
+        "data": "list the content of a data set and its unusable samples: `data check`",
         "schema": "print the JSON Schema of a spec",
-        "completion": "print the script with which a shell completes the command line",
+        "completion": "print the script that lets your shell complete ratc's command line",
     },
     "Compile": {
         "validate": "check a spec and report its mistakes",
         "compile": "write the lock, the launcher's files and the job script",
-        "explain": "explain a code, or the source of a value",
-        "lsp": "serve an editor: findings, values, keys and quick fixes while you write a spec",
+        "explain": "explain a code (such as R304), or where a value of the plan comes from",
+        "lsp": "language server for an editor: findings, values, keys and quick fixes while you write a spec",
     },
     "Run": {
         "train": "compile for this machine and run the script",
         "submit": "compile for the scheduler of this machine and submit the script",
         "why": "say why a job ended, with the evidence and what to change",
-        "tune": "run a study's trials on this machine, and say which is best; `tune lr` finds a learning rate",
+        "tune": "run the trials of a study on this machine and show the best; `tune lr` finds a learning rate",
     },
     "Use a model": {
-        "predict": "write masks, boxes or classes for a folder of images",
+        "predict": "write predicted masks, boxes or classes for a folder of images",
         "evaluate": "score a checkpoint on a split of the data",
-        "summary": "mean and deviation of the scores of several runs, as of folds",
+        "summary": "print mean and standard deviation of the scores of several runs, such as folds",
     },
     "Review": {
         "diff": "show the differences between two specs, and their consequences",
@@ -51,12 +51,12 @@ GROUPS = {
         "report": "write a page about a spec, or about the differences between two",
     },
     "Hardware": {
-        "fit": "predict what fits on each card, before anything runs",
-        "profile": "show the memory of one step, predicted or measured",
-        "probe": "write facts of a cluster or of this machine, as it reports them",
+        "fit": "predict the largest micro-batch that fits on each card",
+        "profile": "show the memory of one training step, predicted or measured",
+        "probe": "write the facts of a cluster or of this machine to a file",
     },
     "Safety": {
-        "trust": "say which folders' own code ratc may run",
+        "trust": "list or change the folders whose Python code ratc may run",
     },
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
@@ -165,14 +165,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            print("ratc: no space left for what is printed", file=sys.stderr)
+            print("ratc: cannot print: no space left on the device", file=sys.stderr)
             return 1
         if os.environ.get("RATC_TRACEBACK"):
             raise
         if isinstance(error, OSError) and error.filename is not None:
             return _unusable(error, running.get(RUNNING, "ratc"))
         say(f"ratc: internal error: {type(error).__name__}: {error}")
-        print("ratc: this is a fault of ratc; RATC_TRACEBACK=1 shows where", file=sys.stderr)
+        print("ratc: this is a bug of ratc; set RATC_TRACEBACK=1 to see the traceback", file=sys.stderr)
         return 2
 
 
@@ -214,7 +214,7 @@ def _unusable(error: OSError, command: str) -> int:
     from ratc.workflow import findings
 
     message = f"cannot use `{os.fspath(error.filename)}`: {error.strerror}"
-    helps = ("see that it is there and yours, and run the command again",)
+    helps = ("check that it exists and that you may use it, then run the command again",)
     findings.show((Diagnostic("R451", message, helps=helps),), command)
     return 1
 

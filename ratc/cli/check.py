@@ -26,14 +26,23 @@ from ratc.workflow.inputs import Known
 @declare(
     __doc__,
     [
-        Argument("paths", "PATH", "folders to look in (default: this one)", type=PATH, nargs=-1),
+        Argument(
+            "paths",
+            "PATH",
+            "folders in which compiled folders are searched (default: this folder)",
+            type=PATH,
+            nargs=-1,
+        ),
         options.form(),
         options.trust(),
         options.verify(),
-        options.flag("--strict", "warnings are errors, too"),
-        options.flag("--this-machine", "if a spec leaves hardware open, take that of this machine"),
+        options.flag("--strict", "treat warnings as errors"),
+        options.flag("--this-machine", "if a spec names no hardware, take the hardware of this machine"),
     ],
-    {"ratc check": "every compiled folder below this one", "ratc check specs --format github": "in a pull request"},
+    {
+        "ratc check": "check every compiled folder below this folder",
+        "ratc check specs --format github": "in a pull request",
+    },
 )
 def command(paths: tuple[str, ...], form: str, verify: bool, strict: bool, this_machine: bool) -> int:
     """Exit status 1 if a folder differs, 2 if a path is not there."""

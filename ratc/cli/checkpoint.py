@@ -12,17 +12,18 @@ from ratc.workflow import runtime_command
 
 _HELP = """
 
-The runtime does it: `python -m ratc_runtime {name}` with these words, in the Python of `RATC_PYTHON` or in this one.
-Code that a checkpoint names is run only with --trust, or if its folder is trusted.
+The runtime does it: `python -m ratc_runtime {name}` gets these arguments. It runs in the Python of `RATC_PYTHON`;
+if that is not set, in this one.
+If a checkpoint names code of your own, it is run only with --trust, or if its folder is trusted.
 """
 _EVALUATE = "Score a checkpoint on one split of its data, as training does, or on another data folder."
 _PREDICT = "Write the masks, boxes or classes that a trained model gives for images, or for a split of its data."
 
 
 def _parameters() -> list[click.Parameter]:
-    help = "a checkpoint or output folder, and the runtime's options"
+    help = "a checkpoint or an output folder, then options of the runtime"
     words = Argument("words", "CHECKPOINT|OPTION", help, nargs=-1, type=click.UNPROCESSED)
-    return [words, options.dry_run("show the command, and run nothing")]
+    return [words, options.dry_run("show the command and run nothing")]
 
 
 @declare(
@@ -44,8 +45,9 @@ def evaluate(words: tuple[str, ...], dry_run: bool) -> int:
     _PREDICT + _HELP.format(name="predict"),
     _parameters(),
     {
-        "ratc predict outputs/brain images -o masks": "by the best checkpoint of a run",
-        "ratc predict outputs/shapes photo.png -o found --threshold 0.3": "boxes of one picture",
+        "ratc predict outputs/brain images -o masks": "masks by the best checkpoint of a run",
+        "ratc predict outputs/cells slides -o masks --overlap 0.5": "large pictures, in patches that overlap",
+        "ratc predict outputs/shapes photo.png -o found --threshold 0.3": "boxes for one picture",
         "ratc predict outputs/moles --split test -o masks --trust": "a data set of your own",
         "ratc predict -- --help": "all options",
     },
@@ -56,9 +58,10 @@ def predict(words: tuple[str, ...], dry_run: bool) -> int:
     return runtime_command.run("predict", words, dry_run)
 
 
-_SUMMARY = """Print mean and standard deviation of the scores of several runs, as of the folds of a cross-validation.
+_SUMMARY = """Print mean and standard deviation of the scores of several runs, such as the folds of a cross-validation.
 
-The runtime does it: `python -m ratc_runtime summary` with these words, in the Python of `RATC_PYTHON` or in this one.
+The runtime does it: `python -m ratc_runtime summary` gets these arguments. It runs in the Python of `RATC_PYTHON`;
+if that is not set, in this one.
 """
 
 

@@ -26,19 +26,25 @@ from ratc.workflow.request import CompileRequest
     __doc__,
     [
         *options.spec(),
-        options.flag("--all", "read every sample, however long that takes", "every"),
-        click.Option(["--samples"], metavar="N", type=int, default=64, help="of each split, without --all (64)"),
+        options.flag("--all", "read every sample; with large data sets this takes long", "every"),
+        click.Option(
+            ["--samples"],
+            metavar="N",
+            type=int,
+            default=64,
+            help="number of samples to read from each split (default: 64), without --all",
+        ),
         click.Option(
             ["-o", "--output", "pictures"],
             metavar="DIR",
             default="data-check",
             type=PATH,
-            help="folder of the pictures (data-check)",
+            help="folder for the pictures (default: data-check)",
         ),
-        options.dry_run("check the spec alone; read no data and draw nothing"),
+        options.dry_run("check the spec only: read no data and draw nothing"),
     ],
     {
-        "ratc data check config.yaml": "a sample of each split, in `data-check/`",
+        "ratc data check config.yaml": "read 64 samples of each split, with pictures in `data-check/`",
         "ratc data check config.yaml --all -o pictures": "every sample",
     },
     may_trust=True,
@@ -47,7 +53,7 @@ from ratc.workflow.request import CompileRequest
 def check(request: CompileRequest, every: bool, samples: int, pictures: str, dry_run: bool) -> int:
     """Exit status 1 if the spec or the data are refused, 2 without the runtime."""
     if samples < 1:
-        print("ratc data check: --samples takes a number above 0", file=sys.stderr)
+        print("ratc data check: --samples needs a number above 0", file=sys.stderr)
         return 2
     if find_spec("ratc_runtime") is None or find_spec("torch") is None:
         print("ratc data check: the runtime is not installed here\nhelp: pip install 'ratc[runtime]'", file=sys.stderr)

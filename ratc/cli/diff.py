@@ -30,8 +30,8 @@ FORMATS = ("text", "json", "markdown")
 
 
 def _of_a_side(name: str, metavar: str, what: str, **given: Any) -> list[click.Parameter]:
-    texts = {name: f"{what}, for both sides", f"old-{name}": "for the first side alone"}
-    texts[f"new-{name}"] = "for the second side alone"
+    texts = {name: f"{what}, for both sides", f"old-{name}": "for the first side only"}
+    texts[f"new-{name}"] = "for the second side only"
     return [click.Option([f"--{word}"], metavar=metavar, help=text, **given) for word, text in texts.items()]
 
 
@@ -41,27 +41,27 @@ def _of_a_side(name: str, metavar: str, what: str, **given: Any) -> list[click.P
         Argument(
             "sides",
             "SIDE",
-            "a spec, a compiled folder, a lock, or REV:path of one",
+            "a spec, a compiled folder, a lock, or REV:path for one in a git revision",
             type=PATH,
             nargs=-1,
             required=False,
         ),
         *_of_a_side("target", "T", "local, slurm or lsf"),
         *_of_a_side("facts", "FILE", "hardware facts, instead of this machine's", type=PATH),
-        options.form("text (default), json, markdown; or github or sarif, which show each change beside its line"),
+        options.form("text (default), json or markdown; github and sarif show each change beside its line"),
         click.Option(
             ["--ignore"],
             multiple=True,
             type=click.Choice([Effect.PLACEMENT.value, Effect.COSMETIC.value, "cosmetics"]),
-            help="leave out changes that do no more than this; may be given twice",
+            help="leave out changes with no other effect than this; may be given twice",
         ),
         options.trust(),
-        options.flag("--git-driver", "take the arguments that git gives to a diff driver"),
+        options.flag("--git-driver", "read the arguments that git passes to a diff driver"),
     ],
     {
-        "ratc diff config.yaml": "changes since the last commit",
-        "ratc diff a.yaml b.yaml --ignore cosmetics": "two specs, without cosmetic changes",
-        "ratc diff main:config.yaml config.yaml --format markdown": "for a pull request",
+        "ratc diff config.yaml": "show the changes since the last commit",
+        "ratc diff a.yaml b.yaml --ignore cosmetics": "compare two specs, without cosmetic changes",
+        "ratc diff main:config.yaml config.yaml --format markdown": "write the changes for a pull request",
     },
 )
 def command(
@@ -84,11 +84,11 @@ def command(
             sides, (old_target or target, old_facts or facts), (new_target or target, new_facts or facts)
         )
     if not 1 <= len(sides) <= 2:
-        print("ratc diff: name one side, which is held against HEAD, or two; see `ratc diff --help`", file=sys.stderr)
+        print("ratc diff: name two sides, or one that is compared with HEAD; see `ratc diff --help`", file=sys.stderr)
         return 2
     names = sides if len(sides) == 2 else _against_head(sides[0])
     if len([name for name in names if (parts := git_revisions.split(name)) and not parts[1]]) == 2:
-        print("ratc diff: name the file on one side at least, as in `ratc diff main: spec.yaml`", file=sys.stderr)
+        print("ratc diff: name the file on at least one side, as in `ratc diff main: spec.yaml`", file=sys.stderr)
         return 2
     old = Asked(names[0], old_target or target, old_facts or facts)
     new = Asked(names[1], new_target or target, new_facts or facts)

@@ -36,16 +36,16 @@ class _CodeOrPath(FilePath):
     __doc__,
     [
         *options.spec("CODE|SPEC|FOLDER", "a code such as R304, `codes`, a spec, or a compiled folder", _CodeOrPath()),
-        Argument("path", "PATH", "a value's path, its last part, or a section", required=False),
+        Argument("path", "PATH", "path of a value, the last part of a path, or a section", required=False),
         options.target(),
-        options.flag("--all", "the whole plan as a table", "whole"),
-        click.Option(["--point"], metavar="NAME", help="of this point of a sweep, instead of the first"),
-        options.form("text (default), json, markdown; or github or sarif, for findings on the way alone"),
+        options.flag("--all", "show the whole plan as a table", "whole"),
+        click.Option(["--point"], metavar="NAME", help="explain this point of a sweep, instead of the first"),
+        options.form("text (default), json or markdown; github and sarif show only findings of the compilation"),
     ],
     {
-        "ratc explain R304": "the meaning of a code, and the remedy",
-        "ratc explain config.yaml training.precision": "the reason of a value",
-        "ratc explain compiled/demo/slurm --all": "all that was compiled",
+        "ratc explain R304": "show the meaning of a code and the remedy",
+        "ratc explain config.yaml training.precision": "show the reason of a value",
+        "ratc explain compiled/demo/slurm --all": "show all values of a compiled folder",
     },
     request=options.request,
 )
@@ -74,5 +74,5 @@ def _code(code: str, form: str) -> int:
     say(f"ratc explain: there is no code {code}")
     for other in codes.near(code, list(titles)):
         say(f"help: {other}  {titles[other]}")
-    print("help: `ratc explain codes` lists them all", file=sys.stderr)
+    print("help: `ratc explain codes` lists all codes", file=sys.stderr)
     return 1

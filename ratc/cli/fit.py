@@ -34,28 +34,32 @@ _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_j
     __doc__,
     [
         *options.spec(),
-        click.Option(["--card", "cards"], multiple=True, metavar="CARD", help="a card of the catalogue; repeatable"),
-        options.flag("--all-cards", "every NVIDIA card of the catalogue"),
+        click.Option(
+            ["--card", "cards"], multiple=True, metavar="CARD", help="a card from ratc's catalogue; repeatable"
+        ),
+        options.flag("--all-cards", "every NVIDIA card of ratc's catalogue"),
         click.Option(
             ["--in", "precisions"],
             multiple=True,
             type=click.Choice(["fp32", "bf16", "fp16"]),
-            help="a precision; repeatable (default: the spec's, or the card's best and fp32)",
+            help="a precision; repeatable (default: the spec's precision, or the card's best and fp32)",
         ),
         options.samples(),
-        options.form("of the table: text (default), markdown, json; or github or sarif, for misfits alone"),
+        options.form(
+            "form of the table: text (default), markdown or json; github and sarif show only what does not fit"
+        ),
         click.Option(
             ["--plot"],
             metavar="FILE",
             type=PATH,
-            help="draw one step's memory on the first card: .png, .html or .svg",
+            help="draw the memory of one step on the first card to this file: .png, .html or .svg",
         ),
-        options.dry_run("say which drawing would be written, and write nothing"),
+        options.dry_run("name the drawing that would be written, and write nothing"),
     ],
     {
-        "ratc fit config.yaml": "on the card of the spec, or on a few common ones",
-        "ratc fit config.yaml --card a100-80 --card h100 --in bf16": "on two cards",
-        "ratc fit config.yaml --plot step.html": "with a drawing of one step's memory",
+        "ratc fit config.yaml": "predict for the card of the spec, or for a few common ones",
+        "ratc fit config.yaml --card a100-80 --card h100 --in bf16": "predict for two cards",
+        "ratc fit config.yaml --plot step.html": "draw the memory of one step, too",
     },
     request=options.request,
 )

@@ -25,21 +25,25 @@ from ratc.workflow.import_files import import_files
         Argument(
             "files",
             "FILE",
-            "files to import; if two disagree, the first counts",
+            "files to import; if two disagree, the first one wins",
             type=PATH,
             nargs=-1,
             required=True,
         ),
         click.Option(
-            ["-o", "--output"], default="-", metavar="SPEC", type=PATH, help="the spec to write; - is standard output"
+            ["-o", "--output"],
+            default="-",
+            metavar="SPEC",
+            type=PATH,
+            help="the spec to write; - means standard output",
         ),
         click.Option(["--from", "kind"], metavar="KIND", help=f"the kind of the files: {', '.join(detect.KINDS)}"),
         options.form(),
-        options.flag("--force", "write over a file that is there"),
+        options.flag("--force", "overwrite an existing file"),
         options.dry_run(),
     ],
     {
-        "ratc import job.sbatch ds_config.json": "see the spec that these make together",
+        "ratc import job.sbatch ds_config.json": "print the spec that these files make together",
         "ratc import accelerate.yaml -o config.yaml": "write it",
     },
 )

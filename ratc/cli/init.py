@@ -23,15 +23,17 @@ _SAMPLES = {"segmentation": "brain", "classification": "digits"}
 @declare(
     __doc__,
     [
-        Argument("file", "FILE", "where to write it (config.yaml)", type=PATH, required=False, default="config.yaml"),
+        Argument(
+            "file", "FILE", "the file to write (default: config.yaml)", type=PATH, required=False, default="config.yaml"
+        ),
         click.Option(["--task"], default="segmentation", metavar="TASK", help=", ".join(TASKS)),
         options.form(),
-        options.flag("--force", "overwrite a file that is there"),
+        options.flag("--force", "overwrite an existing file"),
         options.dry_run(),
     ],
     {
-        "ratc init": "a spec of a segmentation, `config.yaml`",
-        "ratc init specs/boxes.yaml --task detection": "one of a detection, elsewhere",
+        "ratc init": "write `config.yaml`, a spec for segmentation",
+        "ratc init specs/boxes.yaml --task detection": "write a spec for detection to another file",
     },
 )
 def command(file: str, task: str, form: str, force: bool, dry_run: bool) -> int:

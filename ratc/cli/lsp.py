@@ -18,7 +18,7 @@ from ratc.workflow.inputs import known_target
 @declare(
     __doc__,
     [options.target()],
-    {"ratc lsp": "the command to give to an editor", "ratc lsp --target slurm": "check specs for a cluster"},
+    {"ratc lsp": "the command for the settings of your editor", "ratc lsp --target slurm": "check specs for Slurm"},
 )
 def command(target: str) -> int:
     """Exit status 1 without pygls, or for a target that there is none of."""

@@ -37,7 +37,7 @@ def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 def spec(metavar: str = "SPEC", help: str = "the YAML spec", kind: FilePath = PATH) -> list[click.Parameter]:
     """Return the spec's argument, and the options that override its values. `request` makes a request of them."""
     laid: list[click.Parameter] = [
-        SpecOption(["--set", "assignments"], multiple=True, metavar="PATH=VALUE", help="any value, by its path")
+        SpecOption(["--set", "assignments"], multiple=True, metavar="PATH=VALUE", help="set any value, by its path")
     ]
     for name, text in layers.SHORT_NAMES.items():
         names = [f"--{name}", _key(name)]
@@ -57,40 +57,43 @@ def facts() -> click.Option:
 
 def trust() -> click.Option:
     """``--trust``: for commands that may run code of a spec."""
-    return flag("--trust", "run code that the spec names, for this command; see `ratc trust --help`")
+    return flag("--trust", "allow this command to run the code that the spec names; see `ratc trust --help`")
 
 
 def folder() -> click.Option:
-    """``-o``: the folder of the artifacts."""
-    return click.Option(["-o", "--output", "output"], metavar="DIR", type=PATH, help="folder of the artifacts")
+    """``-o``: the folder for the compiled files."""
+    return click.Option(["-o", "--output", "output"], metavar="DIR", type=PATH, help="folder for the compiled files")
 
 
 def no_predict() -> click.Option:
     """``--no-predict``: for commands that compile in order to run the result."""
-    text = "trace no model: a given micro-batch is not checked against the card, an open one gets a default"
+    text = "do not trace the model: a given micro-batch is not checked against the card, a missing one gets a default"
     return flag("--no-predict", text)
 
 
-def dry_run(help: str = "show the files and processes, and write and start nothing") -> click.Option:
+def dry_run(help: str = "list the files and processes; write and start nothing") -> click.Option:
     """``--dry-run``: for commands that write or start something; they print it by ``ratc.console.would``."""
     return flag("--dry-run", help)
 
 
 def form(help: str | None = None) -> click.Option:
     """``--format``: the form of the findings."""
-    text = "of findings: text (default) on standard error, or another on standard output if that is free"
+    text = (
+        "form of findings: text (default) on standard error; any other on standard output, if nothing else is "
+        "printed there"
+    )
     return click.Option(["--format", "form"], type=click.Choice(FORMS), default="text", help=help or text)
 
 
 def samples() -> click.Option:
     """``--samples``: for commands that predict times."""
-    text = "samples of an epoch: for the predicted time and cost of the whole training"
+    text = "samples of an epoch, to predict time and cost of the whole training"
     return click.Option(["--samples", "epoch_samples"], type=click.IntRange(1, 10**12), metavar="N", help=text)
 
 
 def timeout() -> click.Option:
     """``--timeout``: for commands that ask a scheduler."""
-    text = "seconds that the scheduler has for each answer (60)"
+    text = "seconds to wait for each answer of the scheduler (default: 60)"
     return click.Option(["--timeout"], type=_Seconds(), default=60.0, metavar="S", help=text)
 
 
@@ -107,7 +110,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before 
 
 def verify() -> click.Option:
     """``--verify``: for commands that make files."""
-    return flag("--verify", "have Accelerate and DeepSpeed read their files, too: takes seconds")
+    return flag("--verify", "let Accelerate and DeepSpeed read their files, too; takes some seconds")
 
 
 def request(given: dict[str, Any]) -> CompileRequest:

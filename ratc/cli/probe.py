@@ -19,21 +19,26 @@ from ratc.workflow.probe import probe, questions
 @declare(
     __doc__,
     [
-        Argument("what", "slurm|lsf|local", "whom to ask", type=click.Choice(["slurm", "lsf", "local"])),
+        Argument(
+            "what",
+            "slurm|lsf|local",
+            "the scheduler to ask, or local for this machine",
+            type=click.Choice(["slurm", "lsf", "local"]),
+        ),
         click.Option(
-            ["-o", "--output"], metavar="FILE", type=PATH, help="the file to write; standard output if absent"
+            ["-o", "--output"], metavar="FILE", type=PATH, help="the file to write (default: standard output)"
         ),
         click.Option(["--name"], metavar="NAME", help="name of the cluster (default: the scheduler's)"),
         click.Option(
-            ["--timeout"], type=float, default=60.0, metavar="S", help="seconds for each command (default: 60)"
+            ["--timeout"], type=float, default=60.0, metavar="S", help="seconds to wait for each command (default: 60)"
         ),
-        options.flag("--force", "write over a file that is there"),
-        options.dry_run("show the questions and the file, and do nothing"),
+        options.flag("--force", "overwrite an existing file"),
+        options.dry_run("list the commands to run and the file to write, and do neither"),
         options.form(),
     ],
     {
-        "ratc probe slurm -o clusters/ours.yaml": "facts of a cluster, on its login node",
-        "ratc probe local -o facts.yaml": "facts of this machine, for `--facts`",
+        "ratc probe slurm -o clusters/ours.yaml": "write the facts of a cluster; run it on its login node",
+        "ratc probe local -o facts.yaml": "write the facts of this machine, for `--facts`",
     },
 )
 def command(

@@ -28,7 +28,7 @@ class _Sizes(click.ParamType):  # type: ignore[type-arg]  # no generic before cl
             return value[0], value[1]
         parts = [int(part) for part in value.split(",") if part.strip().isdecimal()]
         if len(parts) != 2 or not 0 < parts[0] < parts[1]:
-            self.fail(f"`{value}` is no pair of sizes; give the smaller first, as in 2,4", param, ctx)
+            self.fail(f"`{value}` is not a pair of sizes, the smaller first, such as 2,4", param, ctx)
         return parts[0], parts[1]
 
 
@@ -37,7 +37,7 @@ class _Sizes(click.ParamType):  # type: ignore[type-arg]  # no generic before cl
     [
         *options.spec(),
         options.form(),
-        options.flag("--measure", "run the step on this machine's GPU"),
+        options.flag("--measure", "run the step on the GPU of this machine"),
         click.Option(
             ["-o", "--output", "facts_file"],
             metavar="FILE",
@@ -48,14 +48,15 @@ class _Sizes(click.ParamType):  # type: ignore[type-arg]  # no generic before cl
             ["--sizes"],
             type=_Sizes(),
             metavar="A,B",
-            help="micro-batch sizes to measure (default 2,4; less if they fail)",
+            help="micro-batch sizes to measure (default: 2,4; smaller ones if these fail)",
         ),
         options.dry_run(),
     ],
     {
-        "ratc profile config.yaml": "the memory of a step, predicted",
-        "ratc profile config.yaml --measure -o facts.yaml": "measure it on this machine's GPU, and keep that",
-        "ratc compile config.yaml --facts facts.yaml": "plan by the measurement",
+        "ratc profile config.yaml": "predict the memory of a step",
+        "ratc profile config.yaml --measure -o facts.yaml": "measure it on the GPU of this machine, and add it to a "
+        "file",
+        "ratc compile config.yaml --facts facts.yaml": "compile with the measurement",
     },
     may_trust=True,
     request=options.request,
@@ -70,7 +71,7 @@ def command(
 ) -> int:
     """Exit status 1 on errors: nothing fits, nothing can be traced, or there is no GPU to measure on."""
     if (facts_file or sizes) and not measure:
-        print("ratc profile: -o and --sizes are for what is measured\nhelp: add --measure", file=sys.stderr)
+        print("ratc profile: -o and --sizes are for measurements\nhelp: add --measure", file=sys.stderr)
         return 2
     # Standard output is the table's.
     with FindingsPrinter("ratc profile", form, taken=True) as printer:

@@ -15,13 +15,13 @@ from ratc.study.ray_node import Node, run
 
 @click.command(help=__doc__)
 @click.option("--rank", type=int, required=True)
-@click.option("--head", required=True, help="the first node")
+@click.option("--head", required=True, help="name of the first node of the job")
 @click.option("--port", type=int, required=True)
 @click.option("--cpus", type=int, required=True)
 @click.option("--gpus", type=int, required=True)
-@click.option("--over", required=True, metavar="FILE", help="made when the study is over")
-@click.option("--sockets", required=True, metavar="DIR", help="a short path, of this job alone")
-@click.option("--log", required=True, metavar="FILE", help="for what Ray prints")
+@click.option("--over", required=True, metavar="FILE", help="file that is made when the study is over")
+@click.option("--sockets", required=True, metavar="DIR", help="folder for Ray with a short path, for this job only")
+@click.option("--log", required=True, metavar="FILE", help="file for the output of Ray")
 @click.argument("command", nargs=-1, required=True)
 def main(**given: Any) -> None:
     """Exit with the status of `run`."""

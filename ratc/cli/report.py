@@ -28,8 +28,8 @@ _STDOUT = "-"
 @declare(
     __doc__,
     [
-        *options.spec("SPEC|OLD", "a spec, a compiled folder, or one side of a difference"),
-        Argument("new", "NEW", "the other side of a difference", type=PATH, required=False),
+        *options.spec("SPEC|OLD", "a spec or a compiled folder; for differences, the first side"),
+        Argument("new", "NEW", "the other side, for a page about differences", type=PATH, required=False),
         # If one of two sides is a lock, its target holds for both.
         click.Option(
             ["--target", "named_target"],
@@ -42,16 +42,18 @@ _STDOUT = "-"
             default="report.html",
             metavar="FILE",
             type=PATH,
-            help="default report.html; - is standard output",
+            help="the page to write (default: report.html); - means standard output",
         ),
-        click.Option(["--card", "cards"], multiple=True, metavar="CARD", help="predict for this card, too; repeatable"),
+        click.Option(
+            ["--card", "cards"], multiple=True, metavar="CARD", help="predict the memory on this card, too; repeatable"
+        ),
         options.flag("--no-cards", "leave out the table of cards"),
         options.form(),
         options.dry_run(),
     ],
     {
-        "ratc report config.yaml": "of a spec, `report.html`",
-        "ratc report main:config.yaml config.yaml -o change.html": "of the changes since `main`",
+        "ratc report config.yaml": "write `report.html` about a spec",
+        "ratc report main:config.yaml config.yaml -o change.html": "write a page about the changes since `main`",
     },
     request=options.request,
 )
@@ -68,11 +70,11 @@ def command(
     """Exit status 0 when the page was written, 1 on errors, 2 on misuse."""
     request = replace(request, target=named_target or "local")
     if page_file != _STDOUT and not page_file.endswith((".html", ".htm")):
-        say(f"ratc report: `{page_file}` is no name for a page")
+        say(f"ratc report: `{page_file}` is not the name of a page")
         print("help: name a file ending in .html, or - for standard output", file=sys.stderr)
         return 2
     if new is not None and (misuse := _only_for_one(request, cards, no_cards)):
-        say(f"ratc report: {misuse} is for one spec, not for two sides")
+        say(f"ratc report: {misuse} needs one spec, and two sides are given")
         return 2
     refused = inputs.known_target(request.target)
     if refused:

@@ -27,10 +27,10 @@ NAMES = ("brain", "brain3d", "shapes", "digits")
     __doc__,
     [
         Argument("name", "NAME", "brain, brain3d, shapes or digits", type=click.Choice(NAMES)),
-        Argument("folder", "DIR", "where to write it", type=PATH),
+        Argument("folder", "DIR", "the folder to write to", type=PATH),
         options.dry_run(),
     ],
-    {"ratc sample-data brain data/brain": "slices of a brain, with masks"},
+    {"ratc sample-data brain data/brain": "write slices of a brain, with masks"},
 )
 def command(name: str, folder: str, dry_run: bool) -> int:
     """The exit status of the runtime's own command."""

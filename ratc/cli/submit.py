@@ -26,7 +26,7 @@ class _Job(click.ParamType):  # type: ignore[type-arg]  # no generic before clic
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not re.fullmatch(r"[0-9]+(_[0-9]+|\[[0-9]+\])?", value):
-            self.fail(f"`{value}` is not a job's number", param, ctx)
+            self.fail(f"`{value}` is not the number of a job", param, ctx)
         return str(value)
 
 
@@ -39,27 +39,27 @@ class _Job(click.ParamType):  # type: ignore[type-arg]  # no generic before clic
         click.Option(
             ["--target", "named_target"],
             metavar="T",
-            help="slurm or lsf, instead of this machine's",
+            help="slurm or lsf (default: the scheduler of this machine)",
             shell_complete=options.targets,
         ),
         options.folder(),
-        options.dry_run("show the files and the submission, and do neither"),
-        options.flag("--live-check", "ask the scheduler first whether it would take the job"),
+        options.dry_run("list the files and the command of submission; write and submit nothing"),
+        options.flag("--live-check", "ask the scheduler first whether it would accept the job"),
         click.Option(
             ["--after"],
             multiple=True,
             type=_Job(),
             metavar="JOB",
-            help="start when this job has ended well; may be given several times",
+            help="start the job when this one has ended with success; repeatable",
         ),
-        options.flag("--wait", "wait for the job's end; exit with its status"),
-        options.flag("--again", "submit even if the same is in the queue or finished"),
+        options.flag("--wait", "wait until the job ends; exit with its status"),
+        options.flag("--again", "submit even if the same job is in the queue or finished"),
         options.timeout(),
     ],
     {
         "ratc submit config.yaml": "compile and submit",
-        "ratc submit config.yaml --dry-run": "see the submission",
-        "ratc submit config.yaml --after 1234 --wait": "after another job, and wait for the end",
+        "ratc submit config.yaml --dry-run": "show the files and the command of submission",
+        "ratc submit config.yaml --after 1234 --wait": "start after another job, and wait for the end",
     },
     may_trust=True,
     request=options.request,

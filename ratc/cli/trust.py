@@ -20,13 +20,19 @@ from ratc.own_code import trust
 @declare(
     __doc__,
     [
-        Argument("folder", "FOLDER", "a folder to trust; without one, the list is shown", type=PATH, required=False),
-        options.flag("--remove", "trust the folder no more"),
-        options.dry_run("show the folder that would be listed or removed, and write nothing"),
+        Argument(
+            "folder",
+            "FOLDER",
+            "a folder to trust (default: show the list of trusted folders)",
+            type=PATH,
+            required=False,
+        ),
+        options.flag("--remove", "remove the folder from the list"),
+        options.dry_run("name the folder that would be added or removed, and write nothing"),
     ],
     {
-        "ratc trust": "the list, and whether this folder is on it",
-        "ratc trust ~/project": "trust a folder, with all below it",
+        "ratc trust": "show the list, and whether this folder is on it",
+        "ratc trust ~/project": "trust a folder and everything below it",
         "ratc trust ~/project --remove": "no more",
     },
 )
@@ -54,9 +60,9 @@ def command(folder: str | None, remove: bool, dry_run: bool) -> int:
     if removed is None:
         print(f"ratc trust: {visible(folder)} is not on the list of {trust.path()}", file=sys.stderr)
         return 1
-    print(f"not trusted any more: {visible(removed)}")
+    print(f"no longer trusted: {visible(removed)}")
     if trust.is_listed(removed):
-        print("ratc trust: a folder above it is trusted still", file=sys.stderr)
+        print("ratc trust: it is still trusted, because a folder above it is on the list", file=sys.stderr)
     return 0
 
 

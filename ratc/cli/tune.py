@@ -21,10 +21,10 @@ from ratc.workflow.tune import tune
 
 #: The help of `ratc tune lr`.
 _RATE = """
-Find a learning rate by a range test: train for some steps with one that grows, draw the curve, suggest a value.
+Find a learning rate by a range test: train some steps with a rate that grows, draw the curve, suggest a value.
 
-The spec's own model, data, loss and global batch, in one process on this machine; nothing is kept of the model. The
-outcome lies in `learning-rate/` below the output folder: curve.json, curve.svg, and the compiled files it was made by.
+It trains the model of the spec with its data, loss and global batch, in one process on this machine, and keeps no
+weights. The result lies in `learning-rate/` in the output folder: curve.json, curve.svg, and the compiled files.
 """
 
 
@@ -43,16 +43,18 @@ class _SpecOrCommand(FilePath):
         *options.spec(kind=_SpecOrCommand()),
         options.form(),
         options.no_predict(),
-        options.flag("--collect", "run nothing: gather the results so far"),
-        options.dry_run("say which trials there would be, and run nothing"),
+        options.flag("--collect", "run nothing; show the results so far"),
+        options.dry_run("list the trials and run nothing"),
         # A study's job asks for it: of which lock the study is that is finished.
         click.Option(["--job-lock"], metavar="FILE", type=PATH, hidden=True),
-        click.Option(["--ray-address"], metavar="HOST:PORT", help="a cluster of Ray's that runs, instead of a new one"),
+        click.Option(
+            ["--ray-address"], metavar="HOST:PORT", help="address of a running Ray cluster, instead of a new one"
+        ),
     ],
     {
-        "ratc tune study.yaml --dry-run": "see the trials",
-        "ratc tune study.yaml": "run them, or go on with them",
-        "ratc tune study.yaml --collect": "see the results so far",
+        "ratc tune study.yaml --dry-run": "list the trials",
+        "ratc tune study.yaml": "run them; continue them if some have run",
+        "ratc tune study.yaml --collect": "show the results so far",
         "ratc tune lr config.yaml": "find a learning rate",
     },
     may_trust=True,
@@ -76,11 +78,11 @@ def command(
         options.no_predict(),
         click.Option(["--low"], metavar="RATE", help="the first rate (default: 1e-6)"),
         click.Option(["--high"], metavar="RATE", help="the last rate (default: 1)"),
-        click.Option(["--steps"], metavar="N", help="optimizer steps at most (default: 100)"),
+        click.Option(["--steps"], metavar="N", help="largest number of optimizer steps (default: 100)"),
         options.dry_run(),
     ],
     {
-        "ratc tune lr config.yaml": "a hundred steps, from 1e-6 to 1",
+        "ratc tune lr config.yaml": "a hundred steps, from a rate of 1e-6 to 1",
         "ratc tune lr config.yaml --low 1e-5 --high 0.1 --steps 200": "more steps in a narrower range",
     },
     may_trust=True,

@@ -19,13 +19,13 @@ from ratc.workflow.validate import correct, has_gpus, validate
         *options.spec(),
         options.target(),
         options.form(),
-        options.flag("--fix", "correct keys that are mistyped and values of the wrong form"),
-        options.dry_run("show the corrections of --fix, and write nothing"),
+        options.flag("--fix", "correct mistyped keys and values of the wrong form in the file"),
+        options.dry_run("show the corrections of --fix and write nothing"),
     ],
     {
-        "ratc validate config.yaml": "report its mistakes",
-        "ratc validate config.yaml --target slurm": "for a job on a cluster",
-        "ratc validate config.yaml --fix": "correct mistyped words",
+        "ratc validate config.yaml": "report the mistakes of a spec",
+        "ratc validate config.yaml --target slurm": "also check it for a Slurm job",
+        "ratc validate config.yaml --fix": "correct mistyped keys",
     },
     request=options.request,
 )

@@ -28,20 +28,24 @@ from ratc.workflow.why import Asked, why
         Argument(
             "what",
             "JOB|FOLDER",
-            "a job's number, a spec, its compiled folder or its output folder (default: this folder)",
+            "number of a job, a spec, its compiled folder or its output folder (default: this folder)",
             required=False,
             default=".",
         ),
         click.Option(
-            ["--log", "logs"], multiple=True, type=PATH, metavar="FILE", help="a file with the run's output; repeatable"
+            ["--log", "logs"],
+            multiple=True,
+            type=PATH,
+            metavar="FILE",
+            help="a file with the output of the run; repeatable",
         ),
         options.timeout(),
         options.form(),
     ],
     {
-        "ratc why": "the job that was submitted last from below this folder",
-        "ratc why 123456": "a job by its number",
-        "ratc why outputs/demo --log run.log": "a run on this machine, whose output was kept",
+        "ratc why": "explain the job that was submitted last in this folder or below",
+        "ratc why 123456": "explain a job by its number",
+        "ratc why outputs/demo --log run.log": "explain a run on this machine whose output is in run.log",
     },
 )
 def command(what: str, logs: tuple[str, ...], timeout: float, form: str) -> int:

@@ -220,7 +220,7 @@ def _surroundings(old: Side, new: Side) -> list[Change]:
     if old.target != new.target:
         told.append(pair("target", old.target, new.target, (Effect.PLACEMENT,), "another kind of script"))
     if old.ratc_version != new.ratc_version:
-        meaning = "another ratc may work out other values from the same spec"
+        meaning = "another version of ratc may compute other values from the same spec"
         told.append(pair("ratc_version", old.ratc_version, new.ratc_version, (Effect.COSMETIC,), meaning))
     if old.points or new.points:
         names = [name for name in (*old.points, *new.points) if old.points.get(name) != new.points.get(name)]
@@ -238,7 +238,7 @@ def _surroundings(old: Side, new: Side) -> list[Change]:
         for path in sorted({*old.inputs, *new.inputs}):
             if old.inputs.get(path) != new.inputs.get(path):
                 before, after = old.inputs.get(path), new.inputs.get(path)
-                meaning = "the file that it was compiled from differs"
+                meaning = "a file from which it was compiled differs"
                 told.append(pair(f"input {path}", before, after, (Effect.COSMETIC,), meaning))
     return told
 
@@ -248,8 +248,8 @@ def _remarks(old: Side, new: Side) -> list[str]:
     two = len(names) == 2 and names[0] != names[1]
     told = [f"these are two experiments: `{names[0]}` and `{names[1]}`"] if two else []
     told += [
-        f"`{side.name}`: {next(text for text in side.findings if text.startswith('R446'))[6:]}; what memory decides "
-        "is not compared"
+        f"`{side.name}`: {next(text for text in side.findings if text.startswith('R446'))[6:]}; values that the "
+        f"prediction of memory decides are not compared"
         for side in (old, new)
         if side.unpredicted
     ]
@@ -257,13 +257,14 @@ def _remarks(old: Side, new: Side) -> list[str]:
         return told  # a lock keeps no warnings
     was, now = ([text for text in side.findings if not text.startswith("R446")] for side in (old, new))
     told += [f"new warning {text}" for text in now if text not in was]
-    return told + [f"no more: warning {text}" for text in was if text not in now]
+    return told + [f"warning no longer given: {text}" for text in was if text not in now]
 
 
 def _amounts(old: Side, new: Side, before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Amount]:
-    """Return the sums that differ: predicted memory of the card, GPU-hours, and points of the array."""
+    """Return the sums that differ: predicted memory, time of a step, GPU-hours, and points of the array."""
     rows = (
         ("predicted peak of PyTorch's memory, of the card", _memory(before), _memory(after)),
+        ("time of an optimizer step", old.step or None, new.step or None),
         ("GPU-hours at most", _gpu_hours(before, old), _gpu_hours(after, new)),
         ("points of the array", _count(old.points), _count(new.points)),
     )

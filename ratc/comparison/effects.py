@@ -45,17 +45,17 @@ _WHERE: dict[str, tuple[Callable[[_Plan, _Plan], bool], tuple[Effect, ...], str]
     "parallel.world_size": (
         _sharded,
         (Effect.RESUME, Effect.COST),
-        "ZeRO's shards are read by as many processes as wrote them",
+        "ZeRO's shards can only be read by as many processes as wrote them",
     ),
     "training.epochs": (
         _extends,
         (Effect.TRAINING, Effect.COST),
-        "a finished run is continued: the epochs before stay as they are",
+        "a finished run is continued: its epochs stay as they are",
     ),
     "training.extensions": (
         _extends,
         (Effect.TRAINING, Effect.COST),
-        "the added epochs have a schedule of their own",
+        "the added epochs have their own learning-rate schedule",
     ),
 }
 
@@ -85,4 +85,4 @@ def is_known(path: str) -> bool:
 def of_spec(path: str) -> tuple[tuple[Effect, ...], str]:
     """Return the effects and the meaning of a change at a spec's path without a value in the plan."""
     key = keys.of_script(path)
-    return (key.effects, key.meaning) if key else ((Effect.COSMETIC,), "nothing that runs follows from it here")
+    return (key.effects, key.meaning) if key else ((Effect.COSMETIC,), "it has no effect on the runs here")

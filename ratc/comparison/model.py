@@ -17,7 +17,8 @@ class Side:
     A lock has no ``settings`` and no ``facts``. ``inputs`` are digests by path from the spec's folder. ``points`` are
     the values of a sweep's points by their names. ``findings`` are warnings that the side gave. ``own_code`` is the
     record of the user's own modules, by path. ``unpredicted`` says that memory would have decided a value, and that the
-    prediction is missing.
+    prediction is missing. ``step`` is the predicted or measured time of an optimizer step, for people; empty if it is
+    not known.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Side:
     findings: tuple[str, ...] = ()
     own_code: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unpredicted: bool = False
+    step: str = ""
 
     @property
     def is_lock(self) -> bool:

@@ -47,9 +47,9 @@ def verdict(comparison: Comparison) -> list[str]:
     )
     is_program = any("entrypoint.program" in side.values for side in (comparison.old, comparison.new))
     if is_program and Effect.RESUME in effects:
-        resume = "What becomes of checkpoints of the old run is up to the program."
+        resume = "Whether it continues from checkpoints of the old run is up to the program."
     if Effect.RESUME not in effects and any(change.path.startswith("point ") for change in comparison.surroundings):
-        trains, resume = "Other points are trained.", "Points that are the same are continued from their checkpoints."
+        trains, resume = "Other points are trained.", "Unchanged points are continued from their checkpoints."
     if comparison.remarks and comparison.remarks[0].startswith("these are two experiments"):
         return [trains]
     return [trains, resume]
@@ -125,7 +125,7 @@ def others(line: Line) -> str:
     """Return a text on the line's grouped changes, the values that only one side has; empty if there are none."""
     side = "old" if line.change.new is None else "new"
     told = [f"{change.name.rpartition('.')[2]} {shown(change)[side == 'new']}" for change in line.others]
-    return f"and {len(told)} more that the {side} side alone has: {', '.join(told)}" if told else ""
+    return f"and {len(told)} more that only the {side} side has: {', '.join(told)}" if told else ""
 
 
 def also(line: Line) -> str:

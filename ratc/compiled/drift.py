@@ -73,9 +73,9 @@ def untouched(
                 yield Diagnostic("R404", f"`{path}` is missing", helps=helps)
         elif digest(data) != vouched:
             text, file = data.decode("utf-8", errors="replace"), (wanted or {}).get(name)
-            message = f"`{path}` was edited by hand: it is not the file that the lock vouches for"
+            message = f"`{path}` was edited by hand: its digest is not the one in the lock"
             if file is None or file.digest != vouched:
-                note = "the changed lines are unknown: the compiled files cannot be made again here"
+                note = "the changed lines are unknown: the spec cannot be compiled again here"
                 yield Diagnostic("R426", message, _line(path, text, 1), (note,), helps)
             else:
                 yield _edited("R426", message, path, text, file.text, helps)
@@ -104,8 +104,8 @@ def own_code(
         if words:
             node = _table(document, "own_code").get(name)
             span = node.span if node else (section or document.root).key_span
-            message = f"own code `{name}` is not what `{path}` was compiled with: {words}"
-            note = "the model, the data or the loss may compute something other than the reviewed code"
+            message = f"your own code `{name}` has changed since `{path}` was compiled: {words}"
+            note = "the model, the data or the loss may compute something else than the reviewed code"
             yield Diagnostic("R448", message, span, (note,), helps)
 
 
@@ -145,7 +145,7 @@ def _inputs(
             continue
         what = "changed" if old and new else "came into use" if new else "went out of use"
         span = old.span if old else (document.root.find(("inputs",)) or document.root).key_span
-        note = "all that follows from it may differ; the lines are in `git diff` once it is compiled again"
+        note = "all values that depend on it may differ; compile again and look at `git diff` for the lines"
         yield Diagnostic("R425", f"`{name}` {what} since `{path}` was compiled", span, (note,), helps)
 
 
@@ -158,7 +158,9 @@ def _differences(folder: str, made: Sequence[Artifact], helps: tuple[str, ...]) 
         text = there.decode("utf-8", errors="replace")
         if artifact.path == lock.NAME and _same_lock(text, artifact.text):
             continue
-        yield _edited("R404", f"`{path}` differs from the output of its inputs", path, text, artifact.text, helps)
+        yield _edited(
+            "R404", f"`{path}` differs from a new compilation of its inputs", path, text, artifact.text, helps
+        )
 
 
 def _other_version(folder: str, document: Document, stale: list[Diagnostic]) -> Iterator[Diagnostic]:
@@ -169,7 +171,7 @@ def _other_version(folder: str, document: Document, stale: list[Diagnostic]) -> 
     only = only and node is not None and stale[0].span is not None and stale[0].span.line == node.span.line
     names = ", ".join(sorted({os.path.basename(item.span.source.name) for item in stale if item.span}))
     message = f"`{path}` was compiled by ratc {theirs}; this is ratc {__version__}"
-    note = "the version in the lock is all that differs" if only else f"what this ratc gives differs in {names}"
+    note = "only the version in the lock differs" if only else f"a compilation with this ratc differs in {names}"
     helps = (*(stale[0].helps if stale else ()), f"or check with ratc {theirs}")
     severity = Severity.WARNING if only else Severity.ERROR
     yield Diagnostic("R428", message, node.span if node else None, (note,), helps, severity)
@@ -182,7 +184,7 @@ def _edited(code: str, message: str, path: str, old: str, new: str, helps: tuple
         block for block in SequenceMatcher(None, before, after, autojunk=False).get_opcodes() if block[0] != "equal"
     ]
     if not blocks:  # bytes that no text shows
-        return Diagnostic(code, message, _line(path, old, 1), ("it has bytes that are not UTF-8",), helps)
+        return Diagnostic(code, message, _line(path, old, 1), ("it holds bytes that are not UTF-8",), helps)
     _, start, end, first, last = blocks[0]
     ranges = [f"{low + 1}" if high - low <= 1 else f"{low + 1} to {high}" for _, low, high, _, _ in blocks]
     more = f" and {len(ranges) - _MOST} more" if len(ranges) > _MOST else ""

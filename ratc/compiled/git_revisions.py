@@ -68,8 +68,8 @@ def take(revision: str, path: str, near: str, stack: ExitStack) -> tuple[Revisio
     """
     shown = f"{revision}:{path}"
     if _git(near, "rev-parse", "--git-dir") is None:
-        message = f"`{shown}` names a git revision, and `{near}` is in no git repository"
-        return None, (Diagnostic("R420", message, helps=("name a file, or change into the repository",)),)
+        message = f"`{shown}` names a git revision, but `{near}` is not in a git repository"
+        return None, (Diagnostic("R420", message, helps=("name a file, or run the command in the repository",)),)
     tree = _git(near, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{tree}}")
     if tree is None:
         return None, (_unknown(revision, near),)
@@ -96,7 +96,7 @@ def inside(path: str) -> str | None:
 
 
 def _unknown(revision: str, near: str) -> Diagnostic:
-    message = f"git knows no revision `{revision}`"
+    message = f"git does not know the revision `{revision}`"
     if (_git(near, "rev-parse", "--is-shallow-repository") or b"").strip() == b"true":
         note = "this clone is shallow: it has only the last commits"
         help_ = "`git fetch --unshallow` gets the rest; in GitHub Actions, `fetch-depth: 0` of actions/checkout"

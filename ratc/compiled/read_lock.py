@@ -131,14 +131,14 @@ def read_lock(path: str, data: bytes | None = None) -> tuple[Document | None, tu
     version = document.root.find(("lock_version",))
     if version is None or not isinstance(version.value, int):
         helps = ("name a folder that `ratc compile` wrote, or a spec",)
-        return None, (*found, Diagnostic("R422", f"`{path}` is not a lock of ratc's", helps=helps))
+        return None, (*found, Diagnostic("R422", f"`{path}` is not a lock of ratc", helps=helps))
     if version.value <= lock.VERSION:
         return document, found
     by = document.root.find(("ratc_version",))
     message = f"`{path}` is a lock of version {version.value}, from a newer ratc"
     note = f"this is ratc {__version__}, which knows locks up to version {lock.VERSION}"
     note += f"; the lock is of ratc {by.value}" if by else ""
-    return None, (*found, Diagnostic("R428", message, version.span, (note,), ("use the ratc that made it",)))
+    return None, (*found, Diagnostic("R428", message, version.span, (note,), ("use the version of ratc that made it",)))
 
 
 def command(text: str) -> str:

@@ -58,16 +58,16 @@ def verify(artifacts: Sequence[tuple[str, Artifact, int]]) -> tuple[Diagnostic, 
 
 
 def _refused(artifact: Artifact, path: str, said: str) -> Diagnostic:
-    message = f"{artifact.consumer} refuses the `{path}` that was made for it"
-    cause = "a fault of ratc, or a version of that package that it does not know"
+    message = f"{artifact.consumer} cannot read the `{path}` that ratc made for it"
+    cause = "a bug of ratc, or a version of that package that ratc does not know"
     if artifact.consumer == "bash":
-        cause = "a line of `environment.setup` that bash cannot read, or a fault of ratc"
-    return Diagnostic("R402", message, notes=(said,), helps=(f"nothing was written; this is {cause}",))
+        cause = "a line of `environment.setup` that bash cannot read, or a bug of ratc"
+    return Diagnostic("R402", message, notes=(said,), helps=(f"nothing was written; the cause is {cause}",))
 
 
 def _not_asked(package: str, path: str) -> Diagnostic:
     message = f"`{path}` is not verified: {package} is not installed here"
-    helps = ("verify where the runtime is installed: `pip install 'ratc[runtime]'`",)
+    helps = ("install the runtime to verify it: `pip install 'ratc[runtime]'`",)
     return Diagnostic("R441", message, helps=helps, severity=Severity.WARNING)
 
 

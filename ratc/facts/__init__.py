@@ -84,7 +84,7 @@ def _from_cluster(settings: Values, choice: Choice) -> tuple[Values | None, tupl
             message = f"the facts do not say which GPUs nodes of type `{node_type.name}` have"
             helps = (
                 "add `gpu` there, or `gpu_memory_mib` and `compute_capability`",
-                "or name the card in the spec: `gpu`",
+                "or name the card in the spec: `resources.gpu`",
             )
             return None, (Diagnostic("R311", message, node_type.span, helps=helps),)
         card, found = resolve_card(str(wanted.value), wanted.span)
@@ -168,7 +168,7 @@ def _from_file(settings: Values, file: Values) -> tuple[Values | None, tuple[Dia
 def _contradictions(card: Card, file: Values) -> tuple[Diagnostic, ...]:
     """Return a finding for each value of a facts file that contradicts the card's in the catalogue. Code: R311."""
     memory, capability = file["gpu_memory_mib"], file["compute_capability"]
-    helps = ("for a card that the catalogue lacks, such as a MIG slice, give both, under a name of its own",)
+    helps = ("for a card that is not in the catalogue, such as a MIG slice, give both under a name of your own",)
     cases = (
         (memory, f"{card.memory_bytes // MIB} MiB", _differ(memory.value, card.memory_bytes // MIB)),
         (capability, f"{card.compute_capability}", capability.value not in (None, card.compute_capability)),
@@ -205,7 +205,7 @@ def _from_spec(settings: Values, machine: Machine | None) -> tuple[Values | None
             wanted = f"{asked} GPU{'s are' if asked > 1 else ' is'}"
             has = f"this machine has {counted(machine.gpus, 'GPU') if machine.gpus else 'no GPUs'}"
             helps = (
-                "name the card of the machine that will run this: `resources.gpu`",
+                "name the card of the machine that will run it: `resources.gpu`",
                 "or train on the CPU: `num_gpus: 0`",
             )
             return None, (Diagnostic("R309", f"{wanted} asked for, but {has}", value.span, helps=helps),)

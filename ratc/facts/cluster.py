@@ -76,7 +76,7 @@ def contradictions(cluster: Cluster) -> Iterator[Diagnostic]:
     values, scheduler = cluster.values, cluster.scheduler
     own, other = ("partitions", "queues") if scheduler == "slurm" else ("queues", "partitions")
     if values[other].value:
-        yield _wrong(f"a {scheduler} cluster has no `{other}`", values[other].span, f"call them `{own}`")
+        yield _wrong(f"a {scheduler} cluster has no `{other}`", values[other].span, f"rename it to `{own}`")
     elif not cluster.partitions:
         yield _wrong(f"the facts name no {own}", values[own].span or cluster.span, f"add `{own}`")
     if not cluster.node_types:
@@ -102,7 +102,9 @@ def contradictions(cluster: Cluster) -> Iterator[Diagnostic]:
         )
     first, last = values["ephemeral_ports"].value
     if first > last:
-        yield _wrong(f"the ports {first} to {last} are no range", values["ephemeral_ports"].span, "the lower one first")
+        yield _wrong(
+            f"the ports {first} to {last} are no range", values["ephemeral_ports"].span, "write the lower port first"
+        )
 
 
 def _wrong(message: str, span: Span | None, help_text: str) -> Diagnostic:
@@ -118,7 +120,9 @@ def _unknown_card(node_type: Part) -> Iterator[Diagnostic]:
 def _partition(cluster: Cluster, partition: Part) -> Iterator[Diagnostic]:
     if not partition.nodes:
         yield _wrong(
-            f"the {cluster.word} `{partition.name}` has no nodes", partition.span, "say how many of which type"
+            f"the {cluster.word} `{partition.name}` has no nodes",
+            partition.span,
+            "add `nodes`: the number of nodes of each type",
         )
     for name, count in partition.nodes.items():
         if name not in cluster.node_types:
@@ -127,7 +131,7 @@ def _partition(cluster: Cluster, partition: Part) -> Iterator[Diagnostic]:
             yield Diagnostic("R325", message, count.span, helps=helps or (f"add `{name}` under `node_types`",))
     default, longest = partition.values["default_walltime"], partition.values["max_walltime"]
     if default.value and longest.value and walltime_seconds(default.value) > walltime_seconds(longest.value):
-        message = f"the default walltime of `{partition.name}` is beyond its longest, {longest.value}"
+        message = f"the default walltime of `{partition.name}` is longer than its `max_walltime`, {longest.value}"
         yield Diagnostic("R325", message, default.span, (f"`max_walltime`{where(longest.span)}",))
 
 
@@ -275,11 +279,11 @@ def _indistinct(cluster: Cluster, partition: Part, chosen: Part, settings: Value
         same_type = kind is None or theirs == kind or (theirs is None and cluster.scheduler == "lsf")
         same_place = constraint is None or other.values["constraint"].value == constraint
         if other is not chosen and enough and same_type and same_place:
-            message = (
-                f"nothing tells the scheduler to take `{chosen.name}` nodes and not `{name}` in `{partition.name}`"
-            )
+            message = f"the scheduler cannot tell `{chosen.name}` nodes from `{name}` nodes in `{partition.name}`"
             note = f"`{name}`{where(other.span)}"
-            yield Diagnostic("R325", message, chosen.span, (note,), ("give each its `gpu_type` or `constraint`",))
+            yield Diagnostic(
+                "R325", message, chosen.span, (note,), ("give each type its own `gpu_type` or `constraint`",)
+            )
             return
 
 

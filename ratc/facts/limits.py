@@ -219,7 +219,7 @@ def _walltime(choice: Choice, cluster: Cluster, settings: Values) -> Iterator[Di
     taken = limits["default_walltime"] if limits["default_walltime"].value else limits["max_walltime"]
     if taken.value is None:
         message = (
-            f"no walltime is given, and the facts of {name} have no default: no job is told to save before its end"
+            f"no walltime is given, and the facts of {name} have no default: the job is not told to save before its end"
         )
         note = ""
     else:

@@ -68,10 +68,10 @@ def unknown(settings: Values, scheduler: str) -> tuple[dict[str, Value], tuple[D
     values["launcher"] = Value(LAUNCHERS[scheduler][0], "default", f"usual on {scheduler}")
     asked = settings[f"resources.{word(scheduler)}"]
     values["partition"] = asked if asked.value is not None else Value(None, "default", "no cluster facts")
-    message = "the spec names no cluster: nothing is checked against the limits of its nodes and queues"
+    message = "the spec names no cluster: the job is not checked against the limits of nodes and queues"
     helps = (
-        "name its facts: `cluster` under `resources`, or `--cluster NAME`",
-        f"`ratc probe {scheduler} -o clusters/NAME.yaml` writes them on a login node",
+        "name the cluster's facts: `resources.cluster`, or `--cluster NAME`",
+        f"`ratc probe {scheduler} -o clusters/NAME.yaml`, run on a login node, writes such facts",
     )
     return _prefixed(values), (Diagnostic("R320", message, None, helps=helps, severity=Severity.WARNING),)
 

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ratc import units
 from ratc.memory.choose import Choice, Nothing, WayOut
 from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.given import Verdict
 from ratc.memory.margin import text
+from ratc.render.html.memory import Part
 
 #: Kinds of the trace in the order in which people ask for them, with their names.
 _WORDS = {
@@ -31,21 +30,11 @@ _ALWAYS = ("parameter", "gradient", "optimizer", "activation")
 _MODULES, _SHARE = 3, 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Bytes of one kind in use at the peak. ``kind`` is one of the trace's, ``reserved`` or ``outside``."""
-
-    kind: str
-    bytes_: int
-    name: str
-    detail: str = ""
-
-
 def parts(found: Estimate, broken: Breakdown, measured: str | None = None) -> list[Part]:
     """Return all bytes in use on the card at the peak, from the parameters to those outside the allocator."""
     said = []
     if measured:
-        said.append(Part("allocated", found.peak_allocated_bytes, "of tensors, of which kinds was not measured"))
+        said.append(Part("allocated", found.peak_allocated_bytes, "of tensors, whose kinds were not measured"))
     for kind, word in () if measured else _WORDS.items():
         size = broken.by_kind.get(kind, 0)
         if size or kind in _ALWAYS:
@@ -121,7 +110,7 @@ def nothing(result: Nothing) -> list[str]:
     said += [_line(size, name or "the model") for name, size in result.breakdown.largest()]
     if not result.ways_out:
         said.append(
-            "No single change of precision, checkpointing, image size, ZeRO stage or card was found that would do."
+            "No single change of precision, activation checkpointing, image size, ZeRO stage or card would make it fit."
         )
     return said + [_way(way) for way in result.ways_out]
 
@@ -164,7 +153,7 @@ def taken(choice: Choice) -> str:
 def more(larger: Estimate | None) -> str:
     """Return why the next larger divisor does not fit: too many bytes in use, or no contiguous room for them."""
     if larger is None:
-        return "A larger one would be more than the global batch."
+        return "A larger micro-batch would be more than the global batch."
     cap = f"the {size_text(larger.cap_bytes)} that the allocator may reserve"
     alive, reserved = size_text(larger.peak_allocated_bytes), size_text(larger.peak_reserved_bytes)
     if larger.peak_allocated_bytes > larger.cap_bytes:

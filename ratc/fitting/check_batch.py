@@ -39,7 +39,7 @@ class Checks:
         key = predicted_from(plan, folder)
         if key not in self._known:
             if len(self._known) >= MOST and not is_last:
-                self._say(f"the micro-batches of {MOST} different points are checked, and that of the last")
+                self._say(f"the micro-batches of {MOST} different points and of the last point are checked")
                 return ()
             self._known[key] = self._checked(plan, folder)
         return self._known[key]

@@ -161,7 +161,7 @@ def _unused(entries: list[Measurement], wanted: Conditions, given: Value | None)
     span = given.span if given else None
     helps = ("measure this step on its card: `ratc profile SPEC --measure -o FACTS`",)
     if not reasons:
-        message = f"the measurement of {near.name} is not used: by it no micro-batch fits with the margin"
+        message = f"the measurement of {near.name} is not used: according to it no micro-batch fits with the margin"
         return (Diagnostic("R516", message, span, (near.source,), helps, Severity.WARNING),)
     subject = "is" if len(entries) > 1 else "is not"
     message = f"{number} of the facts file {subject} of this step; it is not used"

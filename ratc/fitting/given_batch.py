@@ -60,7 +60,10 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
             f"micro-batch {found.micro_batch} fits on {device.name} only within the margin: "
             f"{size_text(found.predicted_bytes)} {source}, the card has {size_text(device.memory_bytes)}"
         )
-        note = f"{found.margin:.1%} of what the allocator may reserve is to be kept free as the prediction's margin"
+        note = (
+            f"{found.margin:.1%} of the memory that the allocator may reserve should stay free as the margin of "
+            "the prediction"
+        )
         return (Diagnostic("R318", message, span, (note,), tuple(helps), Severity.WARNING),)
     message = (
         f"micro-batch {found.micro_batch} does not fit on {device.name}: "

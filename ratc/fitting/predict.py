@@ -22,7 +22,7 @@ from ratc.resolve import sharding
 from ratc.resolve.context import Context
 from ratc.units import size_text
 
-#: Stages that DeepSpeed is used for; the lowest that needs no more accumulation is taken.
+#: Stages that DeepSpeed is used for; the lowest stage that needs no further accumulation is taken.
 STAGES = (1, 2, 3)
 
 #: The codes for a model with an output that its task cannot use, or that normalises one value of each sample, and for

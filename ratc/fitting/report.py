@@ -41,7 +41,7 @@ def fit_report(plan: Plan, decision: Decision | None, folder: str, cards: Sequen
     be traced.
     """
     if is_program(plan.settings):
-        return FitReport(unpredicted=OF_A_PROGRAM, no_cards="What fits on other cards only the program can tell.")
+        return FitReport(unpredicted=OF_A_PROGRAM, no_cards="ratc cannot predict which cards the program fits on.")
     library = Library(plan, folder, plan.settings["model.name"].span)
     searcher = own_searcher(plan, library)
     why = _unpredictable(plan)
@@ -101,10 +101,7 @@ def _time(plan: Plan, folder: str) -> str:
 
 def _account(choice: Choice, measured: str | None, time: str) -> CardMemory:
     found = choice.estimate
-    used = [
-        Part(part.kind, part.bytes_, part.name, part.detail)
-        for part in breakdown.parts(found, choice.breakdown, measured)
-    ]
+    used = breakdown.parts(found, choice.breakdown, measured)
     left = []
     if found.fits:
         margin = breakdown.margin_text(found)
@@ -136,7 +133,7 @@ def _cards(
 ) -> tuple[list[CardRow], str, tuple[Diagnostic, ...]]:
     """Return the table of cards: the plan's own, and the named ones or a few common ones. Code: R301."""
     if cards is None:
-        return [], "It was asked for no other cards (`--no-cards`).", ()
+        return [], "No other cards were asked for (`--no-cards`).", ()
     own = table.own_card(plan)
     if not cards and _unpredictable(plan):
         return [], "The plan names no NVIDIA card. `--card CARD` shows what would fit on one.", ()
@@ -144,7 +141,7 @@ def _cards(
     for name in cards or table.COMMON:
         card, problems = facts.resolve_card(name, None)
         if problems:
-            return [], "A card is not known.", problems
+            return [], "One of the cards is not known.", problems
         shown += [card] if card else []
     shown = [card for card in dict.fromkeys(shown) if not table.unpredictable(plan, card)]
     try:

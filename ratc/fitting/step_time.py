@@ -1,4 +1,4 @@
-"""The time of a plan's step: measured, if its facts have a measurement of the very step, or else predicted."""
+"""The time of a plan's step: that of an earlier run, or measured for the facts file, or else predicted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ratc import facts
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.fitting import from_measurement
+from ratc.fitting import earlier_run, from_measurement
 from ratc.fitting.predict import device_of, own_searcher, strategy_of
 from ratc.fitting.strategies import sent_bytes
 from ratc.fitting.traces import Library, NoTrace
@@ -26,11 +26,16 @@ from ratc.units import counted
 ADAMW_BYTES = 28
 
 
-def predict_step(plan: Plan, folder: str) -> tuple[Prediction | None, str]:
-    """The time of the plan's optimizer step; or None, and the reason. ``folder`` is the spec's."""
+def predict_step(plan: Plan, folder: str, earlier: bool = True) -> tuple[Prediction | None, str]:
+    """The time of the plan's optimizer step; or None, and the reason. ``folder`` is the spec's. With ``earlier`` the
+    speed of the last run in the plan's output folder counts.
+    """
     values = plan.values
     if is_program(plan.settings):
         return None, "it is a program of its own"
+    ran = earlier_run.measured(plan, folder) if earlier else None
+    if ran is not None:
+        return ran, ""
     if values["hardware.device"].value != "cuda":
         return None, "it trains on the CPU"
     card = facts.find_card(str(values["hardware.card"].value))
@@ -170,8 +175,8 @@ def too_long(plan: Plan, step: Prediction, samples: int | None) -> tuple[Diagnos
     longest = plan.facts.get("cluster.max_walltime_seconds")
     enough = longest is None or longest.value is None or longest.value > whole.seconds
     requeue = plan.values.get("job.requeue")
-    helps = ["ask for a longer `walltime`"] if enough else ["a job of this partition cannot be long enough"]
+    helps = ["ask for a longer `resources.walltime`"] if enough else ["no job of this partition may run that long"]
     if requeue is not None and not requeue.value:
-        helps.append("jobs are not requeued here: submit it again each time")
+        helps.append("jobs are not requeued here: submit the job again each time")
     span = plan.settings["resources.walltime"].span
     return (Diagnostic("R354", message, span, (note,), tuple(helps), Severity.WARNING),)

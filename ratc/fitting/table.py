@@ -74,10 +74,10 @@ def own_card(plan: Plan) -> facts.Card | None:
 def unpredictable(plan: Plan, card: facts.Card) -> str:
     """Return why a card has no prediction; empty if it has one."""
     if not card.compute_capability:
-        return "its attention kernels and libraries are not known to ratc, which predicts for NVIDIA cards"
+        return "ratc does not know its attention kernels and libraries; it predicts for NVIDIA cards only"
     fused = plan.settings["model.attention_memory"].value == "fused" and full_at_least(plan.settings)
     if fused and not fused_runs_on(card.compute_capability):
-        return "`attention_memory: fused` has no kernels for it"
+        return "there are no kernels of `attention_memory: fused` for it"
     return ""
 
 

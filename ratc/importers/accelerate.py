@@ -19,7 +19,7 @@ def _distributed(value: object) -> tuple[str, object] | str:
 
 def _precision(value: object) -> tuple[str, object] | str:
     known = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
-    return ("training.precision", known[str(value)]) if str(value) in known else "ratc has no such precision"
+    return ("training.precision", known[str(value)]) if str(value) in known else "ratc does not have this precision"
 
 
 def _offload(value: object) -> tuple[str, object] | str:
@@ -46,7 +46,7 @@ TABLE: Mapping[str, keys.Target] = {
 UNNEEDED = (
     dict.fromkeys(
         ("compute_environment", "machine_rank", "main_process_ip", "main_process_port", "rdzv_backend"),
-        "ratc writes it for the cluster it compiles for",
+        "ratc writes it for the cluster of the compilation",
     )
     | dict.fromkeys(
         (
@@ -74,5 +74,5 @@ def read(document: Document) -> tuple[Item, ...]:
     cpu = document.root.find(("use_cpu",))
     kind = document.root.find(("distributed_type",))
     on_cpu = (cpu is not None and cpu.value is True) or (kind is not None and kind.value == "MULTI_CPU")
-    table = {**TABLE, "num_processes": lambda _: "on a CPU ratc starts one process a node"} if on_cpu else TABLE
+    table = {**TABLE, "num_processes": lambda _: "on CPUs ratc starts one process per node"} if on_cpu else TABLE
     return keys.read(document, table, UNNEEDED)

@@ -39,14 +39,14 @@ def slurm_walltime(text: str) -> str | None:
 
 def _time(text: str) -> _Made:
     walltime = slurm_walltime(text)
-    return [("resources.walltime", walltime)] if walltime else "it is no time that can be read"
+    return [("resources.walltime", walltime)] if walltime else "it is not a time that ratc can read"
 
 
 def _mem(text: str) -> _Made:
     match = re.fullmatch(r"(\d{1,9})([KMGT]?)B?", text.upper())
     if match and not int(match[1]):
-        return "0 asks Slurm for all of a node's memory; `resources.memory` says how much"
-    return [("resources.memory", f"{match[1]}{match[2] or 'M'}B")] if match else "it is no size that can be read"
+        return "0 asks Slurm for all memory of a node; set `resources.memory` to that amount"
+    return [("resources.memory", f"{match[1]}{match[2] or 'M'}B")] if match else "it is not a size that ratc can read"
 
 
 def _lsf_time(text: str) -> _Made:
@@ -72,10 +72,10 @@ def _name(text: str) -> _Made:
 
 def _lsf_name(text: str) -> _Made:
     name, bracket, _ = text.partition("[")
-    return f"an array of jobs, called {name}: `sweep` in a spec makes one" if bracket else _name(text)
+    return f"an array of jobs, called {name}; in a spec, `sweep` makes an array" if bracket else _name(text)
 
 
-_SITE = "its unit and scope depend on the site; `resources.memory` says it for a node"
+_SITE = "its unit and scope depend on the site; set `resources.memory`, the memory of a node"
 _Table = Mapping[str, Callable[[str], _Made]]
 SLURM: _Table = {
     "job-name": _name,
@@ -99,7 +99,7 @@ LSF: _Table = {
 _SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh", "zsh"))
 #: Directives between the parts of a heterogeneous job.
 _SEVERAL = frozenset(("hetjob", "packjob"))
-_PARTS = "a job of several parts: a run has nodes of one kind, say them under `resources`"
+_PARTS = "a job of several parts: a run has nodes of one kind, which `resources` describes"
 #: Options of bsub that add to one another; of all others the last counts.
 ADDED = frozenset("R")
 #: Options that ratc works out for itself.
@@ -133,7 +133,10 @@ def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
             items.append(Left(line.strip(), _span(source, number), why))
         elif directive:
             for item in _directive(kind, directive[1], _span(source, number)):
-                (items if isinstance(item, Left) else options).append(item)  # type: ignore[arg-type]
+                if isinstance(item, Left):
+                    items.append(item)
+                else:
+                    options.append(item)
     items += _requested(kind, options)
     done = _Environment()
     language = _language(lines[0])
@@ -170,7 +173,7 @@ def _requested(kind: str, options: list[Option]) -> Iterator[Item]:
         if former and option.name in ADDED and kind == "lsf":
             option = Option(option.name, f"{former.value} {option.value}", former.span)
         elif former:
-            why = f"{option.span.place} says it again, and the last counts"
+            why = f"{option.span.place} sets it again, and the last one wins"
             yield Left(former.source, former.span, why, deliberate=True)
         last[option.name] = option
     counted, table = (sizes.SLURM, SLURM) if kind == "slurm" else (sizes.LSF, LSF)
@@ -209,7 +212,7 @@ def _directive(kind: str, text: str, span: Span) -> Iterator[Option | Left]:
         if not option and kind == "slurm" and value in _SEVERAL:
             option, value = value, ""
         if not option:
-            yield Left(value, span, "no option: a comment begins with `#`")
+            yield Left(value, span, "not an option: a comment begins with `#`")
             continue
         yield Option(SLURM_SHORT.get(option, option) if kind == "slurm" else option, value, span)
 
@@ -237,7 +240,7 @@ def _option(table: _Table, name: str, value: str, span: Span) -> Iterator[Item]:
     if name in UNNEEDED:
         yield Left(source, span, _OURS, deliberate=True)
     elif "$" in value:
-        yield Left(source, span, "the shell's variables are not known here")
+        yield Left(source, span, "the variables of the shell are not known here")
     elif name not in table:
         yield Left(source, span, "the spec has no such key")
     else:
@@ -263,7 +266,7 @@ class _Environment:
         if former and item.path == _MODULES:
             item = Carried(item.path, [*former.value, *item.value], former.span, former.source)
         elif former:
-            self.drop(item.path, f"{item.span.place} sets it again, and the last counts")
+            self.drop(item.path, f"{item.span.place} sets it again, and the last one wins")
         self._last[item.path] = item
 
     def assign(self, item: Carried) -> None:
@@ -295,7 +298,7 @@ class _Environment:
         kept = [one for one in former.value if one not in names and one.split("/")[0] not in names]
         self._last[_MODULES] = Carried(_MODULES, kept, former.span, former.source)
         if not kept:
-            self.drop(_MODULES, "all are unloaded again")
+            self.drop(_MODULES, "all modules are unloaded later")
 
     def drop(self, path: str, why: str) -> None:
         """Forget a value."""
@@ -384,12 +387,12 @@ def _variables(command: shell.Command, span: Span, done: _Environment) -> Iterat
         source = command.text if len(words) == 2 else f"export {word}"
         if not equals:
             known = done.export(path)
-            yield Left(source, span, "its value is carried" if known else _COMMAND, deliberate=known)
+            yield Left(source, span, "its value was copied" if known else _COMMAND, deliberate=known)
             continue
         done.forget(path)
         if number in command.dynamic:
             done.drop(path, f"{span.place} sets it again, to an unknown value")
-            yield Left(source, span, "the shell's variables are not known here")
+            yield Left(source, span, "the variables of the shell are not known here")
         elif (why := launch_variables.reason(name)) is not None:
             yield Left(source, span, f"it {why}")
         else:

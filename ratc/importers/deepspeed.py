@@ -23,7 +23,7 @@ def _precision(name: str) -> keys.Target:
 
 def _adamw(value: object) -> tuple[str, object] | str:
     known = str(value).lower() == "adamw"
-    return ("training.optimizer", "adamw") if known else "ratc takes over AdamW only"
+    return ("training.optimizer", "adamw") if known else "ratc copies settings of AdamW only"
 
 
 TABLE: Mapping[str, keys.Target] = {

@@ -38,18 +38,18 @@ def kind(name: str, data: bytes, asked: str | None) -> tuple[str | None, Documen
     assert isinstance(document.root.value, dict)
     keys = set(document.root.value)
     if "lock_version" in keys:
-        helps = ("import its sources, or use the spec it was compiled from",)
-        return None, None, (Diagnostic("R431", f"`{name}` is a lock of ratc's", document.root.span, helps=helps),)
+        helps = ("import the files that it was made from, or use the spec from which it was compiled",)
+        return None, None, (Diagnostic("R431", f"`{name}` is a lock of ratc", document.root.span, helps=helps),)
     named = (("accelerate", _ACCELERATE), ("deepspeed", _DEEPSPEED), ("unified", _UNIFIED))
     like = asked or next((which for which, known in named if keys & known), None)
     if like is None:
-        return None, None, (_unclear(name, text, "none of its keys is known"),)
+        return None, None, (_unclear(name, text, "ratc knows none of its keys"),)
     return like, document, ()
 
 
 def _unclear(name: str, text: str, why: str) -> Diagnostic:
     source = Source(name, text)
-    helps = (f"name its kind: `--from` with one of {', '.join(KINDS)}",)
+    helps = (f"name its kind with `--from`, one of {', '.join(KINDS)}",)
     return Diagnostic(
         "R430", f"it is not clear which kind of file `{name}` is: {why}", Span(source, 1, 1, 1, 2), helps=helps
     )

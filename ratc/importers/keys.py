@@ -10,7 +10,7 @@ from ratc.yaml.parse import Document, Node
 
 #: A path of the spec, or a function that returns path and value (or, as text, why the value is left).
 Target = str | Callable[[object], "tuple[str, object] | str"]
-OPEN = "left open: ratc works it out"
+OPEN = "left open: ratc chooses it"
 UNKNOWN = "the spec has no such key"
 OFF = "it is off"
 

@@ -134,7 +134,9 @@ def _carried(one: Launch) -> Iterator[Item]:
         following = ahead[0] if ahead else ""
         if word is None or (alone and following is None):
             left = "a word" if word is None else word
-            yield Left(f"{one.program}: {left}", one.span, "the shell's variables are not known here: add it to `args`")
+            yield Left(
+                f"{one.program}: {left}", one.span, "the variables of the shell are not known here: add it to `args`"
+            )
             if word is not None:
                 ahead.pop(0)
             continue

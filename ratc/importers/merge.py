@@ -43,9 +43,9 @@ def _secret(item: Carried) -> Left:
     """Return the item left out for a secret: with its name, never with its value."""
     name = item.path.removeprefix(_VARIABLES)
     if name != item.path:
-        why = f"it looks like a secret, which is never copied: `secrets: [{name}]` names it"
+        why = f"it looks like a secret, and ratc copies none: name it with `secrets: [{name}]`"
         return Left(f"export {name}" if item.source.startswith("export ") else item.path, item.span, why)
-    why = "it looks like a secret, which is never copied; name it in `environment.secrets`"
+    why = "it looks like a secret, and ratc copies none: name it in `environment.secrets`"
     return Left(item.path, item.span, why)
 
 
@@ -76,7 +76,7 @@ def _around(merged: Merged, path: str) -> Carried | None:
 def _disagree(merged: Merged, first: Carried, value: Any, item: Carried) -> None:
     old, new = shown(item.path, first.value), shown(item.path, value)
     message = f"`{item.path}` is {new} here and {old} at {first.span.place}"
-    note = (f"the first counts: {old}",)
+    note = (f"the first one wins: {old}",)
     merged.found.append(Diagnostic("R432", message, item.span, note, severity=Severity.WARNING))
     merged.left.append(Left(item.source, item.span, f"{first.span.place} says {old}", deliberate=True))
 
@@ -100,7 +100,10 @@ def _program(merged: Merged) -> None:
         values.pop("training.use_accelerate", None)  # `launcher` says it
         return
     first = of_the_loop[0]
-    why = f"{first.span.place} says `{first.path}`, which is of ratc's own loop: that trains, and not this program"
+    why = (
+        f"{first.span.place} says `{first.path}`, which belongs to the built-in loop: that loop trains, and not "
+        "this program"
+    )
     merged.left += [Left(item.source, item.span, why) for item in [values[own[0]]]]
     for path in own:
         del values[path]
@@ -114,7 +117,7 @@ def _gpus(merged: Merged) -> None:
     if any(one is not None and not isinstance(one.value, int) for one in (total, each, nodes)):
         return  # the spec's own check reports it
     if total is not None and each is None and nodes is None and total.value > 1 and total.source.startswith("gpus "):
-        why = "on how many nodes they lie is up to Slurm: say `resources.nodes`"
+        why = "Slurm chooses on how many nodes they run: set `resources.nodes`"
         merged.left.append(Left(total.source, total.span, why))
     if total is None or each is None:
         return

@@ -62,7 +62,7 @@ def commands(text: str) -> Iterator[Command]:
             if not over and not command.unsure:
                 over = _end(command.words or ())
         if node.has_error and not over:  # where it ends is not known, and quotes and here-documents may be open
-            over = "it stands behind text that cannot be read as bash"
+            over = "it comes after text that is not valid bash"
 
 
 def without_data(text: str) -> str:
@@ -103,7 +103,7 @@ _OPEN = re.compile(rb"(?<![\w$])(?P<name>[A-Za-z_]\w{0,80})=(?P<quote>[\"'])")
 def _end(words: tuple[str, ...]) -> str:
     """Return why no command runs after this one; "" if one can."""
     if words[:1] == ("exit",) or (words[:1] == ("exec",) and len(words) > 1):
-        return f"it stands behind `{words[0]}`"
+        return f"it comes after `{words[0]}`"
     return ""
 
 
@@ -111,7 +111,7 @@ def _of(node: Node) -> Iterator[Command]:
     """Yield the commands of one statement. A part that is no command has no words."""
     for part, unsure, apart in _unfolded(node):
         if part.has_error:
-            yield _command(part, "it cannot be read as bash", read=False)
+            yield _command(part, "it is not valid bash", read=False)
         elif part.type in _COMMANDS:
             yield replace(_command(part, unsure), apart=apart)
         elif part.type == "variable_assignment" and not any(child.type == "array" for child in part.named_children):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ratc.diagnostics import Span
 from ratc.importers.model import Carried, Item, Left
 
-_CARD = "a name of the scheduler's for a card: say it as `resources.gpu`"
+_CARD = "the scheduler's name for a card: set `resources.gpu`"
 _UNITS = {"K": 1, "M": 2**10, "G": 2**20, "T": 2**30}
 
 
@@ -64,7 +64,7 @@ def slurm(given: _Options) -> Iterator[Item]:
     for name in ("ntasks", "ntasks-per-node"):
         if name in given and given[name].number is not None:
             if open_nodes and name == "ntasks":
-                lost = "how many nodes that takes is up to Slurm: say `resources.nodes`"
+                lost = "Slurm chooses the number of nodes for it: set `resources.nodes`"
                 yield Left(given[name].source, given[name].span, lost)
             else:
                 yield Left(given[name].source, given[name].span, "ratc starts the processes itself", deliberate=True)
@@ -91,7 +91,7 @@ def _count(given: _Options, name: str) -> int | None:
 def _unreadable(given: _Options, names: tuple[str, ...]) -> Iterator[Item]:
     for name in names:
         if name in given and not given[name].number:
-            yield Left(given[name].source, given[name].span, "it is no whole number above 0")
+            yield Left(given[name].source, given[name].span, "it is not a whole number above 0")
 
 
 def _slurm_gpus(given: _Options, nodes: int | None, tasks: int | None, each: int | None) -> Iterator[Item]:
@@ -108,15 +108,15 @@ def _slurm_gpus(given: _Options, nodes: int | None, tasks: int | None, each: int
         yield Left(kind, option.span, _CARD)
     if not re.fullmatch(r"\d{1,9}", number) or any(name in given for name in ("gres", "gpus-per-node", "gpus")):
         if not re.fullmatch(r"\d{1,9}", number):
-            yield Left(option.source, option.span, "it is no number of GPUs")
+            yield Left(option.source, option.span, "it is not a number of GPUs")
         else:
-            yield Left(option.source, option.span, "the GPUs of a node or of the job are said, too", deliberate=True)
+            yield Left(option.source, option.span, "the GPUs of a node or of the job are given, too", deliberate=True)
     elif each is not None and (nodes is not None or tasks in (None, 1)):
         yield Carried("resources.gpus_per_node", int(number) * each, option.span, option.source)
     elif tasks is not None and nodes is not None:
         yield Carried("resources.num_gpus", int(number) * tasks, option.span, option.source)
     else:
-        lost = "how many of its tasks a node gets is up to Slurm: say `resources.nodes` and `gpus_per_node`"
+        lost = "Slurm chooses how many of the tasks run on a node: set `resources.nodes` and `gpus_per_node`"
         yield Left(option.source, option.span, lost)
 
 
@@ -126,12 +126,12 @@ def _generic(option: Option, path: str) -> Iterator[Item]:
     for entry in option.value.split(","):
         words = re.split(r"[:=]", re.sub(r"\(.*?\)$", "", entry.strip().removeprefix("gres/").removeprefix("gres:")))
         if option.name == "gres" and words[0] != "gpu":
-            yield Left(entry, option.span, "it asks for something else than GPUs")
+            yield Left(entry, option.span, "it asks for a resource other than GPUs")
             continue
         kind = words[1:] if words[0] == "gpu" else words
         number = kind.pop() if kind and re.fullmatch(r"\d{1,9}", kind[-1]) else "1"
         if len(kind) > 1 or any(not re.fullmatch(r"[\w.-]*[A-Za-z][\w.-]*", word) for word in kind):
-            yield Left(option.source, option.span, "it is no number of GPUs")
+            yield Left(option.source, option.span, "it is not a number of GPUs")
             return
         counts.append(int(number))
         for word in kind:
@@ -151,13 +151,15 @@ def _slurm_cpus(given: _Options, each: int | None, gpus: int | None) -> Iterator
             yield Carried("resources.cpus", option.number * factor, option.span, option.source)
         else:
             whose = "task" if name == "cpus-per-task" else "GPU"
-            yield Left(option.source, option.span, f"cores of one {whose}; `resources.cpus` says those of a node")
+            yield Left(option.source, option.span, f"cores of one {whose}; set `resources.cpus`, the cores of a node")
 
 
 def _memory(option: Option, factor: int | None) -> Item:
     match = re.fullmatch(r"(\d{1,9})([KMGT]?)B?", option.value.upper())
     if not match or not factor or not int(match[1]):
-        return Left(option.source, option.span, "a share of a node's memory; `resources.memory` says all of it")
+        return Left(
+            option.source, option.span, "a share of a node's memory; set `resources.memory`, the memory of a node"
+        )
     size = int(match[1]) * factor * _UNITS[match[2] or "M"]
     text = f"{size // 2**20}GB" if size % 2**20 == 0 else f"{-(-size // 2**10)}MB"
     return Carried("resources.memory", text, option.span, option.source)
@@ -180,7 +182,7 @@ def lsf(given: _Options) -> Iterator[Item]:
         yield from _hosts(given["n"], slots, hosts, spread is not None)
     rest = re.sub(r"\bspan\[[^\]]*\]", "", given["R"].value).strip() if spread and hosts else ""
     if "R" in given and (rest or not (spread and hosts)):
-        why = "a resource string; its unit and scope depend on the site; `resources.memory` says it for a node"
+        why = "a resource string whose unit and scope depend on the site; set `resources.memory`, the memory of a node"
         yield Left(f"R {rest or given['R'].value}", given["R"].span, why)
     if "gpu" in given:
         yield from _lsf_gpus(given["gpu"], each)
@@ -188,9 +190,9 @@ def lsf(given: _Options) -> Iterator[Item]:
 
 def _hosts(option: Option, slots: int | None, hosts: int | None, spread: bool) -> Iterator[Item]:
     if slots is None:
-        yield Left(option.source, option.span, "it is no whole number above 0")
+        yield Left(option.source, option.span, "it is not a whole number above 0")
     elif hosts is None:
-        yield Left(option.source, option.span, "how many hosts that takes is up to LSF: say `resources.nodes`")
+        yield Left(option.source, option.span, "LSF chooses the number of hosts for it: set `resources.nodes`")
     elif spread:
         yield Carried("resources.nodes", hosts, option.span, option.source)
     else:
@@ -200,13 +202,13 @@ def _hosts(option: Option, slots: int | None, hosts: int | None, spread: bool) -
 def _lsf_gpus(option: Option, each: int | None) -> Iterator[Item]:
     number = re.search(r"\bnum=(\d{1,9})(?:/(task|host))?(?![\w/])", option.value)
     if not number:
-        yield Left(option.source, option.span, "it names no number of GPUs")
+        yield Left(option.source, option.span, "it gives no number of GPUs")
     elif number[2] != "task":
         yield Carried("resources.gpus_per_node", int(number[1]), option.span, option.source)
     elif each is not None:
         yield Carried("resources.gpus_per_node", int(number[1]) * each, option.span, option.source)
     else:
-        lost = "how many of its tasks a host gets is up to LSF: say `resources.nodes` and `gpus_per_node`"
+        lost = "LSF chooses how many of the tasks run on a host: set `resources.nodes` and `gpus_per_node`"
         yield Left(option.source, option.span, lost)
     for part in re.split(r"[: ]", option.value):
         if part and not part.startswith("num="):

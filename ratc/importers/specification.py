@@ -31,15 +31,15 @@ def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, 
     comments = {path: f"from {redact(item.span.source.name)}:{item.span.line}" for path, item in merged.values.items()}
     for path, stand_in in required(values).items():
         if path not in values:
-            values[path], comments[path] = stand_in, "to be said: no imported file says it"
-            message = f"`{path}` is not said by {', '.join(names)}"
-            note = (f"`{stand_in}` stands there until you say it",)
+            values[path], comments[path] = stand_in, "to be filled in: no imported file gives it"
+            message = f"`{path}` is not given by {', '.join(names)}"
+            note = (f"`{stand_in}` stands there until you replace it",)
             found.append(Diagnostic("R433", message, notes=note, severity=Severity.WARNING))
     lost = [item for item in merged.left if not item.deliberate]
     for item in lost:
-        message = f"not carried over: `{_short(redact(item.source))}`"
+        message = f"not imported: `{_short(redact(item.source))}`"
         found.append(Diagnostic("R434", message, item.span, (item.why,), severity=Severity.WARNING))
-    head = comment(f"Imported by ratc from {redact(', '.join(names))}. Look it through, then `ratc validate` it.")
+    head = comment(f"Imported by ratc from {redact(', '.join(names))}. Read it, then check it with `ratc validate`.")
     return head + mapping(_tree(values), comments) + "".join(_account(merged.left)), tuple(found)
 
 
@@ -83,7 +83,7 @@ def _tree(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _account(left: Sequence[Left]) -> Iterator[str]:
-    groups = (("Not carried over", False), ("Left to ratc", True))
+    groups = (("Not imported", False), ("Left to ratc", True))
     for title, deliberate in groups:
         rows = [item for item in left if item.deliberate == deliberate]
         if rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Protocol, TypeAlias
 
@@ -207,7 +208,7 @@ class Searcher:
         if strategy.engine != "deepspeed":
             return []
         options: list[tuple[str, Callable[[Strategy], Strategy]]] = [
-            (f"`zero_stage: {stage}`", lambda old, stage=stage: replace(old, zero_stage=stage))  # type: ignore[misc]
+            (f"`zero_stage: {stage}`", partial(replace, zero_stage=stage))
             for stage in sorted(stages)
             if stage > strategy.zero_stage
         ]
@@ -215,7 +216,7 @@ class Searcher:
             options += [
                 (
                     f"`zero_stage: {stage}` with `offload_optimizer: true`",
-                    lambda old, stage=stage: replace(old, zero_stage=stage, offload_optimizer=True),  # type: ignore[misc]
+                    partial(replace, zero_stage=stage, offload_optimizer=True),
                 )
                 for stage in sorted(stages)
                 if stage >= max(1, strategy.zero_stage)

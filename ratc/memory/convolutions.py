@@ -137,10 +137,10 @@ def parsed(content: dict[str, list[list[list[list[int]]]]]) -> Measured:
     """Return the content of convolutions.json as it is looked up."""
     passes: dict[Signature, list[list[int]]] = {}
     for (*rest, kernel, stride), points in content["passes"]:
-        key: Signature = (*rest, tuple(kernel), tuple(stride))  # type: ignore[assignment]
+        key: Signature = (*rest, tuple(kernel), tuple(stride))  # type: ignore[assignment]  # eight of JSON
         passes[key] = points
     sums = {tuple(key): tuple((at, size) for at, size in points) for key, points in content["sums"]}
-    return Measured(passes, sums)  # type: ignore[arg-type]
+    return Measured(passes, sums)  # type: ignore[arg-type]  # JSON has no tuples
 
 
 def workspace(conv: Convolution, direction: Direction, processors: int = 132, known: Measured | None = None) -> int:

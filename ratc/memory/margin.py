@@ -37,7 +37,7 @@ ESTIMATES = {
     "uncompiled": Part(0.03, "torch.compile, followed as if it were not compiled"),
 }
 #: If one of them takes more than this share of all that is alive at the peak.
-UNMEASURED, LEAST = Part(0.025, "convolutions like which none were measured"), 0.02
+UNMEASURED, LEAST = Part(0.025, "convolutions that are unlike all measured ones"), 0.02
 DEEPSPEED = Part(0.005, "DeepSpeed's buffers")
 FSDP2 = Part(0.02, "FSDP2's units and shards, which were never measured")
 SEVERAL = Part(0.01, "several processes, which were never measured")

@@ -101,7 +101,7 @@ def differences(found: Conditions, wanted: Conditions) -> list[str]:
         if has == wants:
             continue
         if key == "step":
-            said.append("the model, its code, the loss, the optimizer, the channels or the classes are others")
+            said.append("it is of another model, code, loss or optimizer, or of other channels or classes")
         else:
             said.append(f"{key.replace('_', ' ')} {_shown(has)}, the step has {_shown(wants)}")
     return said
@@ -179,7 +179,7 @@ def estimate(
         budget,
         cap,
         margin,
-        (Part(margin, "what two measured points leave open"),),
+        (Part(margin, "uncertainty from only two measured points"),),
         tuple(terms),
         0,
         0,

@@ -32,7 +32,8 @@ class Kernel:
 
     def sizes(self, micro_batch: int) -> tuple[float, float]:
         """Floating-point operations and bytes of a launch at a micro-batch."""
-        return tuple(max(0.0, fixed + slope * micro_batch) for fixed, slope in (self.operations, self.bytes_))  # type: ignore[return-value]
+        operations, bytes_ = (max(0.0, fixed + slope * micro_batch) for fixed, slope in (self.operations, self.bytes_))
+        return operations, bytes_
 
 
 def read(rows: Any, phases: int) -> tuple[Kernel, ...]:

@@ -63,7 +63,7 @@ def _texts(value: Any) -> Iterator[str]:
 def moved(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
     """Describe the differences between two records of one module, `digest` and `parts`; "" if there are none."""
     if old is None or new is None:
-        return "came into use" if old is None else "is gone, or went out of use"
+        return "is newly used" if old is None else "is gone, or no longer used"
     if old.get("digest") == new.get("digest"):
         return ""
     before, after = old.get("parts") or {}, new.get("parts") or {}
@@ -75,5 +75,9 @@ def moved(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
     if before.get(REST) != after.get(REST):
         told.append("code outside of functions and classes changed")
     if not told:
-        told.append("its bytes changed" if not (before and after) else "comments, blank lines or an order changed")
+        told.append(
+            "its content changed"
+            if not (before and after)
+            else "only comments, blank lines or the order of definitions changed"
+        )
     return ", ".join(told)

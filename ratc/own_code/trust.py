@@ -57,9 +57,10 @@ def allows(folder: str, name: str) -> bool:
 def _ask(place: str, name: str) -> bool:
     shown, named = visible(place), visible(name)
     print(
-        f"ratc: the spec names code of its own: {named}. To go on, that code is run on this machine.", file=sys.stderr
+        f"ratc: the spec names Python code of your own: {named}. To continue, ratc must run this code on this machine.",
+        file=sys.stderr,
     )
-    print(f"ratc: trust {shown} and all below it? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"ratc: trust {shown} and everything below it? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         return False
     try:
@@ -99,7 +100,7 @@ def entry_of(folder: str) -> str:
     if not os.path.isdir(entry):
         raise Untrusted(f"there is no folder `{folder}`")
     if "\n" in entry or "\r" in entry:
-        raise Untrusted("the folder's name has a line break")
+        raise Untrusted("the name of the folder has a line break")
     return entry
 
 

@@ -91,7 +91,7 @@ def text(inventory: Inventory, command: str) -> str:
             queues[queue.name] = {"nodes": nodes, **queue.limits}
             questions += [f"{key}.{queue.name}.{question}" for question in queue.questions]
         else:
-            questions.append(f"{key}.{queue.name}: none of its nodes is shown; describe it if it is used")
+            questions.append(f"{key}.{queue.name}: the scheduler shows none of its nodes; describe them if you use it")
     used = {name for queue in queues.values() for name in queue["nodes"]}
     node_types = {name: value for name, value in node_types.items() if name in used}
     questions = [item for item in questions if not item.startswith("node_types.") or _type_of(item, node_types)]
@@ -111,7 +111,10 @@ def _rendered(tree: dict[str, Any], questions: list[str], command: str) -> str:
         path, _, question = item.partition(": ")
         _open(tree, path)
         comments[path] = f"? {question}"
-    head = f"# Written by `{command}`. `# ?` marks open values: answer there, and remove the question below.\n"
+    head = (
+        f"# Written by `{command}`. `# ?` marks unknown values: write them there, then remove the question from "
+        "`questions`.\n"
+    )
     listed = "".join(f"  - {scalar(item)}\n" for item in questions)
     return head + mapping(tree, comments) + (f"questions:\n{listed}" if listed else "")
 
@@ -207,7 +210,7 @@ def _node_type(kind: _Kind, kinds: list[_Kind], inventory: Inventory) -> tuple[d
         elif alike := [other for other in others if _confusable(kind, other, inventory.scheduler)]:
             names = " and ".join(f"`{other.name}`" for other in alike)
             questions.append(
-                f"{path}.constraint: how are jobs kept from {names}, in the same {_queue_word(inventory)}?"
+                f"{path}.constraint: which constraint keeps jobs from {names}, in the same {_queue_word(inventory)}?"
             )
     return keys, questions
 
@@ -238,13 +241,13 @@ def _own_feature(kind: _Kind, others: list[_Kind]) -> str | None:
 def _card(gpus: Gpus) -> tuple[str | None, str | None]:
     """The catalogue's name of a card and no question, or None and the question to ask."""
     if gpus.kind is None:
-        return None, "which card? the scheduler gives its GPUs no type"
+        return None, "which card is it? the scheduler gives no type for its GPUs"
     found = recognise(gpus.kind, gpus.memory_mib)
     if isinstance(found, str):
         return found, None
     if found:
         return None, f"which card is `{gpus.kind}`: {' or '.join(found)}?"
-    wanted = "a name of docs/reference/cards.md, or `gpu_memory_mib` and `compute_capability`"
+    wanted = "a name from docs/reference/cards.md, or `gpu_memory_mib` and `compute_capability`"
     return None, f"which card is `{gpus.kind}`? ({wanted})"
 
 

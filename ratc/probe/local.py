@@ -12,22 +12,28 @@ from ratc.facts import Card, Machine, describe_card, find_card
 def machine(environment: Mapping[str, str]) -> Machine:
     """Return the GPUs that CUDA shows a process here, the cores it may run on, and the memory in bytes.
 
-    Without a driver there are no GPUs. Of several kinds of cards, those like the first count. A slice of a card (MIG)
-    is a card of its own, with its own memory, and counts once: CUDA shows a process one slice.
+    Without a driver there are no GPUs; nor with one that fails, which the source then says. Of several kinds of cards,
+    those like the first count. A slice of a card (MIG) is a card of its own, with its own memory, and counts once: CUDA
+    shows a process one slice.
     """
-    gpus, card = _gpus(environment.get("CUDA_VISIBLE_DEVICES"))
+    import pynvml  # here: a tenth of the time of a whole compile
+
+    source = "this machine"
+    try:
+        gpus, card = _gpus(environment.get("CUDA_VISIBLE_DEVICES"))
+    except pynvml.NVMLError as error:
+        gpus, card, source = 0, None, f"this machine, whose NVIDIA driver fails: {error}"
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(gpus, card, cores, memory, "this machine")
+    return Machine(gpus, card, cores, memory, source)
 
 
 def _gpus(visible: str | None) -> tuple[int, Card | None]:
-    # Imported here: a tenth of the time of a whole compile.
     import pynvml
 
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
         return 0, None
     try:
         whole = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]

@@ -20,4 +20,4 @@ def text(machine: Machine) -> str:
     keys["cpus"] = machine.cpus
     if machine.memory_bytes:
         keys["memory"] = f"{machine.memory_bytes // MIB}MB"
-    return "# Written by `ratc probe local`: what this machine has.\n" + mapping(keys)
+    return "# Written by `ratc probe local`: the hardware of this machine.\n" + mapping(keys)

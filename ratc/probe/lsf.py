@@ -45,7 +45,7 @@ def inventory(answers: Mapping[str, str]) -> Inventory | None:
         "lsf.rusage: is `rusage[mem=]` for the job, each task or each host (RESOURCE_RESERVE_PER_TASK)?",
     ]
     if not models:
-        questions.append("node_types: `lshosts -gpu` shows no GPUs; does the cluster have some?")
+        questions.append("node_types: `lshosts -gpu` shows no GPUs; does the cluster have GPUs?")
     return Inventory(cluster[1] if cluster else "lsf", "lsf", hosts, queues, site, tuple(questions))
 
 

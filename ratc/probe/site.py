@@ -16,13 +16,13 @@ def site(environment: Mapping[str, str], known: Mapping[str, Any]) -> tuple[dict
     keys: dict[str, Any] = {"modules_init": _modules(environment)}
     questions = []
     if keys["modules_init"] is None:
-        questions.append("modules_init: which file makes `module` known to a job, if any?")
+        questions.append("modules_init: which shell file must a job source to have the command `module`, if any?")
     if "container" not in known:
-        questions.append("container: apptainer, pyxis or none?")
+        questions.append("container: which container runtime do jobs use: apptainer, pyxis or none?")
     fast = [name for name in _listed(_NETWORKS) if re.match(r"(ib|hsn|roce)", name)]
     seen = f" (this machine has {', '.join(fast)})" if fast else ""
-    questions.append(f"interface: which network is between the nodes{seen}?")
-    questions.append("scratch: where is fast storage that all nodes see?")
+    questions.append(f"interface: which network interface connects the nodes{seen}?")
+    questions.append("scratch: which folder is on fast storage that all nodes see?")
     keys["ephemeral_ports"] = _ports()
     return {key: value for key, value in keys.items() if value is not None}, tuple(questions)
 

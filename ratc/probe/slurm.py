@@ -102,7 +102,10 @@ def _partition(fields: Mapping[str, str], hosts: list[str], config: Mapping[str,
     if plugin == "preempt/partition_prio":
         limits["preemption"] = _PREEMPTION.get(fields.get("PreemptMode", "OFF"))
     elif plugin == "preempt/qos":
-        questions.append("preemption: jobs are preempted by their QOS here: none, requeue, suspend or cancel?")
+        questions.append(
+            "preemption: Slurm preempts jobs by their QoS here; what happens to such a job: none, "
+            "requeue, suspend or cancel?"
+        )
     if limits.get("preemption"):
         limits["grace_seconds"] = _number(fields.get("GraceTime")) or None
     total = _number(fields.get("TotalNodes"))
@@ -123,14 +126,14 @@ def _forbidden(fields: Mapping[str, str], config: Mapping[str, str]) -> list[str
     questions = []
     state = fields.get("State", "UP")
     if state != "UP":
-        questions.append(f"state: the partition is {state} and starts no job now; will it be UP?")
+        questions.append(f"state: the partition is {state} and starts no jobs now; will it be UP again?")
     groups = _allowed(fields, "Groups")
     if groups:
         questions.append(f"groups: only members of {' and '.join(groups)} may submit; are you one?")
     for what, key in (("Accounts", "account"), ("Qos", "QOS")):
         denied = fields.get(f"Deny{what}", "")
         if denied not in ("", "(null)", "NONE", "N/A") and _allowed(fields, what) is None:
-            questions.append(f"{what.lower()}: jobs of the {key} {denied} are kept out; which is yours?")
+            questions.append(f"{what.lower()}: jobs of the {key} {denied} are refused; which is yours?")
     enforced = {word.strip().lower() for word in config.get("AccountingStorageEnforce", "none").split(",")}
     if enforced & {"associations", "limits", "qos", "safe", "all"}:
         questions.append("account_required: accounting is enforced here; must a job name its account?")

@@ -24,7 +24,7 @@ def chain(link: Link, depth: int = 0) -> str:
     if link.value.origin == "derived" and link.value.reason:
         lines.append(visible(f"{pad}  because: {redact(link.value.reason)}"))
     if link.is_above:
-        lines.append(f"{pad}  (what it was made from stands above)")
+        lines.append(f"{pad}  (its inputs are shown above)")
     quoted = _quoted(link.value)
     if quoted:
         lines.append(f"{pad}  | {quoted}")

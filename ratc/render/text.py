@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.markup import visible
@@ -51,7 +51,7 @@ def diagnostic(item: Diagnostic, colour: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _excerpt(span: Span, paint) -> list[str]:  # type: ignore[no-untyped-def]
+def _excerpt(span: Span, paint: Callable[[str, str], str]) -> list[str]:
     text = excerpt.line(span.source, span.line)
     number = str(span.line)
     pad = " " * len(number)

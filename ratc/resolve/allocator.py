@@ -28,7 +28,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         why = f"as {'`environment.variables` says' if own else 'the variables of the cluster say'}"
         context.derive(_PATH, said, why, f"spec:{_PATH}", source)
     elif decision is None:
-        context.derive(_PATH, NATIVE, "no prediction asks for expandable segments", f"spec:{_PATH}")
+        context.derive(_PATH, NATIVE, "the default: no prediction asks for expandable segments", f"spec:{_PATH}")
     else:
         because = (f"spec:{_PATH}", "hardware.memory_bytes", _OPEN)
         context.derive(_PATH, decision.allocator, decision.allocator_reason, *because)

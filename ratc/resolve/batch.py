@@ -47,7 +47,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     else:
         context.keep(_TARGET, under=_GLOBAL)
     if target > LARGEST:
-        message = f"global batch {target} is more than the largest, {LARGEST}"
+        message = f"global batch {target} is larger than ratc allows, {LARGEST}"
         span = settings[_BATCH].span or settings[_ACCUMULATION].span
         yield Diagnostic("R304", message, span, (context.values[_GLOBAL].reason,))
         return

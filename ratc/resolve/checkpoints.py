@@ -36,7 +36,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
                 "R223",
                 f"`asynchronous` has no effect: {shards} is used",
                 asked.span,
-                ("its ranks write their shards together, while training waits",),
+                ("all ranks write their shards together, while training waits",),
                 ("leave it at `auto`, or use `parallel.strategy: ddp`",),
                 Severity.WARNING,
             )

@@ -21,15 +21,15 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     quantization, aware = settings[f"{_AT}.quantization"], settings[f"{_AT}.aware"]
     if (begin.value is not None or settings[f"{_AT}.structured"].value) and not sparsity.value:
         span = begin.span or settings[f"{_AT}.structured"].span
-        yield Diagnostic("R352", "nothing is pruned: `sparsity` is 0", span, helps=("say how much: `sparsity: 0.5`",))
+        yield Diagnostic("R352", "nothing is pruned: `sparsity` is 0", span, helps=("set how much: `sparsity: 0.5`",))
         return
     if aware.value and quantization.value == "none":
-        helps = ("say how: `quantization: weight_only`",)
-        yield Diagnostic("R352", "nothing is quantized, and training is to be aware of it", aware.span, helps=helps)
+        helps = ("set `quantization: weight_only`",)
+        yield Diagnostic("R352", "`aware` is true, but `quantization` is none", aware.span, helps=helps)
         return
     while_training = begin.value is not None or aware.value
     if while_training and context.value("engine.deepspeed"):
-        message = "weights are pruned and rounded while training, and DeepSpeed keeps them in pieces of its own"
+        message = "pruning and rounding in training need whole weights, and DeepSpeed keeps them in pieces"
         helps = ("use `deepspeed: false`, or prune and quantize after training",)
         yield Diagnostic("R350", message, (begin if begin.value is not None else aware).span, helps=helps)
         return
@@ -38,7 +38,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     context.keep(f"{_AT}.quantization", f"{_AT}.aware")
     if settings[f"{_AT}.metric"].value is None:
         best = context.value("checkpoint.best_metric")
-        context.derive(f"{_AT}.metric", best, "the score that chooses the best epoch", "checkpoint.best_metric")
+        context.derive(f"{_AT}.metric", best, "the score that ranks checkpoints", "checkpoint.best_metric")
     else:
         context.keep(f"{_AT}.metric")
     context.keep(f"{_AT}.tolerance")
@@ -50,8 +50,13 @@ def _schedule(context: Context) -> Iterator[Diagnostic]:
     epochs = context.value("training.epochs")
     if begin.value is None:
         if end.value is not None:
-            helps = ("say when it begins: `begin_epoch`",)
-            yield Diagnostic("R351", "pruning after training has no last epoch", end.span, helps=helps)
+            helps = ("give its beginning: `begin_epoch`",)
+            yield Diagnostic(
+                "R351",
+                "`end_epoch` needs `begin_epoch`: without it, pruning is done after training",
+                end.span,
+                helps=helps,
+            )
         context.derive(path, None, "pruned after training", f"spec:{_AT}.begin_epoch")
         return
     if end.value is None:
@@ -67,4 +72,4 @@ def _schedule(context: Context) -> Iterator[Diagnostic]:
         message = f"pruning from epoch {begin.value} to {last} leaves no epoch of {epochs} to recover in"
         if begin.value > last:
             message = f"pruning would end in epoch {last}, before it begins in epoch {begin.value}"
-        yield Diagnostic("R351", message, end.span or begin.span, helps=("end before the training does",))
+        yield Diagnostic("R351", message, end.span or begin.span, helps=("choose an earlier `end_epoch`",))

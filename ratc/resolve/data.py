@@ -54,16 +54,16 @@ def _folds(context: Context) -> Iterator[Diagnostic]:
         message = f"there is no fold {index.value}: {number.value} folds are counted from 0"
         yield Diagnostic("R365", message, index.span or span, helps=(f"use 0 to {number.value - 1}",))
     if settings["task_type"].value == "multi":
-        helps = ("make a spec for each task",)
-        yield Diagnostic("R365", "the samples of several tasks are not divided into folds", span, helps=helps)
+        helps = ("write one spec for each task",)
+        yield Diagnostic("R365", "folds do not work with several tasks", span, helps=helps)
     if settings["data.dataset"].value == "volumes" and settings["data.args"].value.get("overlap"):
-        note = "the patches of val never do, and a fold's patches may be of either"
-        message = "with folds the patches of volumes do not overlap"
-        yield Diagnostic("R365", message, settings["data.args"].span or span, (note,), ("leave `overlap` out",))
+        note = "patches for validation never overlap, and in folds every patch is used for both"
+        message = "`overlap` does not work with `folds`: patches of volumes may not overlap there"
+        yield Diagnostic("R365", message, settings["data.args"].span or span, (note,), ("remove `overlap`",))
     try:
         re.compile(group.value or "")
     except re.error as error:
-        yield Diagnostic("R365", f"`group` is no regular expression: {error}", group.span)
+        yield Diagnostic("R365", f"`group` is not a valid regular expression: {error}", group.span)
     context.keep(*(f"{at}.{key}" for key in ("number", "index", "seed", "group")))
 
 
@@ -114,5 +114,5 @@ def _classes(context: Context) -> None:
     else:
         names = class_names(context.settings.get_as(str, "task_type"), classes)
         inputs = ("spec:data.num_classes", "spec:task_type")
-        context.derive("data.class_names", names, "the spec names no classes", *inputs)
+        context.derive("data.class_names", names, "the spec gives no names", *inputs)
     context.keep("data.ignore_index")

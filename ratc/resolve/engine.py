@@ -31,8 +31,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     apart = not optimizers.of(optimizer).zero
     wanted = asked.value or chosen == "deepspeed"
     if wanted and world == 1:
-        context.derive("engine.deepspeed", False, "one process: ZeRO has nothing to partition over", *inputs)
-        message = "`deepspeed` is not used with one process: ZeRO has nothing to partition over"
+        context.derive("engine.deepspeed", False, "one process: ZeRO needs several", *inputs)
+        message = "`deepspeed` is not used with one process: ZeRO needs several"
         yield Diagnostic("R307", message, (asked if asked.value else strategy).span, severity=Severity.WARNING)
     elif chosen in ("ddp", "fsdp2", "deepspeed"):
         why = f"the strategy is {chosen}"
@@ -51,15 +51,15 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("engine.deepspeed", use, why, *inputs)
     used = bool(context.value("engine.deepspeed"))
     if used and apart:
-        note = "ZeRO's memory is known for the two averages of Adam"
+        note = "ratc knows the memory of ZeRO only for Adam's optimizer states"
         span = settings["training.optimizer"].span or asked.span or strategy.span
-        helps = ("use `adamw` or `adam`, or set `deepspeed: false`",)
-        yield Diagnostic("R362", f"`optimizer: {optimizer}` does not go with DeepSpeed", span, (note,), helps)
+        helps = (f"use {optimizers.names(zero=True)}, or set `deepspeed: false`",)
+        yield Diagnostic("R362", f"`optimizer: {optimizer}` does not work with DeepSpeed", span, (note,), helps)
         return
     if used and context.value("training.precision") == "fp16" and not cuda:
         yield Diagnostic(
             "R302",
-            "DeepSpeed refuses fp16 on the CPU",
+            "DeepSpeed cannot train in fp16 on the CPU",
             settings["training.precision"].span,
             helps=("use `fp32` or `bf16`",),
         )
@@ -69,7 +69,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     elif settings["training.zero_stage"].value is not None:
         context.keep("training.zero_stage", under="engine.zero_stage")
     elif context.decision is not None:
-        why = "the lowest that needs no more accumulation"
+        why = "the lowest stage that needs no further accumulation"
         context.derive(
             "engine.zero_stage",
             context.decision.zero_stage,
@@ -88,14 +88,16 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     decision = context.decision
     bucket = decision.choice.estimate.strategy.bucket if decision else DEFAULT_BUCKET
     why = (
-        "no larger than the model" if bucket < DEFAULT_BUCKET else "a tenth of DeepSpeed's own, which is taken in full"
+        "not larger than the model"
+        if bucket < DEFAULT_BUCKET
+        else "a tenth of DeepSpeed's default, because the whole bucket is reserved"
     )
     left = (_PREDICTED,) if decision else ()
     context.derive("deepspeed.bucket_elements", bucket, why, "engine.deepspeed", *left)
     offload = settings["training.offload_optimizer"]
     if offload.value and used and context.value("engine.zero_stage") == 0:
-        message = "optimizer states can be offloaded from ZeRO stage 1 on"
-        yield Diagnostic("R307", message, offload.span, helps=("set `zero_stage: 1` or more",))
+        message = "`offload_optimizer` needs ZeRO stage 1 or higher"
+        yield Diagnostic("R307", message, offload.span, helps=("set `zero_stage: 1` or higher",))
         return
     if offload.value and not used:
         context.derive("engine.offload_optimizer", False, "DeepSpeed is not used", "engine.deepspeed")

@@ -15,7 +15,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     name = settings.get_as(str, "experiment_name")
     if settings["output_dir"].value is None:
         folder = f"outputs/{name}-debug" if settings["debug"].value else f"outputs/{name}"
-        context.derive("output_dir", folder, "outputs/ and the experiment's name", "spec:experiment_name")
+        context.derive("output_dir", folder, "`outputs/` and the name of the experiment", "spec:experiment_name")
     else:
         context.keep("output_dir")
     yield from ()

@@ -43,7 +43,13 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         if where is not None:
             note = f"the facts of {where} name no container runtime"
             helps = ("use `venv`, `conda` or `modules`, or add `container: apptainer` to the cluster's facts",)
-            yield Diagnostic("R401", "this cluster runs no containers", container.span, (note,), helps)
+            yield Diagnostic(
+                "R401",
+                "`environment.container` needs a container runtime, and the cluster has none",
+                container.span,
+                (note,),
+                helps,
+            )
 
 
 def _name(context: Context) -> None:
@@ -74,13 +80,13 @@ def _walltime(context: Context) -> Iterator[Diagnostic]:
     if walltime == 0:
         # Slurm would take it for no limit at all.
         span = settings["resources.walltime"].span
-        yield Diagnostic("R406", "a walltime of nothing: the job would have no time at all", span)
+        yield Diagnostic("R406", "`walltime` is 0: the job would have no time at all", span)
         return
     # Slurm may deliver the signal up to a minute early (sbatch(1), --signal).
     if walltime is not None and walltime <= lead.value + 60:
         message = (
             f"a walltime of {duration(walltime)} leaves no time to train: the job is told to save "
-            f"{duration(lead.value)} before its end, and up to a minute earlier"
+            f"{duration(lead.value)} before its end, or up to a minute earlier"
         )
         helps = (f"ask for more than {duration(lead.value + 60)}, or lower `checkpoint.stop_before_seconds`",)
         span = settings["resources.walltime"].span or lead.span
@@ -95,7 +101,12 @@ def _requeue(context: Context) -> None:
     elif not allowed.value:
         context.derive("job.requeue", False, f"{allowed.reason} does not allow it", *inputs)
     else:
-        context.derive("job.requeue", True, "a job out of time or preempted saves and goes on later", *inputs)
+        context.derive(
+            "job.requeue",
+            True,
+            "a job that is preempted or out of time saves a checkpoint and continues later",
+            *inputs,
+        )
     context.keep("checkpoint.max_restarts", under="job.max_restarts")
 
 

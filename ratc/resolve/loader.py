@@ -30,7 +30,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     context.derive(
         "data.persistent_workers",
         count > 0,
-        "loader processes live from epoch to epoch" if count else "no loader processes",
+        "loader processes are kept from epoch to epoch" if count else "no loader processes",
         "data.num_workers",
     )
     _prefetch(context, count)

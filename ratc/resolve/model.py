@@ -32,9 +32,9 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             context.derive(under, channels.value, "data.channels", "spec:data.channels")
         elif path == "model.stride" and settings[path].value is None:
             kernel = settings.get_as(int, "model.sga_kernel_size")
-            context.derive(under, max(1, kernel // 2), "half the kernel", "spec:model.sga_kernel_size")
+            context.derive(under, max(1, kernel // 2), "half the kernel size", "spec:model.sga_kernel_size")
         elif path == "model.spacing" and settings[path].value is None:
-            context.derive(under, 1.0, "in pixels: no spacing is given", "spec:model.spacing")
+            context.derive(under, 1.0, "pixels: no spacing is given", "spec:model.spacing")
         else:
             context.keep(path, under=under)
     given = settings["model.input_features"]
@@ -73,5 +73,5 @@ def _without_prediction(context: Context) -> tuple[str, str]:
     capability = context.value("hardware.compute_capability") or "0.0"
     attention = without_prediction(context.settings, samples, memory, capability)
     if attention == "full":
-        return "full", "no prediction says otherwise"
+        return "full", "the default: no prediction chose another"
     return attention, maps_alone(full_at_least(context.settings) * samples, memory, samples)

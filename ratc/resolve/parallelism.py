@@ -21,11 +21,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         return
     inputs: tuple[str, ...]
     if per_node is not None:
-        gpus, why, inputs = per_node, "as asked for", ("spec:resources.gpus_per_node",)
+        gpus, why, inputs = per_node, "as the spec asks", ("spec:resources.gpus_per_node",)
     elif total is not None:
         gpus, why, inputs = (
             total // nodes,
-            f"{total} GPUs over {nodes} nodes" if nodes > 1 else "as asked for",
+            f"{total} GPUs over {nodes} nodes" if nodes > 1 else "as the spec asks",
             ("spec:resources.num_gpus", "spec:resources.nodes"),
         )
     else:

@@ -17,11 +17,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     """Derive the program's values. Placeholders are filled in here, so that the lock shows the final arguments."""
     settings = context.settings
     if settings["data.data_dir"].value is None:
-        context.derive("data.data_dir", ".", "the spec names no folder of data: its own", "spec:data.data_dir")
+        context.derive("data.data_dir", ".", "the spec has no `data_dir`: its own folder", "spec:data.data_dir")
     else:
         context.keep("data.data_dir")
     context.keep("training.epochs", "checkpoint.resume")
-    context.derive("engine.deepspeed", False, "the program configures it itself", "spec:entrypoint.args")
+    context.derive("engine.deepspeed", False, "the program configures DeepSpeed itself", "spec:entrypoint.args")
     context.derive("engine.zero_stage", 0, "DeepSpeed is not used", "engine.deepspeed")
     yield from _launcher(context)
     handed = _handed(context)
@@ -29,7 +29,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     assert kind is not None
     first, *rest = program.words(settings)
     inputs = (f"spec:entrypoint.{kind}",)
-    context.derive("entrypoint.kind", kind, "what the `entrypoint` gives", *inputs)
+    context.derive("entrypoint.kind", kind, "from the `entrypoint`", *inputs)
     context.derive("entrypoint.program", first, "", *inputs)
     # With a range of nodes the lock's arguments are those of all: what differs is filled in at the start.
     left = (*program.AT_START, *program.OF_SIZE) if elastic.is_range(settings) else program.AT_START
@@ -49,7 +49,7 @@ def _launcher(context: Context) -> Iterator[Diagnostic]:
     settings = context.settings
     asked, command = settings["launcher"], program.kind(settings) == "command"
     if asked.value is None:
-        why = "a command starts its own processes" if command else "what PyTorch's own programs are started with"
+        why = "a command starts its own processes" if command else "the default for PyTorch programs"
         chosen = context.derive("entrypoint.launcher", _ONE_PER_NODE if command else "torchrun", why, "spec:launcher")
     else:
         context.keep("launcher", under="entrypoint.launcher")
@@ -60,5 +60,5 @@ def _launcher(context: Context) -> Iterator[Diagnostic]:
         message = f"`launcher: srun` needs Slurm, and there is none {where}"
         yield Diagnostic("R401", message, asked.span, helps=("use `torchrun`, `accelerate` or `none`",))
     if scheduler:
-        context.derive("job.launcher", chosen, "that of the program", "entrypoint.launcher")
+        context.derive("job.launcher", chosen, "the same as for the program", "entrypoint.launcher")
     context.derive("engine.use_accelerate", chosen == "accelerate", f"the launcher is {chosen}", "entrypoint.launcher")

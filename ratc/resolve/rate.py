@@ -35,14 +35,19 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     size = context.value("training.global_batch_size")
     if rule.value == "none":
         if asked.value == "auto" and base.value != size:
-            message = f"the learning rate was measured with a global batch of {base.value}, and this run's is {size}"
-            helps = ("measure again, or say how it scales: `learning_rate_scaling: sqrt` or `linear`",)
+            message = (
+                f"the learning rate was measured with a global batch of {base.value}, but the global batch is {size}"
+            )
+            helps = ("measure it again, or choose how it scales: `learning_rate_scaling: sqrt` or `linear`",)
             yield Diagnostic("R345", message, asked.span, helps=helps, severity=Severity.WARNING)
         return
     if base.value is None:
-        helps = ("say for which global batch it is: `base_batch_size`",)
+        helps = ("give the global batch size that it is for: `base_batch_size`",)
         yield Diagnostic(
-            "R346", "a learning rate that scales needs the batch size it is meant for", rule.span, helps=helps
+            "R346",
+            "`learning_rate_scaling` needs `base_batch_size`, the batch size that the learning rate is for",
+            rule.span,
+            helps=helps,
         )
         return
     if base.value != size:
@@ -52,15 +57,15 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 def _measured(context: Context) -> Iterator[Diagnostic]:
     """Take the rate that was measured under the spec's conditions. Code: R344."""
     asked, facts = context.settings[_PATH], context.facts
-    helps = ("`ratc tune lr` measures it, and writes it beside the spec",)
+    helps = ("run `ratc tune lr SPEC`, which measures it and writes it beside the spec",)
     if "rate.learning_rate" not in facts:
         yield Diagnostic("R344", "no learning rate was measured for this spec", asked.span, helps=helps)
         return
     if facts["rate.of"].value != conditions(context.settings):
-        note = "its model, data, loss or optimizer are others"
+        note = "it is for another model, data set, loss or optimizer"
         place = facts["rate.of"].span
         notes = (f"{note} ({place.place})" if place else note,)
-        message = "the learning rate beside the spec was measured for another one"
+        message = "the learning rate beside the spec was measured for another training"
         yield Diagnostic("R344", message, asked.span, notes, helps)
         return
     day, steps, size = (facts[f"rate.{key}"].value for key in ("date", "steps", "global_batch_size"))

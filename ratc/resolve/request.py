@@ -46,7 +46,7 @@ def _ask(context: Context, asked: Value, setting: str, fact: str, path: str, wha
     if has.value is None:
         context.derive(path, None, f"the {what} of a node are not known", *inputs)
     elif gpus == there:
-        context.derive(path, has.value, f"the whole node's {what}", *inputs)
+        context.derive(path, has.value, f"all {what} of the node", *inputs)
     else:
         share = max(1, has.value * gpus // there)
         context.derive(path, share, f"{gpus} of {there} GPUs: that share of the {what}", *inputs)

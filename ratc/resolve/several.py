@@ -31,7 +31,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         if part["data.class_names"].value is None:
             names = class_names(kind, part.get_as(int, "data.num_classes"))
             inputs = (f"spec:{at}.data.num_classes", f"spec:{at}.task_type")
-            context.derive(f"{at}.data.class_names", names, "the spec names no classes", *inputs)
+            context.derive(f"{at}.data.class_names", names, "the spec gives no names", *inputs)
         else:
             context.keep(f"{at}.data.class_names")
         context.keep(f"{at}.data.ignore_index")

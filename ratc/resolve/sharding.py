@@ -23,14 +23,14 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("parallel.strategy", decision.strategy, decision.strategy_reason, path)
     else:
         used = "deepspeed" if context.value("engine.deepspeed") else "ddp"
-        why = "nothing was predicted to compare: as without the key"
+        why = "there is no prediction to compare: the same as without the key"
         context.derive("parallel.strategy", used, why, "spec:parallel.strategy", "engine.deepspeed")
     if context.value("parallel.strategy") != "fsdp2":
         return
     if world == 1:
-        message = "`fsdp2` is not used with one process: there is nothing to shard over"
+        message = "`fsdp2` is not used with one process: sharding needs several"
         yield Diagnostic("R307", message, asked.span, severity=Severity.WARNING)
-        context.derive("parallel.strategy", "ddp", "one process: nothing to shard over", "parallel.world_size")
+        context.derive("parallel.strategy", "ddp", "one process: sharding needs several", "parallel.world_size")
         return
     found = list(_refused(context))
     yield from found
@@ -47,30 +47,30 @@ def conflicts(context: Context) -> Iterator[tuple[str, str, str]]:
     """Yield what FSDP2 does not go with: the key, the reason, and the help."""
     settings, precision = context.settings, context.value("training.precision")
     optimizer = settings.get_as(str, "training.optimizer")
-    if not optimizers.of(optimizer).elementwise:
-        yield "training.optimizer", f"`optimizer: {optimizer}` needs whole weights", "use `adamw`, `adam` or `sgd`"
+    if why := optimizers.of(optimizer).unsharded:
+        yield "training.optimizer", f"`optimizer: {optimizer}` {why}", f"use {optimizers.names(sharded=True)}"
     if precision == "fp16":
-        yield "training.precision", "the loss scale of fp16 is not kept over shards", "use `bf16` or `fp32`"
+        yield "training.precision", "ratc cannot scale the loss of fp16 over shards", "use `bf16` or `fp32`"
     if settings["parallel.mixed_precision"].value == "bf16" and precision != "bf16":
-        why = f"weights cannot be gathered in bf16 for a training in {precision}"
-        yield "parallel.mixed_precision", why, "set `precision: bf16`, or leave `mixed_precision` out"
+        why = f"weights cannot be gathered in bf16 if `precision` is {precision}"
+        yield "parallel.mixed_precision", why, "set `precision: bf16`, or remove `parallel.mixed_precision`"
     if not settings["training.use_accelerate"].value:
-        yield "training.use_accelerate", "ratc shards through Accelerate alone", "leave `use_accelerate` out"
+        yield "training.use_accelerate", "ratc needs Accelerate to shard", "remove `use_accelerate`"
     if settings["training.compile"].value:
-        yield "training.compile", "compiled graphs would hold the gathered weights", "leave `compile` out"
+        yield "training.compile", "compiled graphs would keep the gathered weights", "remove `compile`"
     if settings["parallel.offload"].value and context.value("hardware.device") == "cpu":
-        yield "parallel.offload", "there is no GPU to offload from", "leave `offload` out"
+        yield "parallel.offload", "there is no GPU to offload from", "remove `offload`"
     begin, aware = settings.get("compression.begin_epoch"), settings.get("compression.aware")
     if (begin is not None and begin.value is not None) or (aware is not None and aware.value):
         path = "compression.begin_epoch" if begin is not None and begin.value is not None else "compression.aware"
-        yield path, "weights are pruned and rounded while training", "prune and quantize after training"
+        yield path, "weights are pruned or rounded in training", "prune and quantize after training"
 
 
 def _refused(context: Context) -> Iterator[Diagnostic]:
     for path, why, instead in conflicts(context):
         given = context.settings[path]
         span = given.span or context.settings["parallel.strategy"].span
-        message = f"`strategy: fsdp2` does not go with this spec: {why}"
+        message = f"`strategy: fsdp2` does not work with this spec: {why}"
         yield Diagnostic("R363", message, span, helps=(instead, "or use `strategy: ddp`"))
 
 
@@ -96,11 +96,17 @@ def _mesh(context: Context, world: int) -> Iterator[Diagnostic]:
         if asked.value is not None:
             context.keep("parallel.shard_size", under="fsdp2.shard_size")
         else:
-            context.derive("fsdp2.shard_size", size, "those of a node", "parallel.processes_per_node", "fsdp2.shard")
+            context.derive(
+                "fsdp2.shard_size", size, "the processes of a node", "parallel.processes_per_node", "fsdp2.shard"
+            )
         return
     whose = "`shard_size`" if asked.value is not None else "a node"
-    copies = f"groups of {size} processes ({whose}) make no mesh of {world}"
-    why = f"{world} is not divisible by {size}" if world % size else "hybrid sharding needs several groups of several"
+    copies = f"groups of {size} processes ({whose}) cannot be formed of {world} processes"
+    why = (
+        f"{world} is not divisible by {size}"
+        if world % size
+        else "hybrid sharding needs several groups, each of several processes"
+    )
     sizes = ", ".join(map(str, possible))
     helps = (
         (f"use `shard_size: {sizes}`" if len(possible) == 1 else f"`shard_size` may be {sizes}",) if possible else ()

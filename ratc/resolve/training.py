@@ -43,15 +43,17 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     if settings["training.extensions"].value and not debug:
         yield from _extensions(context)
     used = optimizers.of(settings.get_as(str, "training.optimizer"))
-    if used.trains:
+    if used.about:
         context.derive(
-            "training.optimizer", settings["training.optimizer"].value, used.trains, "spec:training.optimizer"
+            "training.optimizer", settings["training.optimizer"].value, used.about, "spec:training.optimizer"
         )
     else:
         context.keep("training.optimizer")
     if ":" in context.value("training.optimizer"):
         context.keep_arguments("training.optimizer_args")
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
+    if used.betas is not None and not settings.given("training.betas"):
+        _betas(context, used)
     if settings["training.frozen"].value:
         context.keep("training.frozen")
     if "training.init_from.path" in settings:
@@ -177,6 +179,13 @@ def _init_from(context: Context) -> Iterator[Diagnostic]:
         why = "given" if digest is None else "given, and found"
         context.derive(f"{at}.digest", f"sha256:{asked}", why, f"spec:{at}.sha256")
     context.keep(*(f"{at}.{key}" for key in ("strict", "load", "skip")))
+
+
+def _betas(context: Context, used: optimizers.Optimizer) -> None:
+    """Derive the usual decay rates of an optimizer if they are not those that the spec has by itself."""
+    usual = list(used.betas or ())
+    if usual != context.value("training.betas"):
+        context.derive("training.betas", usual, f"the usual ones of {used.title}", "spec:training.optimizer")
 
 
 def _checkpointing(context: Context) -> None:

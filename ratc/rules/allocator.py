@@ -18,7 +18,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         found = options(text)
         backend, switch = found.get("backend", "native"), found.get(EXPANDABLE)
         if backend != "native":
-            message = f"`{name}` asks for the allocator `{backend}`, which no plan knows"
+            message = f"`{name}` asks for the allocator backend `{backend}`, which ratc does not support"
             yield Diagnostic("R227", message, variables.span, helps=("remove `backend` from it",))
         elif wrong := fault(text):
             message = f"`{name}` {wrong}: the run would end as soon as torch reads it"
@@ -30,15 +30,18 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             message = f"`{name}` sets {', '.join(f'`{one}`' for one in strange)}, which torch 2.13 does not know"
             yield Diagnostic("R227", message, variables.span, severity=Severity.WARNING)
         if moved := unfollowed(text):
-            message = f"no prediction of memory follows {', '.join(f'`{one}`' for one in moved)}, set by `{name}`"
-            note = "the run may need more than is predicted"
+            message = (
+                "the prediction of memory does not take into account "
+                f"{', '.join(f'`{one}`' for one in moved)}, set by `{name}`"
+            )
+            note = "the run may need more memory than is predicted"
             yield Diagnostic("R227", message, variables.span, (note,), severity=Severity.WARNING)
     own = variables.value or {}
     if cublas.NAME in own and (wrong := cublas.fault(str(own[cublas.NAME]))):
         yield Diagnostic("R227", f"`{cublas.NAME}` {wrong}", variables.span, severity=Severity.WARNING)
     if cublas.unfollowed(own):
-        message = f"no prediction of memory follows `{cublas.UNIFIED}: 0`"
-        note = "the run may need more than is predicted"
+        message = f"the prediction of memory does not take into account `{cublas.UNIFIED}: 0`"
+        note = "the run may need more memory than is predicted"
         yield Diagnostic("R227", message, variables.span, (note,), severity=Severity.WARNING)
     said = {allocator for text in given.values() if (allocator := implied(text))}
     if asked == "auto" and len(said) > 1:

@@ -31,9 +31,9 @@ def check(settings: Values) -> Iterator[Diagnostic]:
 
 def _unknown(name: str, span: Span | None) -> Diagnostic:
     if name in ELSEWHERE:
-        return Diagnostic("R220", f"`{name}` is no augmentation here", span, (ELSEWHERE[name],))
+        return Diagnostic("R220", f"`{name}` cannot be used as an augmentation", span, (ELSEWHERE[name],))
     helps = did_you_mean(name, TRANSFORMS) or ("there are " + ", ".join(f"`{known}`" for known in TRANSFORMS),)
-    note = f"names are those of torchvision {TORCHVISION} that move masks and boxes along"
+    note = f"augmentations are transforms of torchvision {TORCHVISION} that also change masks and boxes"
     return Diagnostic("R220", f"no augmentation is called `{name}`", span, (note,), helps)
 
 
@@ -56,10 +56,12 @@ def _suits(name: str, arguments: dict[str, Any], span: Span | None, settings: Va
     size, wanted = arguments.get("size"), settings["data.image_size"].value
     if not own_data and size is not None and _sides(size) != _sides(wanted):
         message = f"`{name}` gives images of {_sides(size)}, and `image_size` is {_sides(wanted)}"
-        yield Diagnostic("R222", message, span, helps=("leave `size` out: it is the image's",))
+        yield Diagnostic("R222", message, span, helps=("leave `size` out: it is `image_size`",))
     dataset = settings["data.dataset"].value
     if name == "RandomDepthFlip" and DIMENSIONS.get(dataset) == 2:
-        yield Diagnostic("R222", f"`RandomDepthFlip` needs volumes, and `{dataset}` has flat images", span)
+        yield Diagnostic(
+            "R222", f"`RandomDepthFlip` needs volumes, and the data set `{dataset}` holds flat images", span
+        )
     if own_data or settings["data.channels"].value != 1:
         return
     # Only of images that are known to be grey.

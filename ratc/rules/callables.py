@@ -18,6 +18,6 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     for path, value in named(settings):
         top = str(value.value).partition(":")[0].partition(".")[0]
         if top in sys.stdlib_module_names:
-            message = f"`{path}` names `{value.value}`, and `{top}` is a module of Python's standard library"
+            message = f"`{path}` is `{value.value}`, but `{top}` is a module of Python's standard library"
             helps = (f"name a callable of your own; if it is in a file `{top}.py`, give the file another name",)
             yield Diagnostic("R356", message, value.span, helps=helps)

@@ -19,26 +19,26 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         return
     ignored = settings["data.ignore_index"]
     if ignored.value is not None and classes == 1:
-        message = "`ignore_index` needs `num_classes` from 2 on: a mask of one class is cut at half its range"
+        message = "`ignore_index` needs `num_classes` of 2 or more: a mask of one class is divided at half its range"
         helps = ("set `num_classes: 2` for masks of 0 and 1, or remove it",)
         yield Diagnostic("R211", message, ignored.span, helps=helps)
     elif ignored.value is not None and ignored.value < classes:
         message = f"`ignore_index` {ignored.value} is one of the {classes} classes, which are 0 to {classes - 1}"
-        helps = (f"use a number from {classes} on, as 255",)
+        helps = (f"use a number of {classes} or more, such as 255",)
         yield Diagnostic("R211", message, ignored.span, helps=helps)
     loss = settings["training.loss"]
     given = settings["data.num_classes"].span
     if loss.value == "bce" and classes > 1:
-        message = f"the loss `bce` is of one class, and there are {classes}"
+        message = f"the loss `bce` is for one class, and `num_classes` is {classes}"
         yield Diagnostic("R212", message, loss.span or given, helps=("use `cross_entropy`, `dice` or `combined`",))
     if loss.value == "cross_entropy" and classes == 1:
-        message = "the loss `cross_entropy` is of several classes, and `num_classes` is 1"
+        message = "the loss `cross_entropy` is for several classes, and `num_classes` is 1"
         helps = ("use `bce`, `dice` or `combined`, or set `data.num_classes`",)
         yield Diagnostic("R212", message, loss.span or given, helps=helps)
     for path in ("checkpoint.best_metric", "training.early_stopping.metric"):
         score = settings.get(path)
         if score and str(score.value).startswith("hausdorff") and not settings["evaluation.hausdorff"].value:
-            message = f"`{path.rpartition('.')[2]}: {score.value}` is a score that the runs do not make"
+            message = f"`{path.rpartition('.')[2]}: {score.value}` is a score that the run does not compute"
             yield Diagnostic("R214", message, score.span, helps=("set `evaluation.hausdorff: true`",))
 
 
@@ -58,8 +58,10 @@ def _lists(settings: Values, classes: int) -> Iterator[Diagnostic]:
         elif (
             key == "classes" and given is not None and names.value is not None and names.value != list(map(str, given))
         ):
-            message = "`class_names` and `classes` of `data.args` name the classes in other ways"
-            yield Diagnostic("R211", message, names.span, helps=("write the same names in the same order",))
+            message = "`data.class_names` and `classes` in `data.args` give different names of classes"
+            yield Diagnostic(
+                "R211", message, names.span, helps=("write the same names in the same order, or remove one of them",)
+            )
 
 
 def _names(settings: Values, classes: int) -> Iterator[Diagnostic]:
@@ -81,5 +83,5 @@ def _names(settings: Values, classes: int) -> Iterator[Diagnostic]:
     looks = [" ".join(name.split()) for name in names.value]
     double = next((look for number, look in enumerate(looks) if look in looks[:number]), None)
     if double is not None:
-        message = f"two classes are called `{double}`"
-        yield Diagnostic("R211", message, names.span, helps=("give each a name of its own",))
+        message = f"two classes have the name `{double}`"
+        yield Diagnostic("R211", message, names.span, helps=("give each class a name of its own",))

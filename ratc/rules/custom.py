@@ -19,4 +19,4 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     if built_in:
         span = next((settings[path].span for path in built_in if settings[path].span), task.span)
         message = f"a custom task has no built-in {', '.join(f'`{path}`' for path in built_in)}"
-        yield Diagnostic("R226", message, span, helps=("name your own, `package.module:callable`",))
+        yield Diagnostic("R226", message, span, helps=("write your own and name it as `package.module:callable`",))

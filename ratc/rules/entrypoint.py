@@ -18,7 +18,9 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     if not program.is_program(settings):
         launcher = settings["launcher"]
         if launcher.value in ("srun", "none"):
-            message = f"`launcher: {launcher.value}` is for an `entrypoint`; the built-in loop starts its own way"
+            message = (
+                f"`launcher: {launcher.value}` needs an `entrypoint`; the built-in loop does not start in this way"
+            )
             yield Diagnostic("R242", message, launcher.span, helps=("use `accelerate` or `torchrun`",))
         return
     yield from _one_program(settings)
@@ -39,24 +41,24 @@ def _one_program(settings: Values) -> Iterator[Diagnostic]:
 def _placeholders(settings: Values) -> Iterator[Diagnostic]:
     for value, text in program.names(settings):
         for name in program.placeholders(text)[:1]:
-            message = f"`${{{name}}}` stands in the program's own name, which holds no placeholders"
-            instead = "write the name out; placeholders are for the arguments"
+            message = f"`${{{name}}}` stands in the name of the program, where no placeholders are filled in"
+            instead = "write the whole name; placeholders work in `entrypoint.args` only"
             yield Diagnostic("R243", message, _where(value, f"${{{name}}}"), helps=(instead,))
     for value, text in program.texts(settings):
         for name in program.placeholders(text):
             if name not in program.NAMES:
-                message = f"`${{{name}}}` names nothing that the plan has"
-                helps = did_you_mean(name, program.NAMES) or (f"there are {', '.join(program.NAMES)}",)
-                helps = (*helps, f"for the text itself write `$${{{name}}}`")
+                message = f"`${{{name}}}` is not a known placeholder"
+                helps = did_you_mean(name, program.NAMES) or (f"the placeholders are {', '.join(program.NAMES)}",)
+                helps = (*helps, f"for the text itself, write `$${{{name}}}`")
                 yield Diagnostic("R243", message, _where(value, f"${{{name}}}"), helps=helps)
         if text[:1] in _QUOTES and text[-1:] == text[:1] and len(text) > 1:
-            message = f"the argument `{text}` is passed on with its quotes: no shell reads it"
+            message = f"the argument `{text}` keeps its quotes: no shell reads it"
             span = _where(value, text)
-            yield Diagnostic("R244", message, span, helps=("leave them out",), severity=Severity.WARNING)
+            yield Diagnostic("R244", message, span, helps=("leave the quotes out",), severity=Severity.WARNING)
         elif text.startswith("-") and " " in text.strip() and program.placeholders(text):
             message = f"`{text}` is one argument, with a space in it: no shell splits it"
             parts = ", ".join(f'"{part}"' if program.placeholders(part) else part for part in text.split())
-            helps = (f"write an entry for each: `[{parts}]`",)
+            helps = (f"write one entry for each argument: `[{parts}]`",)
             yield Diagnostic("R244", message, _where(value, text), helps=helps, severity=Severity.WARNING)
 
 
@@ -80,13 +82,13 @@ def _of_the_loop(settings: Values) -> Iterator[Diagnostic]:
         asked = next((settings[name] for name in given if settings.given(name) and settings[name].value), None)
         refused |= set(given)
         if asked is not None:
-            message = f"`{path}` is of the built-in loop, which the `entrypoint` replaces"
-            yield Diagnostic("R245", message, asked.span, helps=("take it out, or do it in the program",))
+            message = f"`{path}` belongs to the built-in loop, which the `entrypoint` replaces"
+            yield Diagnostic("R245", message, asked.span, helps=("remove it, or do it in the program",))
     rate = settings["training.learning_rate"]
     if rate.value == "auto":
         message = "`learning_rate: auto` was measured with the built-in loop, which the `entrypoint` replaces"
         yield Diagnostic("R245", message, rate.span, helps=("give a number",))
     for path in settings:
         if path not in refused and not program.is_used(path) and settings.given(path):
-            message = f"`{path}` has no effect: it is of the built-in loop, which the `entrypoint` replaces"
+            message = f"`{path}` has no effect: it belongs to the built-in loop, which the `entrypoint` replaces"
             yield Diagnostic("R207", message, settings[path].span, severity=Severity.WARNING)

@@ -23,11 +23,11 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     strategy, deepspeed = settings["parallel.strategy"], settings["training.deepspeed"]
     if strategy.value is not None and deepspeed.value not in (None, strategy.value == "deepspeed"):
         word = str(deepspeed.value).lower()
-        message = f"`strategy: {strategy.value}` and `deepspeed: {word}` do not agree"
+        message = f"`strategy: {strategy.value}` and `deepspeed: {word}` contradict each other"
         yield Diagnostic("R201", message, strategy.span, helps=("keep `parallel.strategy`",))
     total, per_node = settings["resources.num_gpus"], settings["resources.gpus_per_node"]
     nodes = settings.get_as(int, "resources.nodes")
     if total.value is not None and per_node.value is not None and total.value != per_node.value * nodes:
         note = f"{nodes} node{'s' if nodes > 1 else ''} x {per_node.value} = {nodes * per_node.value}"
-        message = f"`num_gpus: {total.value}` and `gpus_per_node: {per_node.value}` do not agree"
+        message = f"`num_gpus: {total.value}` and `gpus_per_node: {per_node.value}` contradict each other"
         yield Diagnostic("R201", message, total.span or per_node.span, (note,), ("keep one of them",))

@@ -22,7 +22,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         near = [str(n) for n in (features.value // step * step, -(-features.value // step) * step) if n]
         shares = "an even number of features for each head" if heads.value > 1 else "an even number of features"
         message = f"{features.value} features cannot be split over {heads.value} heads: RAT needs {shares}"
-        default = "" if heads.span else f"`num_heads` is {heads.value} if it is not given"
+        default = "" if heads.span else f"`model.num_heads` is not given, and its default is {heads.value}"
         fix = f"use `feature_dims` {' or '.join(near)}"
         if features.value % 2 == 0:
             fix += f", or `num_heads` {_largest_divisor(features.value // 2, heads.value)}"

@@ -40,13 +40,13 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         (
             ":" not in optimizer and settings["training.optimizer_args"].value,
             "training.optimizer_args",
-            f"the optimizer is `{optimizer}`, whose values are keys of their own",
+            f"the optimizer is `{optimizer}`, whose arguments are keys of `training`",
         ),
         (known.momentum is None, "training.momentum", f"the optimizer is `{optimizer}`"),
         (
             patience is not None and patience.value >= settings.get_as(int, "training.epochs"),
             "training.early_stopping.patience",
-            "there are no more `epochs` than that",
+            "it is not smaller than `epochs`",
         ),
         (scheduler != "cosine", "training.min_learning_rate", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_epochs", f"the schedule is `{scheduler}`"),

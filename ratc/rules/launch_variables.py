@@ -18,7 +18,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         why = launch_variables.reason(name)
         if why is not None:
             instead = launch_variables.FOLDERS.get(name)
-            help_text = "remove it, and set the key of `training` or `resources` instead"
+            help_text = "remove it, and set the key of `training` or `resources` for it instead"
             if instead:
                 help_text = f"set `{instead}`"
             elif name in launch_variables.DEVICES:

@@ -17,5 +17,5 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         if isinstance(rate.value, (int, float)) and rate.value > optimizer.largest_rate:
             message = f"`{name}` {rate.value:g} is far above the usual rates of {optimizer.title}"
             notes = (optimizer.rates.format(optimizer.title),)
-            helps = ("lower it; `ratc tune lr SPEC` measures one for a spec",)
+            helps = ("use a lower one; `ratc tune lr SPEC` measures a learning rate for a spec",)
             yield Diagnostic("R241", message, rate.span, notes, helps, Severity.WARNING)

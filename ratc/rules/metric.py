@@ -17,10 +17,10 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     own = settings["evaluation.scores"]
     if twice := [name for name in own.value or {} if name in known]:
         message = f"`{twice[0]}` is a score of {task} already"
-        yield Diagnostic("R225", message, own.span, helps=("give yours another name",))
+        yield Diagnostic("R225", message, own.span, helps=("give your score another name",))
     if own.value and task == "multi":
-        message = "several tasks take no scores of your own"
-        yield Diagnostic("R225", message, own.span, helps=("make a spec for each task",))
+        message = "scores of your own do not work with several tasks"
+        yield Diagnostic("R225", message, own.span, helps=("write one spec for each task",))
     known = (*known, *(own.value or {}))
     # The others are there if the spec has such sections.
     others = (settings.get(path) for path in ("training.early_stopping.metric", "compression.metric"))

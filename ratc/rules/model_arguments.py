@@ -50,7 +50,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
                 message = f"`{key}` is an argument of the built-in model `rat`, not of `{name}`"
                 yield Diagnostic("R203", message, settings[path].span, helps=(f"move it: `args: {{{key}: …}}`",))
     elif settings["model.output"].value is not None:
-        message = "`output` is for custom models; the output of `rat` is known"
+        message = "`model.output` is for custom models, not for `rat`"
         yield Diagnostic("R203", message, settings["model.output"].span, helps=("remove it",))
     for owner, args, built_in in _PAIRS:
         if settings[owner].value == built_in and settings[args].value:

@@ -19,6 +19,6 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         message = f"{len(given)} scales are given, but `model.multi_scale` is off"
         yield Diagnostic("R204", message, scales.span, helps=("set `model.multi_scale: true`, or remove `scales`",))
     if given and (given[0] != 1.0 or sorted(set(given), reverse=True) != given):
-        message = "scales must start at 1.0 and fall"
+        message = "`scales` must start at 1.0 and get smaller"
         better = sorted({1.0, *given}, reverse=True)
         yield Diagnostic("R204", message, scales.span, helps=(f"write `scales: {better}`",))

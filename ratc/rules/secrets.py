@@ -24,11 +24,14 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             name = place.removeprefix(f"{_VARIABLES}.")
             if name != place:
                 message = f"the variable `{redact(name)}` looks like it holds a secret"
-                helps = (f"name it instead, and set it in the shell that submits: `secrets: [{redact(name)}]`",)
+                helps = (
+                    f"remove it, set the variable in the shell that submits, and name it in the spec: `secrets: "
+                    f"[{redact(name)}]`",
+                )
             else:
                 message = f"`{redact(place)}` looks like it holds a secret"
                 helps = (
-                    "set a variable in the shell that submits, name it under `environment.secrets`, and read it from "
-                    "the environment where it is used",
+                    "set a variable in the shell that submits, name it under `environment.secrets`, and read it in "
+                    "your code with `os.environ`",
                 )
             yield Diagnostic("R205", message, value.span, helps=helps)

@@ -14,8 +14,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     task, tasks = settings["task_type"], settings["tasks"]
     if task.value != "multi":
         if tasks.value is not None:
-            message = f"`tasks` belong to `task_type: multi`, and this is {task.value}"
-            helps = ("set `task_type: multi`, or remove them",)
+            message = f"`tasks` needs `task_type: multi`, and `task_type` is {task.value}"
+            helps = ("set `task_type: multi`, or remove `tasks`",)
             yield Diagnostic("R340", message, tasks.span, helps=helps)
         return
     if tasks.value is None:
@@ -24,6 +24,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         return
     for key, path in OWN.items():
         if key != "task_type" and settings.given(path) and settings[path].value is not None:
-            message = f"`{path}` is of one task, and this spec has several"
-            helps = (f"say it for each: `tasks: {{NAME: {{{key.replace('.', ': {', 1)}: …}}{'}' * key.count('.')}}}`",)
+            message = f"`{path}` is for a spec with one task, and this spec has several"
+            helps = (
+                f"give it for each task: `tasks: {{NAME: {{{key.replace('.', ': {', 1)}: …}}{'}' * key.count('.')}}}`",
+            )
             yield Diagnostic("R341", message, settings[path].span, helps=helps)

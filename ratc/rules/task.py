@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog.tasks import DATASETS, LOSSES, WITHOUT_BACKGROUND
+from ratc.catalog.tasks import DATASETS, LOSSES, TASKS, WITHOUT_BACKGROUND
 from ratc.diagnostics import Diagnostic
 from ratc.memory.images import dims
 from ratc.plan import Values
-
-#: What the classes of a task are of, and the number of what they are as many as.
-_CLASSES = {
-    "detection": ("objects", "`categories` in the annotations"),
-    "classification": ("images", "folders of classes, or of labels in the table"),
-}
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
@@ -28,25 +22,25 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     if task == "detection":
         if dims(settings) != 2:
             span = settings["model.spatial_dims"].span or settings["data.image_size"].span
-            message = "detection is of images, and this is 3D"
+            message = "detection needs 2D images, and `model.spatial_dims` is 3"
             yield Diagnostic("R218", message, span, helps=("set `spatial_dims: 2`",))
         return
     for path in ("detection.queries", "detection.decoder_layers"):
         if settings.given(path):
-            message = f"`{path}` belongs to `task_type: detection`, and this is {task}"
-            yield Diagnostic("R218", message, settings[path].span, helps=("remove it, or set the task",))
+            message = f"`{path}` needs `task_type: detection`, and `task_type` is {task}"
+            yield Diagnostic("R218", message, settings[path].span, helps=("remove it, or set `task_type`",))
 
 
 def _number(settings: Values, task: str) -> Iterator[Diagnostic]:
     """Check that the number of classes is given, and that classification has two or more."""
     number = settings["data.num_classes"]
     if not settings.given("data.num_classes"):
-        of, counted = _CLASSES[task]
+        of, counted = TASKS[task].counts or ("", "")
         message = f"{task} needs `data.num_classes`, the number of classes of {of}"
         yield Diagnostic("R217", message, settings["task_type"].span, helps=(f"set it to the number of {counted}",))
     elif task == "classification" and number.value < 2:
-        message = f"classification needs `data.num_classes` from 2 on, and it is {number.value}"
-        helps = ("of two classes, give both: each image is of one of them",)
+        message = f"classification needs `data.num_classes` of 2 or more, and it is {number.value}"
+        helps = ("for two classes, set 2: each image has one of them",)
         yield Diagnostic("R217", message, number.span, helps=helps)
 
 
@@ -54,8 +48,8 @@ def _of_segmentation(settings: Values, task: str) -> Iterator[Diagnostic]:
     """Check that other tasks have no keys for ignored pixels or surface distances."""
     for path in ("data.ignore_index", "evaluation.hausdorff"):
         if settings[path].value:
-            message = f"`{path}` belongs to `task_type: segmentation`, and this is {task}"
-            yield Diagnostic("R218", message, settings[path].span, helps=("remove it, or set the task",))
+            message = f"`{path}` needs `task_type: segmentation`, and `task_type` is {task}"
+            yield Diagnostic("R218", message, settings[path].span, helps=("remove it, or set `task_type`",))
 
 
 def _of_task(
@@ -65,6 +59,6 @@ def _of_task(
     name = settings[path]
     if name.value is None or ":" in str(name.value) or name.value in known[task]:
         return
-    message = f"the built-in {what} `{name.value}` is not of {task}"
+    message = f"the built-in {what} `{name.value}` is not for {task}"
     takes = " or ".join(f"`{one}`" for one in known[task])
     yield Diagnostic(code, message, name.span or settings["task_type"].span, helps=(f"use {takes}",))

@@ -35,17 +35,17 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         if not isinstance(text, str):
             continue
         if path in keys.paths("folder") and (match := _ADDRESS.search(text)):
-            message = f"`{path}` is an address (`{match[1]}://`), which is taken as a folder's name"
+            message = f"`{path}` is an address (`{match[1]}://`), but it is read as the name of a folder"
             advice = "copy the data to a file system, or mount it there, and name that folder"
             yield Diagnostic("R234", message, settings[path].span, (), (advice,), Severity.WARNING)
         elif match := _TEMPLATE.search(text) or _PLACEHOLDER.search(text):
-            message = f"`{path}` holds `{match[0]}`, which nothing fills in: it is taken as a name"
+            message = f"`{path}` holds `{match[0]}`, which is not expanded: it is read as part of a name"
             helps = tuple(_instead(path, option, text))
             yield Diagnostic("R234", message, settings[path].span, (), helps, Severity.WARNING)
     for path in _FREE:
         for name, text in (settings[path].value or {}).items():
             if isinstance(text, str) and "\n" not in text and (match := _TEMPLATE.search(text)):
-                message = f"`{name}` of `{path}` holds `{match[0]}`, which nothing fills in: it is taken as it is"
+                message = f"`{name}` of `{path}` holds `{match[0]}`, which is not expanded: it is used unchanged"
                 helps = ("write the value itself, or export it in a line of `environment.setup`",)
                 yield Diagnostic("R234", message, settings[path].span, (), helps, Severity.WARNING)
 
@@ -55,7 +55,7 @@ def _instead(path: str, option: str, text: str) -> Iterator[str]:
     if "{{" in text or "~" in text.partition("/")[0] or _PLACEHOLDER.search(text):
         yield "write the path itself"
         return
-    yield f"write the path itself, or let your shell fill it in: `{option.format(filled)}`"
+    yield f"write the path itself, or let your shell expand it: `{option.format(filled)}`"
     if path == "data.data_dir":
         yield f'or name the folder when the job starts: `export RAT_DATA_DIR="{filled}"`'
 

@@ -79,7 +79,7 @@ def inside(environment: Mapping[str, str]) -> tuple[Dialect, str] | None:
 def detect(target: str | None, timeout: float) -> tuple[Scheduler | None, tuple[Diagnostic, ...]]:
     """The scheduler of this machine, or of ``target``, if its controller answers. Codes: R410, R413."""
     if target == "local":
-        message = "the target `local` has no queue to submit to"
+        message = "the target `local` has no scheduler to submit to"
         return None, (Diagnostic("R410", message, helps=("`ratc train SPEC` compiles for this machine and runs it",)),)
     wanted = {target: DIALECTS[target]} if target else DIALECTS
     here = {name: dialect for name, dialect in wanted.items() if not _missing(dialect)}
@@ -95,7 +95,9 @@ def detect(target: str | None, timeout: float) -> tuple[Scheduler | None, tuple[
             found.append(Scheduler(name, dialect, cluster))
     if len(found) > 1:
         both = " and ".join(scheduler.dialect.name for scheduler in found)
-        helps = tuple(f"`--target {scheduler.target}` takes {scheduler.dialect.name}" for scheduler in found)
+        helps = tuple(
+            f"choose one: `--target {scheduler.target}` submits to {scheduler.dialect.name}" for scheduler in found
+        )
         return None, (Diagnostic("R410", f"{both} both answer on this machine", helps=helps),)
     return (found[0], ()) if found else (None, tuple(silent))
 

@@ -58,8 +58,8 @@ def read(folder: str) -> tuple[tuple[Submission, ...], tuple[Diagnostic, ...]]:
     except (OSError, ValueError):
         found = None
     if found is None:
-        message = f"`{path}` cannot be read: earlier submissions from here are unknown"
-        return (), (Diagnostic("R412", message, helps=("look at the queue, and remove the file",)),)
+        message = f"`{path}` cannot be read: earlier submissions from this folder are unknown"
+        return (), (Diagnostic("R412", message, helps=("check the queue for earlier jobs, then remove the file",)),)
     return found, ()
 
 

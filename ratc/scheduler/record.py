@@ -61,18 +61,20 @@ def objection(former: Submission, state: str | None, lock: str, dialect: Dialect
     when = f"submitted on {former.time} from {former.host}"
     same = former.lock == lock
     if former.job is None and same:
-        message = f"this may be in the queue already: {dialect.name} never answered a former submission"
-        helps: tuple[str, ...] = (f"look for it with `{dialect.queue()}`; `--again` submits it if it is not there",)
+        message = f"this job may be in the queue already: {dialect.name} did not answer an earlier submission"
+        helps: tuple[str, ...] = (
+            f"look for it with `{dialect.queue()}`; if it is not there, submit it with `--again`",
+        )
     elif state is None:
         return None
     elif same:
-        message = f"this is submitted already: job {former.job} is {state}"
-        helps = (f"`{dialect.cancel(former.job or '')}` takes it back; `--again` submits another one",)
+        message = f"this job was already submitted: job {former.job} is {state}"
+        helps = (f"cancel it with `{dialect.cancel(former.job or '')}`, or submit another one with `--again`",)
     else:
-        message = f"job {former.job} is {state} and needs the files that this would replace"
+        message = f"job {former.job} is {state} and needs the files that this submission would replace"
         helps = (
-            f"`{dialect.cancel(former.job or '')}` takes it back",
-            "another `experiment_name`, or `-o DIR`, keeps the files of both",
+            f"cancel it with `{dialect.cancel(former.job or '')}`",
+            "or use another `experiment_name`, or `-o DIR`, to keep the files of both",
         )
     severity = Severity.WARNING if again else Severity.ERROR
     return Diagnostic("R412", message, None, (when,), () if again else helps, severity)

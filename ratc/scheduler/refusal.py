@@ -30,9 +30,9 @@ def refusal(answer: Answer, settings: Values, submitted: bool) -> Diagnostic:
     span = _span(words, settings)
     verb = "refused the job" if submitted else "would refuse the job"
     reason = _reason(words)
-    message = f"the scheduler {verb}: {_plain(reason)}" if words else f"the scheduler {verb} without a word"
+    message = f"the scheduler {verb}: {_plain(reason)}" if words else f"the scheduler {verb} and gave no reason"
     notes = tuple(f"{answer.command} said: {word}" for word in words if word != reason)
-    look = "look at the script's request: the scheduler reads its first lines"
+    look = "check the request in the first lines of the script, which the scheduler reads"
     helps = (look,) if span is None else ()
     return Diagnostic("R414", message, span, notes, helps)
 

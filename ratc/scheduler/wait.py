@@ -30,7 +30,7 @@ def wait(scheduler: Scheduler, job: str, timeout: float) -> tuple[int | None, tu
         if tasks is None:
             unanswered += 1
             if unanswered >= _PATIENCE:
-                return None, (_lost(job, f"{scheduler.dialect.name} does not answer any more", answer.words),)
+                return None, (_lost(job, f"{scheduler.dialect.name} no longer answers", answer.words),)
         elif tasks:
             unanswered = 0
             # The earlier status of a requeued task does not count; a forgotten task keeps its last one.
@@ -41,7 +41,7 @@ def wait(scheduler: Scheduler, job: str, timeout: float) -> tuple[int | None, tu
         elif ended:
             return max(task.status or 0 for task in ended.values()), ()
         else:
-            return None, (_lost(job, f"{scheduler.dialect.name} has forgotten it", answer.words),)
+            return None, (_lost(job, f"{scheduler.dialect.name} no longer knows it", answer.words),)
         said = _states(tasks or ())
         if said and said != shown:
             say(f"job {job}: {said}")
@@ -58,5 +58,5 @@ def _states(tasks: Iterable[Task]) -> str:
 
 
 def _lost(job: str, why: str, words: tuple[str, ...]) -> Diagnostic:
-    helps = ("the job's log in the spec's folder, and `results.json` in its output folder, say how it ended",)
-    return Diagnostic("R416", f"how job {job} ended is not known: {why}", notes=words, helps=helps)
+    helps = ("look at the job's log in the spec's folder, and at `results.json` in its output folder",)
+    return Diagnostic("R416", f"it is not known how job {job} ended: {why}", notes=words, helps=helps)

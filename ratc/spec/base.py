@@ -80,7 +80,7 @@ Pattern = Annotated[
         min_length=1,
         max_length=200,
         pattern=r"^[A-Za-z0-9_.*?\[\]!-]+$",
-        json_schema_extra={"form": "use letters, digits, `_`, `.`, and the signs of patterns `*?[]!-`"},
+        json_schema_extra={"form": "use letters, digits, `_`, `.` and the pattern characters `*?[]!-`"},
     ),
 ]
 Arguments = dict[Variable, Any]

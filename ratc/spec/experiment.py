@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from ratc.catalog.tasks import TaskType
 from ratc.spec.base import KeyPath, Name, PositiveInt, Section, TaskName, Text
 from ratc.spec.compression import Compression
 from ratc.spec.data import Data
@@ -31,18 +32,24 @@ class Sweep(Section):
 
     grid: dict[KeyPath, Annotated[list[Any], Field(min_length=1)]] | None = Field(
         None,
-        description="Values to combine, by key: every combination is a point, the last key varies fastest.",
+        description="Values to combine, by key. Every combination is a point of the array; the last key varies "
+        "fastest.",
         examples=[{"training.learning_rate": [1e-4, 3e-4], "seed": [1, 2, 3]}],
     )
     entries: list[dict[KeyPath, Any]] | None = Field(
-        None, alias="list", description="Points, one after the other.", examples=[[{"seed": 1}, {"seed": 2}]]
+        None,
+        alias="list",
+        description="Points of the array in their order, each a mapping of keys to values.",
+        examples=[[{"seed": 1}, {"seed": 2}]],
     )
     points: dict[Name, dict[KeyPath, Any]] | None = Field(
-        None, description="Points by name.", examples=[{"small": {"model.feature_dims": 64}}]
+        None,
+        description="Points of the array by name, each a mapping of keys to values.",
+        examples=[{"small": {"model.feature_dims": 64}}],
     )
     max_parallel: Annotated[
-        PositiveInt | None, Key((Effect.PLACEMENT,), "more or fewer points at a time", script=True)
-    ] = Field(None, description="Points that may run at the same time.", examples=[4])
+        PositiveInt | None, Key((Effect.PLACEMENT,), "more or fewer points run at the same time", script=True)
+    ] = Field(None, description="Largest number of points that run at the same time.", examples=[4])
 
 
 class Spec(Section):
@@ -77,34 +84,35 @@ class Spec(Section):
         ),
     ] = Field(
         ...,
-        description="Names the run and its folders: letters, digits, `.`, `_` and `-`.",
+        description="Name of the run and of its folders: letters, digits, `.`, `_` and `-`.",
         examples=["isic-rat-128"],
     )
     description: Annotated[str, Key((Effect.COSMETIC,), "words only", memory="apart")] = Field(
-        "", description="One line for people."
+        "", description="One line that tells people what the run is for."
     )
     task_type: Annotated[
-        Literal["segmentation", "detection", "classification", "custom", "multi"],
+        TaskType,
         Key(LEARNT, "another task", memory="depends", rate=True, option="experiment-type", order=20),
     ] = Field(
         "segmentation",
-        description="The kind of task. With `custom`, model, data and loss are your own; `multi` has `tasks`.",
+        description="Kind of task. With `custom`, the model, the data set and the loss are your own; with `multi`, "
+        "the key `tasks` lists several tasks of one model.",
     )
     seed: Annotated[
         Annotated[int, Field(ge=0, lt=2**32)],
         Key(
             LEARNT,
-            "other initial weights and another order of samples",
+            "the initial weights and the order of samples change",
             memory="apart",
             option="seed",
             order=21,
         ),
-    ] = Field(42, description="Seed of every random number.")
+    ] = Field(42, description="Seed of all random numbers.")
     debug: Annotated[
         bool,
         Key(
             (Effect.TRAINING, Effect.COST),
-            "a debug run is short and proves nothing about the whole",
+            "a debug run is short and says nothing about a full run",
             option="debug",
             order=22,
         ),
@@ -113,35 +121,40 @@ class Spec(Section):
         Text | None,
         Key(
             (Effect.PLACEMENT,),
-            "another folder; a run starts from the beginning there",
+            "another output folder; the run starts from the beginning there",
             memory="apart",
             job=True,
             option="output-dir",
             order=2,
             path="folder",
         ),
-    ] = Field(None, description="Folder of the run; `outputs/<experiment_name>` beside the spec if absent.")
+    ] = Field(
+        None,
+        description="Folder of the run's results, relative to the spec's folder; if absent, "
+        "`outputs/<experiment_name>`.",
+    )
     model: Annotated[Model, Key((*LEARNT, Effect.MEMORY), "another model", memory="depends", rate=True)] = Field(
         Model(), description="The network."
     )
     training: Annotated[Training, Key(LEARNT, "other training")] = Field(Training(), description="The training.")
     data: Annotated[Data, Key(LEARNT, "other data", rate=True)] = Field(Data(), description="The data.")
     entrypoint: Annotated[
-        Entrypoint | None, Key(LEARNT, "another program trains, or the same one with other arguments", memory="apart")
-    ] = Field(None, description="A program of your own, instead of the built-in loop.")
-    evaluation: Annotated[Evaluation, Key((Effect.COST,), "other scores of the same model")] = Field(
+        Entrypoint | None,
+        Key(LEARNT, "another program trains, or the same program with other arguments", memory="apart"),
+    ] = Field(None, description="A training program of your own, instead of the built-in loop.")
+    evaluation: Annotated[Evaluation, Key((Effect.COST,), "other scores are computed of the same model")] = Field(
         Evaluation(), description="The scores."
     )
     detection: Annotated[Detection, Key((*LEARNT, Effect.MEMORY), "another head", memory="depends", rate=True)] = Field(
-        Detection(), description="The head of `task_type: detection`."
+        Detection(), description="Head of the model with `task_type: detection`."
     )
     tasks: Annotated[
         Annotated[dict[TaskName, Part], Field(min_length=2, max_length=16)] | None,
         Key((*LEARNT, Effect.MEMORY), "another task", memory="depends", rate=True),
     ] = Field(
         None,
-        description="The tasks of `task_type: multi`, by names of your choice: they share the model, and each has a "
-        "head, a loss and data of its own.",
+        description="Tasks of `task_type: multi`, by names of your choice. They share the model; each has its own "
+        "head, loss and data.",
         examples=[
             {
                 "lesions": {"task_type": "segmentation", "data": {"folder": "isic"}},
@@ -149,35 +162,35 @@ class Spec(Section):
             }
         ],
     )
-    logging: Annotated[Logging, Key((Effect.COSMETIC,), "other records of the same run", job=True)] = Field(
+    logging: Annotated[Logging, Key((Effect.COSMETIC,), "the run is recorded in another way", job=True)] = Field(
         Logging(), description="Tracking."
     )
     parallel: Parallel = Field(Parallel(), description="Sharding.")
     distributed: Distributed = Field(Distributed(), description="Communication.")
     launcher: Annotated[
         Literal["accelerate", "torchrun", "srun", "none"] | None,
-        Key((Effect.PLACEMENT,), "another way to start the processes", script=True),
+        Key((Effect.PLACEMENT,), "the processes are started in another way", script=True),
     ] = Field(
         None,
-        description="Command that starts the processes of a node; `accelerate` if absent, or `torchrun` with "
-        "`use_accelerate: false`. For an `entrypoint` also `srun` (Slurm starts a process per GPU) and `none` (one "
-        "process on each node); `torchrun` if absent, for a command `none`.",
+        description="Command that starts the processes of a node. If absent, `accelerate`, or `torchrun` with "
+        "`use_accelerate: false`. With `entrypoint`, also `srun` (Slurm starts one process per GPU) and `none` (one "
+        "process per node); if absent there, `torchrun`, or `none` with `entrypoint.command`.",
     )
     resources: Annotated[
-        Resources, Key((Effect.PLACEMENT,), "other hardware, or another job, is asked for", script=True)
-    ] = Field(Resources(), description="Resources that the job asks for.")
-    environment: Annotated[Environment, Key((Effect.PLACEMENT,), "another environment for the script", script=True)] = (
-        Field(Environment(), description="The job's surroundings.")
-    )
-    checkpoint: Annotated[Checkpoint, Key((Effect.PLACEMENT,), "other checkpoints of the same run")] = Field(
+        Resources, Key((Effect.PLACEMENT,), "the job asks for other hardware or other limits", script=True)
+    ] = Field(Resources(), description="Hardware and time limit that the job asks for.")
+    environment: Annotated[
+        Environment, Key((Effect.PLACEMENT,), "the script sets up another environment", script=True)
+    ] = Field(Environment(), description="Environment that the job's script sets up: modules, Python, variables.")
+    checkpoint: Annotated[Checkpoint, Key((Effect.PLACEMENT,), "the run writes or keeps other checkpoints")] = Field(
         Checkpoint(), description="Checkpoints."
     )
-    sweep: Annotated[Sweep | None, Key((Effect.TRAINING, Effect.COST), "other points in the array", script=True)] = (
-        Field(None, description="An array of runs that differ in a few values.")
+    sweep: Annotated[Sweep | None, Key((Effect.TRAINING, Effect.COST), "the array has other points", script=True)] = (
+        Field(None, description="Array of runs that differ in a few values.")
     )
-    compression: Annotated[Compression | None, Key(LEARNT, "other weights are zero or rounded while training")] = Field(
-        None, description="A smaller model, while training or after it."
+    compression: Annotated[Compression | None, Key(LEARNT, "other weights are set to zero or rounded in training")] = (
+        Field(None, description="Make the model smaller, in training or after it.")
     )
     tuning: Annotated[Tuning | None, Key((Effect.TRAINING, Effect.COST), "another study", script=True)] = Field(
-        None, description="A study over values."
+        None, description="Study: trials with different values, to find the best ones."
     )

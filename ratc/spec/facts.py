@@ -16,38 +16,42 @@ class MeasuredPoint(Section):
     """What a training step took at one micro-batch size, in bytes."""
 
     micro_batch: PositiveInt = Field(..., description="Samples in a micro-batch.", examples=[2])
-    peak_allocated_bytes: Bytes = Field(..., description="Tensors, at most.")
-    peak_reserved_bytes: Bytes = Field(..., description="Held by PyTorch's allocator, at most.")
-    device_used_bytes: Bytes = Field(..., description="In use on the whole device, after the steps.")
-    samples_per_second: NonNegative = Field(..., description="Throughput of the process.")
+    peak_allocated_bytes: Bytes = Field(..., description="Peak memory of tensors.")
+    peak_reserved_bytes: Bytes = Field(..., description="Peak memory that PyTorch's allocator held.")
+    device_used_bytes: Bytes = Field(..., description="Memory in use on the whole device, after the steps.")
+    samples_per_second: NonNegative = Field(..., description="Throughput of one process.")
 
 
 class Measured(Section):
     """A measured training step, as `ratc profile --measure` writes it; it holds only for the very step it is of."""
 
-    name: Text = Field(..., description="The model, for people.", examples=["my_package.models:UNet"])
+    name: Text = Field(..., description="Model, in words for people.", examples=["my_package.models:UNet"])
     step: Digest = Field(
-        ..., description="Digest of model, loss, optimizer and inputs, and of your own modules beside the spec."
+        ...,
+        description="Digest of the model, the loss, the optimizer, the inputs, and your own modules beside the spec.",
     )
-    card: Text = Field(..., description="The card: its id in the catalogue.", examples=["h100"])
+    card: Text = Field(..., description="Card: its id in ratc's catalogue of cards.", examples=["h100"])
     precision: Literal["fp32", "bf16", "fp16"] = Field(..., description="Precision of the step.")
     image_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=3)] = Field(
-        ..., description="Height and width of the images, or depth, height and width of the patches."
+        ..., description="Height and width of the images, or depth, height and width of a volume's patches."
     )
     attention_memory: Literal["full", "fused", "chunked"] = Field(
-        ..., description="RAT's attention; `full` for other models."
+        ..., description="Kind of RAT's attention; `full` for other models."
     )
-    activation_checkpointing: bool = Field(..., description="Whether activations were recomputed.")
-    engine: Literal["torch"] = Field(..., description="One process, without DeepSpeed.")
+    activation_checkpointing: bool = Field(..., description="Whether activations were recomputed in the backward pass.")
+    engine: Literal["torch"] = Field(..., description="Engine of the measurement: one process, without DeepSpeed.")
     allocator: Literal["native", "expandable_segments"] = Field(
         "native", description="How PyTorch's allocator took memory."
     )
     points: Annotated[list[MeasuredPoint], Field(min_length=1, max_length=2)] = Field(
-        ..., description="Two sizes, the smaller first; one if the larger ran out of memory."
+        ...,
+        description="Results for two micro-batch sizes, the smaller first; only one if the larger ran out of memory.",
     )
-    outside_bytes: Bytes = Field(..., description="In use on the device beside PyTorch's allocator.")
-    device_total_bytes: Bytes = Field(..., description="The device's memory, as CUDA reports it.")
-    gradient_bytes: Bytes = Field(..., description="Of all gradients; several processes hold them a second time.")
+    outside_bytes: Bytes = Field(..., description="Memory in use on the device outside of PyTorch's allocator.")
+    device_total_bytes: Bytes = Field(..., description="Memory of the device, as CUDA reports it.")
+    gradient_bytes: Bytes = Field(
+        ..., description="Memory of all gradients; with several processes, each holds them twice."
+    )
     torch: Text = Field(..., description="Version of PyTorch.", examples=["2.13.0+cu130"])
     driver: Text | None = Field(None, description="Version of the driver.", examples=["580.65.06"])
     date: Day = Field(..., description="Day of the measurement.", examples=["'2026-11-23'"])
@@ -57,10 +61,12 @@ class MeasuredRate(Section):
     """A measured learning rate, as `ratc tune lr` writes it beside a spec."""
 
     learning_rate: Positive = Field(..., description="The rate.", examples=[3.1e-3])
-    global_batch_size: PositiveInt = Field(..., description="Samples of a step it was measured with.", examples=[8])
-    of: Digest = Field(..., description="Digest of model, data, loss and optimizer.")
-    reason: Text = Field(..., description="Why it is this one.")
-    steps: PositiveInt = Field(..., description="Optimizer steps of the measurement.", examples=[87])
+    global_batch_size: PositiveInt = Field(
+        ..., description="Global batch size of the measurement: samples per optimizer step.", examples=[8]
+    )
+    of: Digest = Field(..., description="Digest of the model, the data, the loss and the optimizer.")
+    reason: Text = Field(..., description="Reason for this learning rate.")
+    steps: PositiveInt = Field(..., description="Number of optimizer steps of the measurement.", examples=[87])
     device: Text = Field(..., description="The card, or `cpu`.", examples=["h100"])
     precision: Literal["fp32", "bf16", "fp16"] = Field(..., description="Precision of the steps.")
     date: Day = Field(..., description="Day of the measurement.", examples=["'2026-11-25'"])
@@ -69,18 +75,20 @@ class MeasuredRate(Section):
 class Facts(Section):
     """One machine type: what `--facts FILE` holds. `gpu` names a card of the catalogue, or describes one."""
 
-    nodes: PositiveInt = Field(1, description="Machines of this kind.")
-    gpus_per_node: Count = Field(..., description="GPUs on each; 0 for none.", examples=[8])
-    gpu: Text | None = Field(None, description="Card: a name of the catalogue.", examples=["a100-80"])
-    gpu_memory_mib: PositiveInt | None = Field(None, description="Memory of a card that the catalogue lacks.")
+    nodes: PositiveInt = Field(1, description="Number of machines of this kind.")
+    gpus_per_node: Count = Field(..., description="GPUs on each machine; 0 for none.", examples=[8])
+    gpu: Text | None = Field(None, description="Card: a name from ratc's catalogue of cards.", examples=["a100-80"])
+    gpu_memory_mib: PositiveInt | None = Field(None, description="Memory of a card that is not in the catalogue.")
     compute_capability: str | None = Field(
         None,
         pattern=COMPUTE_CAPABILITY,
-        description="NVIDIA's compute capability of a card that the catalogue lacks.",
+        description="NVIDIA's compute capability of a card that is not in the catalogue.",
         examples=["9.0"],
     )
     cpus: PositiveInt = Field(..., description="CPU cores on each node.", examples=[64])
     memory: Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None = Field(
         None, description="Host memory on each node; a bare number is in GB.", examples=["512GB"]
     )
-    measured: list[Measured] = Field([], description="Measured training steps; `ratc profile --measure` adds them.")
+    measured: list[Measured] = Field(
+        [], description="Measurements of training steps, which `ratc profile --measure` adds."
+    )

@@ -37,12 +37,12 @@ class Entrypoint(Section):
     )
     command: Annotated[list[Text], Field(min_length=1)] | None = Field(
         None,
-        description="Another command: the program and its first arguments, which no shell reads.",
+        description="Any other command: the program and its first arguments. No shell reads them.",
         examples=[["bash", "train.sh"]],
     )
     args: list[str | int | float | bool] = Field(
         [],
-        description="Arguments of the program, one an entry; no shell reads them.",
+        description="Arguments of the program, one per entry. No shell reads them.",
         examples=[["--batch-size", "${micro_batch_size}", "--output", "${output_dir}"]],
     )
 
@@ -50,9 +50,9 @@ class Entrypoint(Section):
 class Distributed(Section):
     """How processes talk."""
 
-    auto_detect: bool = Field(True, description="Let ratc choose the backend for the hardware.")
+    auto_detect: bool = Field(True, description="Let ratc choose `backend` for the hardware.")
     backend: Annotated[Literal["nccl", "gloo"] | None, Key(plan="parallel.backend")] = Field(
-        None, description="Collectives; nccl on GPUs and gloo on CPUs if absent."
+        None, description="Library for collective communication; if absent, `nccl` on GPUs and `gloo` on CPUs."
     )
     timeout_seconds: Annotated[
         PositiveInt | None,
@@ -63,7 +63,8 @@ class Distributed(Section):
         ),
     ] = Field(
         1800,
-        description="Seconds without progress after which a run ends and names the hanging process; null: never.",
+        description="Seconds without progress after which the run is ended and the hanging process is named; null "
+        "means never.",
         examples=[1800, 600],
     )
 
@@ -75,15 +76,15 @@ class Parallel(Section):
         Literal["auto", "ddp", "fsdp2", "deepspeed"] | None,
         Key(
             (Effect.RESUME, Effect.MEMORY),
-            "checkpoints of one strategy are not read by another",
+            "a run with one strategy cannot read the checkpoints of another",
             plan="parallel.strategy",
             memory="decides",
         ),
     ] = Field(
         None,
-        description="`ddp` keeps all states on each process, `fsdp2` and `deepspeed` (ZeRO) shard them; `auto` "
-        "compares the three by predicted memory and bytes on the wire. If absent, `deepspeed` on several GPUs with "
-        "Accelerate, else `ddp`.",
+        description="How processes hold weights, gradients and optimizer states: `ddp` keeps all of them on each "
+        "process, `fsdp2` and `deepspeed` (ZeRO) shard them. `auto` compares the three by predicted memory and "
+        "network traffic. If absent, `deepspeed` on several GPUs with Accelerate, otherwise `ddp`.",
         examples=["fsdp2", "auto"],
     )
     shard: Annotated[
@@ -91,30 +92,31 @@ class Parallel(Section):
         Key((Effect.MEMORY, Effect.COST), "other states are sharded", plan="fsdp2.shard", memory="depends"),
     ] = Field(
         "full",
-        description="FSDP2: `full` shards weights, gradients and optimizer states; `grads` gathers weights once a step "
-        "instead of twice; `hybrid` shards within groups of `shard_size` processes, and the groups hold the same.",
+        description="FSDP2: `full` shards weights, gradients and optimizer states. `grads` gathers weights once per "
+        "step instead of twice. `hybrid` shards within groups of `shard_size` processes; each group holds a whole "
+        "copy.",
     )
     shard_size: Annotated[
         Annotated[int, Field(ge=2)] | None,
         Key(
             (Effect.MEMORY, Effect.COST),
-            "the same states on more or fewer processes",
+            "the same states are spread over more or fewer processes",
             plan="fsdp2.shard_size",
             memory="depends",
         ),
     ] = Field(
         None,
-        description="FSDP2: processes of a group of `shard: hybrid`; those of a node if absent. It divides the "
-        "number of all processes.",
+        description="FSDP2: number of processes in a group of `shard: hybrid`; if absent, the processes of a node. "
+        "It must divide the number of all processes.",
         examples=[8],
     )
     wrap: Annotated[
         list[Text] | Annotated[str, Field(pattern="^auto$")],
-        Key((Effect.MEMORY, Effect.COST), "other modules are gathered together", plan="fsdp2.wrap", memory="depends"),
+        Key((Effect.MEMORY, Effect.COST), "other modules are gathered as units", plan="fsdp2.wrap", memory="depends"),
     ] = Field(
         "auto",
-        description="FSDP2: classes of the modules that are gathered each by itself; `auto` takes those of repeated "
-        "layers.",
+        description="FSDP2: names of the module classes whose weights are gathered as one unit; `auto` takes the "
+        "classes of repeated layers.",
         examples=["auto", ["Block"]],
     )
     offload: Annotated[
@@ -125,19 +127,19 @@ class Parallel(Section):
             plan="fsdp2.offload",
             memory="depends",
         ),
-    ] = Field(False, description="FSDP2: keep shards in host memory, where the optimizer works.")
+    ] = Field(False, description="FSDP2: keep shards in host memory; the optimizer then runs on the CPU.")
     mixed_precision: Annotated[
         Literal["fp32", "bf16"],
         Key(
             (Effect.TRAINING, Effect.MEMORY),
-            "weights are gathered with another rounding",
+            "weights are gathered in another precision",
             plan="fsdp2.weights",
             memory="depends",
         ),
     ] = Field(
         "fp32",
-        description="FSDP2: precision in which weights are gathered. `fp32` computes what `ddp` does; `bf16` halves "
-        "the traffic, and needs `precision: bf16`.",
+        description="FSDP2: precision in which weights are gathered. `fp32` gives the results of `ddp`; `bf16` "
+        "halves the network traffic and needs `training.precision: bf16`.",
     )
 
 
@@ -155,7 +157,8 @@ class Resources(Section):
 
     cluster: Annotated[Text | None, Key(option="cluster", order=9, path="name")] = Field(
         None,
-        description="Cluster facts: a name, found as `clusters/<name>.yaml` beside the spec or above it, or a file.",
+        description="Cluster facts: a file, or the name of a `clusters/<name>.yaml` in the spec's folder or a folder "
+        "above it.",
         examples=["example-slurm", "../clusters/ours.yaml"],
     )
     nodes: Annotated[
@@ -177,7 +180,7 @@ class Resources(Section):
             option="num-gpus",
             order=11,
         ),
-    ] = Field(None, description="GPUs in all; 0 trains on the CPU.", examples=[8])
+    ] = Field(None, description="Number of GPUs on all nodes together; 0 trains on the CPU.", examples=[8])
     gpus_per_node: Annotated[
         Count | None,
         Key((Effect.COST,), "another number of processes on a node", plan="parallel.processes_per_node"),
@@ -185,7 +188,11 @@ class Resources(Section):
     gpu: Annotated[
         Text | None,
         Key((Effect.COST, Effect.MEMORY), "another card", plan="hardware.card", option="gpu", order=12),
-    ] = Field(None, description="Card: a name of the catalogue.", examples=["a100-80", "h100", "v100-32", "rtx4090"])
+    ] = Field(
+        None,
+        description="Card: a name from ratc's catalogue of cards.",
+        examples=["a100-80", "h100", "v100-32", "rtx4090"],
+    )
     cpus: PositiveInt | None = Field(None, description="CPU cores on each node.", examples=[32])
     memory: Annotated[Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None, Key(option="memory", order=13)] = (
         Field(
@@ -193,7 +200,10 @@ class Resources(Section):
         )
     )
     walltime: Annotated[str | None, Key(option="walltime", order=14)] = Field(
-        None, pattern=WALLTIME, description="Time limit: HH:MM, HH:MM:SS or D-HH:MM:SS.", examples=["24:00:00"]
+        None,
+        pattern=WALLTIME,
+        description="Time limit of the job: HH:MM, HH:MM:SS or D-HH:MM:SS.",
+        examples=["24:00:00"],
     )
     partition: Annotated[Word | None, Key(option="partition", order=15)] = Field(
         None, description="Slurm partition.", examples=["gpu"]
@@ -202,25 +212,28 @@ class Resources(Section):
         None, description="LSF queue.", examples=["gpu_h100"]
     )
     account: Annotated[Word | None, Key(option="account", order=17)] = Field(
-        None, description="Account or project charged.", examples=["imaging"]
+        None, description="Account or project that the job is charged to.", examples=["imaging"]
     )
     qos: Annotated[Word | None, Key(option="qos", order=18)] = Field(
-        None, description="Slurm quality of service.", examples=["normal"]
+        None, description="Slurm's quality of service (QoS) for the job.", examples=["normal"]
     )
     node_type: Name | None = Field(
-        None, description="Kind of node, if a partition has several; a name of the cluster facts.", examples=["h100"]
+        None,
+        description="Kind of node, if the partition or queue has several: a name from `node_types` of the "
+        "cluster facts.",
+        examples=["h100"],
     )
     job_name: Line | None = Field(
-        None, description="Name of the job in the queue; `experiment_name` if absent.", examples=["RAT on ISIC"]
+        None, description="Name of the job in the queue; if absent, `experiment_name`.", examples=["RAT on ISIC"]
     )
 
 
 class Environment(Section):
     """What the job script sets up before it starts. One of `venv`, `conda` and `container`."""
 
-    modules: list[Text] = Field([], description="Environment modules to load, in order.", examples=[["cuda/12.4"]])
+    modules: list[Text] = Field([], description="Environment modules to load, in this order.", examples=[["cuda/12.4"]])
     venv: Annotated[Text | None, Key(path="folder")] = Field(
-        None, description="Virtual environment; relative to the spec's folder.", examples=[".venv"]
+        None, description="Folder of a Python virtual environment, relative to the spec's folder.", examples=[".venv"]
     )
     conda: Annotated[Text | None, Key(path="name")] = Field(
         None, description="Conda environment, by name or path.", examples=["rat"]
@@ -229,11 +242,11 @@ class Environment(Section):
         None, description="Container image.", examples=["images/rat.sif"]
     )
     variables: dict[Variable, str | int | float] = Field(
-        {}, description="Variables to export.", examples=[{"OMP_NUM_THREADS": 4}]
+        {}, description="Environment variables to export, with their values.", examples=[{"OMP_NUM_THREADS": 4}]
     )
     secrets: list[Variable] = Field(
         [],
-        description="Names of variables that must be set when the job starts; their values are never written.",
+        description="Names of variables that must be set when the job starts; ratc never writes their values.",
         examples=[["WANDB_API_KEY"]],
     )
     setup: list[Text] = Field([], description="Shell lines to run first, as they are.", examples=[["ulimit -n 65536"]])

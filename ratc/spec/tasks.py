@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from ratc.catalog.tasks import PartType
 from ratc.spec.base import CALLABLE, DATASET, LOSS, Arguments, ClassName, Positive, Section, TaskName, Text
 from ratc.spec.keys import LEARNT, Effect, Key
 
@@ -15,14 +16,14 @@ class Evaluation(Section):
 
     hausdorff: bool = Field(
         False,
-        description="Also Hausdorff distances on val and test (95th percentile and maximum), in units of "
-        "`model.spacing`; they take the CPU's time.",
+        description="Also compute Hausdorff distances on val and test (95th percentile and maximum), in units of "
+        "`model.spacing`. They cost CPU time.",
     )
     scores: dict[TaskName, Annotated[str, Field(pattern=CALLABLE)]] = Field(
         {},
-        description="Scores of your own beside those of the task, by names of your choice: each "
-        "`package.module:callable` returns a function of the outputs and targets of one sample that gives a number, "
-        "larger being better.",
+        description="Scores of your own beside those of the task, by names of your choice. Each "
+        "`package.module:callable` returns a function of the outputs and targets of one sample; the function returns "
+        "a number, and larger is better.",
         examples=[{"mae": "my_package.scores:Closeness"}],
     )
 
@@ -31,9 +32,11 @@ class Detection(Section):
     """The head of `task_type: detection`: queries that look for one object each."""
 
     queries: Annotated[int, Field(ge=1, le=2000)] = Field(
-        100, description="The most objects that can be found in an image.", examples=[100]
+        100, description="Largest number of objects that can be found in an image.", examples=[100]
     )
-    decoder_layers: Annotated[int, Field(ge=1, le=24)] = Field(3, description="Layers of the decoder.", examples=[3])
+    decoder_layers: Annotated[int, Field(ge=1, le=24)] = Field(
+        3, description="Number of layers of the decoder.", examples=[3]
+    )
 
 
 class PartData(Section):
@@ -43,13 +46,13 @@ class PartData(Section):
         Text,
         Key(
             (Effect.PLACEMENT,),
-            "the task's data lie elsewhere; whether it is the same data ratc cannot see",
+            "the task's data lies in another folder; ratc cannot see whether it is the same data",
         ),
     ] = Field(".", description="Folder of the task's data, within `data.data_dir`.", examples=["lesions"])
     dataset: str | None = Field(
         None,
         pattern=DATASET,
-        description="As `data.dataset`; the first of the task if absent.",
+        description="Data set of the task, as in `data.dataset`; if absent, the first of the task.",
         examples=["isic", "coco"],
     )
     args: Arguments = Field({}, description="As `data.args`.")
@@ -66,11 +69,11 @@ class PartData(Section):
 class Part(Section):
     """One of several tasks: its head, its loss and its data."""
 
-    task_type: Literal["segmentation", "detection", "classification"] = Field(..., description="The kind of task.")
-    weight: Annotated[Positive, Key(LEARNT, "another weight of the task's loss")] = Field(
-        1.0, description="Factor of its loss in the sum that is trained on.", examples=[0.5]
+    task_type: PartType = Field(..., description="Kind of task.")
+    weight: Annotated[Positive, Key(LEARNT, "the task's loss has another weight")] = Field(
+        1.0, description="Factor of the task's loss in the sum of all losses.", examples=[0.5]
     )
     loss: Annotated[str, Field(pattern=LOSS)] | None = Field(None, description="As `training.loss`.")
     loss_args: Arguments = Field({}, description="As `training.loss_args`.")
-    data: Annotated[PartData, Key(LEARNT, "other data of the task")] = Field(PartData(), description="Its data.")
-    detection: Detection = Field(Detection(), description="The head of `task_type: detection`.")
+    data: Annotated[PartData, Key(LEARNT, "the task has other data")] = Field(PartData(), description="Its data.")
+    detection: Detection = Field(Detection(), description="Head of the model with `task_type: detection`.")

@@ -27,25 +27,25 @@ class EarlyStopping(Section):
 
     metric: Text | None = Field(
         None,
-        description="Validation metric that is watched: `loss` or a score of the task; `checkpoint.best_metric` if "
-        "absent.",
+        description="Validation metric that decides: `loss` or a score of the task; if absent, "
+        "`checkpoint.best_metric`.",
         examples=["loss", "dice"],
     )
     patience: PositiveInt = Field(
-        ..., description="Epochs without an improvement that end the training.", examples=[10]
+        ..., description="Number of epochs without an improvement after which training ends.", examples=[10]
     )
     min_delta: NonNegative = Field(
-        0.0, description="Smallest change of the metric that is an improvement.", examples=[0.001]
+        0.0, description="Smallest change of the metric that counts as an improvement.", examples=[0.001]
     )
 
 
 class InitFrom(Section):
     """Weights of another run or file, with which the first start of a run begins."""
 
-    path: Annotated[Text, Key((Effect.PLACEMENT,), "the weights lie in another place", path="folder")] = Field(
+    path: Annotated[Text, Key((Effect.PLACEMENT,), "the weights lie in another file or folder", path="folder")] = Field(
         ...,
-        description="Output folder of a run (its best checkpoint), a checkpoint, `.safetensors`, or a state dict that "
-        "`torch.save` wrote; relative to the spec's folder.",
+        description="Weights to start from: the output folder of a run (its best checkpoint), a checkpoint, a "
+        "`.safetensors` file, or a state dict that `torch.save` wrote. Relative to the spec's folder.",
         examples=["outputs/pretrained", "weights/backbone.safetensors"],
     )
     sha256: Annotated[
@@ -53,16 +53,19 @@ class InitFrom(Section):
         Key(LEARNT, "training starts from other weights", plan="training.init_from.digest"),
     ] = Field(
         None,
-        description="SHA-256 of the file, if it is not on the machine that compiles, or to be sure of it; otherwise "
-        "it is computed.",
+        description="SHA-256 digest of the file. Give it if the file is not on the machine that compiles, or to be "
+        "sure of the file; if absent, ratc computes it.",
     )
     strict: bool = Field(
         True,
-        description="Refuse names that only the model or only the file has; otherwise they are listed and left out.",
+        description="Refuse to start if only the model or only the file has a name; with false, such names are "
+        "listed and skipped.",
     )
-    load: list[Pattern] = Field(["*"], description="Patterns of the names that are loaded.", examples=[["encoder.*"]])
+    load: list[Pattern] = Field(
+        ["*"], description="Patterns (`*`, `?`, `[…]`) of the names of weights to load.", examples=[["encoder.*"]]
+    )
     skip: list[Pattern] = Field(
-        [], description="Patterns of names among these that are not loaded.", examples=[["head.*"]]
+        [], description="Patterns of names in `include` that are not loaded.", examples=[["head.*"]]
     )
 
 
@@ -70,10 +73,12 @@ class Extension(Section):
     """More epochs after those of a finished run, with a learning-rate schedule of their own."""
 
     after: PositiveInt = Field(
-        ..., description="Epochs before it: the `epochs` of the plan that it extends.", examples=[100]
+        ..., description="Number of epochs of the finished run that these extend: its `epochs`.", examples=[100]
     )
     learning_rate: Positive | None = Field(
-        None, description="Peak learning rate; `training.learning_rate` if absent.", examples=[1e-5]
+        None,
+        description="Peak learning rate of the added epochs; if absent, `training.learning_rate`.",
+        examples=[1e-5],
     )
     warmup_epochs: NonNegative = Field(0.0, description="Linear warm-up, in epochs.")
 
@@ -85,7 +90,7 @@ class Training(Section):
         PositiveInt,
         Key(
             (*LEARNT, Effect.COST),
-            "another length, and with it another schedule",
+            "the training has another length, and so the learning rate another schedule",
             memory="apart",
             option="epochs",
             order=6,
@@ -97,19 +102,19 @@ class Training(Section):
     ] = Field(
         [],
         max_length=100,
-        description="Epochs that were added to a finished run, each with the schedule of the rest: the output folder "
-        "of the run before is continued.",
+        description="Epochs that are added to a finished run; the run goes on in its output folder. The "
+        "learning-rate schedule begins again for them.",
         examples=[[{"after": 100, "learning_rate": 1e-5}]],
     )
     early_stopping: Annotated[
         EarlyStopping | None,
-        Key((*LEARNT, Effect.COST), "training ends after other epochs", memory="apart", rate=False),
+        Key((*LEARNT, Effect.COST), "training ends after another number of epochs", memory="apart", rate=False),
     ] = Field(
         None,
         description="End before `epochs` if the validation metric no longer improves.",
         examples=[{"metric": "loss", "patience": 10}],
     )
-    auto_batch_size: bool = Field(True, description="Let ratc choose the micro-batch if `batch_size` is absent.")
+    auto_batch_size: bool = Field(True, description="Let ratc choose the micro-batch size if `batch_size` is absent.")
     batch_size: Annotated[
         PositiveInt | None,
         Key(
@@ -141,72 +146,81 @@ class Training(Section):
         Key((Effect.COST,), "the same step in more or fewer pieces", memory="decides"),
     ] = Field(
         None,
-        description="Forward passes per optimizer step; worked out from the batch sizes if absent.",
+        description="Forward passes per optimizer step; if absent, ratc computes it from the batch sizes.",
         examples=[4],
     )
     last_batch: Annotated[
         Literal["drop", "keep"],
         Key(
             (*LEARNT, Effect.COST),
-            "the rest of an epoch that fills no global batch is learnt from, or not",
+            "the last samples of an epoch, which fill no global batch, are trained on, or not",
             rate=True,
         ),
     ] = Field(
         "drop",
-        description="The rest of an epoch that fills no global batch: left out, or made into a smaller step.",
+        description="Last samples of an epoch, if they fill no global batch: `drop` leaves them out, `keep` makes a "
+        "smaller step of them.",
     )
     learning_rate: Annotated[
         Positive | Annotated[str, Field(pattern="^auto$")], Key(memory="apart", option="learning-rate", order=5)
     ] = Field(
         1e-4,
-        description="Peak learning rate; `auto`: the rate that `ratc tune lr` measured for this spec.",
+        description="Peak learning rate; `auto` takes the rate that `ratc tune lr` measured for this spec.",
         examples=[1e-4],
     )
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = Field(
         "none",
-        description="Rule that scales `learning_rate` by the global batch size over `base_batch_size`: `linear`, "
-        "or `sqrt`, by the square root of that.",
+        description="Rule that scales `learning_rate` with the global batch size: by the ratio of the global batch "
+        "size to `base_batch_size` (`linear`), or by its square root (`sqrt`).",
     )
     base_batch_size: PositiveInt | None = Field(
         None,
-        description="Reference batch size for `learning_rate_scaling`; if absent, that of a measured rate.",
+        description="Reference batch size for `learning_rate_scaling`; if absent, the batch size of the measured "
+        "learning rate.",
         examples=[256],
     )
     optimizer: Annotated[
         Annotated[str, Field(pattern=OPTIMIZER)],
-        Key((*LEARNT, Effect.MEMORY), "another optimizer, with other state", memory="depends", rate=True),
+        Key((*LEARNT, Effect.MEMORY), "another optimizer, with another state", memory="depends", rate=True),
     ] = Field(
         "adamw",
-        description="Optimizer. `muon` trains weights with two dimensions that are no embeddings, and `adamw` all "
-        "others. `package.module:callable` returns a `torch.optim.Optimizer`. With DeepSpeed `adamw` and `adam` "
-        "only.",
-        examples=["adamw", "my_package.optimizers:Lion"],
+        description="Optimizer. `muon` trains weights with two dimensions except embeddings; `adamw` then trains all "
+        "others. `adamw_8bit` and `lion_8bit` keep their averages in 8 bits, with bitsandbytes, which `pip install "
+        "'ratc[8bit]'` brings. `package.module:callable` returns a `torch.optim.Optimizer`. With DeepSpeed `adamw` "
+        "and `adam` only, with FSDP2 also `sgd` and `lion`.",
+        examples=["adamw", "my_package.optimizers:Sophia"],
     )
     optimizer_args: Annotated[
-        Arguments, Key((*LEARNT, Effect.MEMORY), "other arguments of the optimizer", memory="depends", rate=True)
-    ] = Field({}, description="Keyword arguments of an optimizer of your own.", examples=[{"momentum": 0.95}])
+        Arguments, Key((*LEARNT, Effect.MEMORY), "the optimizer gets other arguments", memory="depends", rate=True)
+    ] = Field(
+        {},
+        description="Keyword arguments of an optimizer that is a `package.module:callable`.",
+        examples=[{"momentum": 0.95}],
+    )
     momentum: Annotated[
         Annotated[float, Field(ge=0, lt=1)] | None,
-        Key((*LEARNT, Effect.MEMORY), "other momentum, or none", memory="depends", rate=True),
+        Key((*LEARNT, Effect.MEMORY), "another momentum, or none", memory="depends", rate=True),
     ] = Field(
         None, description="Momentum of `sgd` (0.9 if absent; 0 needs no memory) and `muon` (0.95).", examples=[0.9]
     )
     weight_decay: Annotated[NonNegative, Key(memory="apart", rate=True)] = Field(
         0.01,
-        description="Weight decay of weights with two or more dimensions, so not of biases and norms. Added to "
-        "the gradient with `adam` and `sgd`, decoupled with the others.",
+        description="Weight decay of weights with two or more dimensions (biases and norms have none). `adam` and "
+        "`sgd` add it to the gradient; with the others it is decoupled.",
         examples=[0.01],
     )
     betas: Annotated[Annotated[list[Probability], Field(min_length=2, max_length=2)], Key(rate=True)] = Field(
-        [0.9, 0.999], description="Decay rates of the two averages of `adamw`, also beside `muon`, and of `adam`."
+        [0.9, 0.999],
+        description="Decay rates of the two moment averages of `adam` and `adamw` (also of the `adamw` beside `muon`). "
+        "Those of `lion`, `[0.9, 0.99]` if absent, are for its update and its average.",
     )
     frozen: Annotated[
         list[Pattern],
         Key((*LEARNT, Effect.MEMORY, Effect.COST), "other weights are trained", memory="depends", rate=True),
     ] = Field(
         [],
-        description="Patterns (`*`, `?`, `[…]`) of the names of parameters that are not trained. Buffers, as the "
-        "running means of batch norm, go on.",
+        description="Patterns (`*`, `?`, `[…]`) of the names of parameters that are not trained. Buffers, such as "
+        "the running means of batch norm, are still updated.",
         examples=[["backbone.*"]],
     )
     init_from: Annotated[
@@ -214,63 +228,68 @@ class Training(Section):
         Key(LEARNT, "training starts from other weights", memory="apart", rate=True),
     ] = Field(
         None,
-        description="Start from the weights of another run or file.",
+        description="Start from the weights of another run or of a file.",
         examples=[{"path": "outputs/pretrained", "skip": ["head.*"]}],
     )
     scheduler: Annotated[Literal["cosine", "step", "none"], Key(memory="apart")] = Field(
-        "cosine", description="Learning-rate schedule after warm-up."
+        "cosine", description="Learning-rate schedule after the warm-up."
     )
     warmup_epochs: Annotated[NonNegative, Key(memory="apart")] = Field(
-        0.0, description="Linear warm-up, in epochs; counted in optimizer steps.", examples=[1]
+        0.0,
+        description="Length of the linear warm-up in epochs; it is counted in optimizer steps, so 0.5 is half "
+        "an epoch.",
+        examples=[1],
     )
     min_learning_rate: NonNegative = Field(0.0, description="Learning rate at the end of the cosine schedule.")
     step_epochs: PositiveInt = Field(30, description="Schedule `step`: epochs between reductions.")
     step_gamma: Probability = Field(0.1, description="Schedule `step`: factor of each reduction.")
     gradient_clipping: Annotated[Positive | None, Key(rate=True)] = Field(
-        1.0, description="Largest gradient norm; null is no clipping.", examples=[1.0]
+        1.0,
+        description="Largest norm of the gradient; a larger one is clipped. null means no clipping.",
+        examples=[1.0],
     )
     loss: Annotated[Annotated[str, Field(pattern=LOSS)] | None, Key(plan="training.loss.name", rate=True)] = Field(
         None,
-        description="`bce` (of one class), `cross_entropy` (of several), `dice`, `combined` (the mean of Dice and the "
-        "other; of segmentation, if absent), `set_prediction` (of detection), `cross_entropy` (of classification) or "
-        "`package.module:callable`.",
+        description="Loss. Segmentation: `bce` (one class), `cross_entropy` (several classes), `dice` or `combined` "
+        "(the mean of `dice` and the one of these that fits the classes; taken if absent). Detection: "
+        "`set_prediction`. Classification: `cross_entropy`. Any task: `package.module:callable`.",
         examples=["combined", "my_package.losses:Focal"],
     )
     loss_args: Annotated[Arguments, Key(rate=True)] = Field(
-        {}, description="Keyword arguments of the loss; built-in ones take weights, `smooth` and `label_smoothing`."
+        {}, description="Keyword arguments of the loss; built-in losses take weights, `smooth` and `label_smoothing`."
     )
     mixed_precision: Annotated[bool, Key(plan="training.precision")] = Field(
-        True, description="bf16 from compute capability 8.0, fp16 with a scaler on 7.x, else fp32."
+        True, description="Take bf16 from compute capability 8.0 on, fp16 with a loss scaler on 7.x, otherwise fp32."
     )
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "bf16"],
         Key(
             (*LEARNT, Effect.MEMORY),
-            "other rounding: losses are not the same to the digit",
+            "results are rounded in another way: losses are not the same to the last digit",
             memory="depends",
         ),
-    ] = Field("auto", description="Ask for one precision instead.")
+    ] = Field("auto", description="Train in this precision, instead of the one that `mixed_precision` chooses.")
     deepspeed: Annotated[
         bool | None,
         Key(
             (Effect.RESUME, Effect.MEMORY),
-            "checkpoints of the one engine are not read by the other",
+            "a run with DeepSpeed cannot read the checkpoints of one without it, nor the other way round",
             plan="engine.deepspeed",
             memory="depends",
         ),
-    ] = Field(None, description="As `parallel.strategy: deepspeed`; false excludes it.")
+    ] = Field(None, description="true is the same as `parallel.strategy: deepspeed`; false excludes DeepSpeed.")
     zero_stage: Annotated[
         Annotated[int, Field(ge=0, le=3)] | None,
         Key(
             (Effect.RESUME, Effect.MEMORY),
-            "states are split over the ranks in another way; shards of another stage are not read",
+            "states are split over the ranks in another way; a run cannot read the shards of another stage",
             plan="engine.zero_stage",
             memory="decides",
         ),
     ] = Field(
         None,
-        description="ZeRO stage. If absent, 2; or if ratc chooses the micro-batch, the lowest stage that needs no more "
-        "accumulation.",
+        description="ZeRO stage of DeepSpeed. If absent, 2; if ratc also chooses the micro-batch, the lowest stage "
+        "that needs no further gradient accumulation.",
         examples=[2],
     )
     offload_optimizer: Annotated[
@@ -285,32 +304,33 @@ class Training(Section):
     use_accelerate: Annotated[
         bool,
         Key((Effect.PLACEMENT,), "another launcher for the same step", plan="engine.use_accelerate"),
-    ] = Field(True, description="Train through HuggingFace Accelerate; otherwise by torch or DeepSpeed alone.")
+    ] = Field(True, description="Train with HuggingFace Accelerate; with false, with torch or DeepSpeed alone.")
     activation_checkpointing: Annotated[
         bool | Literal["auto"],
         Key(
             (Effect.MEMORY, Effect.COST),
-            "activations are computed again instead of kept, or kept",
+            "activations are recomputed in the backward pass, or kept",
             memory="decides",
         ),
     ] = Field(
         False,
-        description="Recompute activations in backward, to save memory; `auto` does if nothing fits without.",
+        description="Recompute activations in the backward pass, to save memory; `auto` does so if nothing fits "
+        "otherwise.",
     )
     allocator: Annotated[
         Literal["auto", "native", "expandable_segments"],
         Key(
             (Effect.MEMORY,),
-            "the same tensors in other segments of the card's memory",
+            "the same tensors lie in other segments of the card's memory",
             memory="decides",
         ),
     ] = Field(
         "auto",
-        description="How PyTorch's CUDA allocator takes memory; `auto` takes expandable segments if a larger "
+        description="How PyTorch's CUDA allocator reserves memory; `auto` takes expandable segments if a larger "
         "micro-batch or a lower ZeRO stage fits with them.",
     )
     compile: Annotated[bool, Key((Effect.COST,), "other kernels for the same step")] = Field(
-        False, description="Compile the model with torch.compile."
+        False, description="Compile the model with `torch.compile`."
     )
     callbacks: Annotated[
         list[
@@ -320,7 +340,7 @@ class Training(Section):
         Key((Effect.TRAINING,), "other code of your own is called by the loop"),
     ] = Field(
         [],
-        description="`package.module:callable`s, each of which returns a `ratc_runtime.callbacks.Callback`; with "
-        "arguments, a mapping of one to them.",
+        description="List of `package.module:callable`s, each of which returns a `ratc_runtime.callbacks.Callback`. "
+        "To pass arguments, write the entry as a mapping from the callable to its arguments.",
         examples=[["my_package.hooks:Report", {"my_package.hooks:Average": {"decay": 0.999}}]],
     )

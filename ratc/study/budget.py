@@ -8,6 +8,7 @@ import os
 import time
 
 from ratc import files
+from ratc.console import say
 
 _FILE = "spent.json"
 #: Bytes of it that are read.
@@ -45,6 +46,12 @@ def _read(path: str) -> float:
     try:
         with files.open_regular(path) as file:
             seconds = float(json.loads(file.read(_MOST))["seconds"])
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        if 0 <= seconds < math.inf:
+            return seconds
+        reason = f"it says {seconds} seconds"
+    except FileNotFoundError:
         return 0.0
-    return seconds if 0 <= seconds < math.inf else 0.0
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    say(f"ratc: {path} cannot be read, so the time of earlier starts does not count against the budget ({reason})")
+    return 0.0

@@ -25,7 +25,7 @@ _PAUSE, _PATIENCE, _STOPPED = 0.2, 60.0, 120.0
 WORST = -1e30
 
 
-class TrialRun(tune.Trainable):  # type: ignore[misc]
+class TrialRun(tune.Trainable):  # type: ignore[misc]  # Ray is read without its types
     """``config`` has the trial's ``folder`` and ``output``, and the ``metric`` with ``larger_is_better``."""
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         """Wait after the run has saved on request: the study will end soon. Raises RuntimeError if it does not."""
         assert self._stopped_at is not None
         if time.monotonic() - self._stopped_at > _STOPPED:
-            raise RuntimeError("stopped by somebody else")
+            raise RuntimeError("stopped by another process or person")
         time.sleep(1.0)
         return self._result(results, False)
 

@@ -101,7 +101,7 @@ class Runner:
             if status:
                 said = f"failed with status {status} {why}; its log: {os.path.relpath(trial.files.log)}"
             elif found.status != outcome.FINISHED and trial.files.own_results().get("status") != "stopped":
-                said = f"ended with status 0 and without results; its log: {os.path.relpath(trial.files.log)}"
+                said = f"ended with status 0 but wrote no results; its log: {os.path.relpath(trial.files.log)}"
             elif found.status != outcome.FINISHED:
                 said = "stopped, and saved"
             self.live.say(f"{trial.point.name}  {said}")
@@ -116,7 +116,9 @@ class Runner:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL if again else signal.SIGINT)
         if not again:
-            self.live.say(f"stopping ({reason}): the running trials save; the same command continues")
+            self.live.say(
+                f"stopping ({reason}): running trials save a checkpoint; run the same command again to continue"
+            )
 
 
 def _visible() -> list[str]:

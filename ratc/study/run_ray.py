@@ -49,7 +49,7 @@ class _Stopped(Exception):
     """The study ends before its trials: it was asked to stop, or its budget is spent."""
 
 
-class Source(Searcher):  # type: ignore[misc]
+class Source(Searcher):  # type: ignore[misc]  # Ray is read without its types
     """Gives Ray one compiled trial after the other: those of a spread in their order, or TPE's proposals."""
 
     def __init__(self, study: Study, prepared: Prepared, book: Ledger) -> None:
@@ -134,7 +134,7 @@ def _optuna(study: Study, book: Ledger) -> Any:
     return OptunaSearch(space, metric="score", mode="max", seed=study.seed, points_to_evaluate=known)
 
 
-class Watch(tune.Callback):  # type: ignore[misc]
+class Watch(tune.Callback):  # type: ignore[misc]  # Ray is read without its types
     """Follows the study from Ray's loop: the table, trials that end, the budget, and being asked to stop.
 
     ``reason`` is why the study ends before its trials, if it does.
@@ -171,7 +171,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
         else:
             epoch = int(trial.last_result.get("epoch", 0))
             found.files.end_early(epoch)
-            said = f"ended early, after epoch {epoch}: others were better by then"
+            said = f"ended early, after epoch {epoch}: other trials were better at that epoch"
         self.live.say(f"{found.point.name}  {said}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -193,7 +193,9 @@ class Watch(tune.Callback):  # type: ignore[misc]
         running: Sequence[TrialFiles] = [one.files for one in self._running.values()]
         if not self._asked:
             self._asked = True
-            self.live.say(f"stopping ({self.reason}): the running trials save; the same command continues")
+            self.live.say(
+                f"stopping ({self.reason}): running trials save a checkpoint; run the same command again to continue"
+            )
         for one in running:
             one.ask_to_stop()
         if not any(one.is_held() for one in running):

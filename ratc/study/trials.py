@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ratc import files, layers
 from ratc.diagnostics import Diagnostic, has_errors
@@ -195,12 +196,12 @@ def keep_best(maker: TrialMaker, trial: Compiled, folder: str) -> tuple[Diagnost
     files.refuse_link(maker.base, os.path.join(os.path.relpath(folder, maker.base), "overlay.yaml"))
     files.make_folders(folder)
     found = maker.compile(trial, folder)
-    tree: dict[str, object] = {}
+    tree: dict[str, Any] = {}
     for path, node in trial.point.nodes:
         *parents, key = path.split(".")
         section = tree
         for parent in parents:
-            section = section.setdefault(parent, {})  # type: ignore[assignment]
+            section = section.setdefault(parent, {})
         section[key] = node.data()
     head = f"# The values of {trial.point.name}, the best trial of its study.\n"
     files.replace(os.path.join(folder, "overlay.yaml"), (head + mapping(tree)).encode())

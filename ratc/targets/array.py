@@ -86,7 +86,7 @@ class Array:
             f"{entry.name}\t{entry.text}\t{files[-1].digest}\n" for entry, files in zip(self.entries, own, strict=True)
         ]
         table = Artifact(job.TABLE, "name\tvalues\tlock\n" + "".join(rows), consumer="text")
-        remark = "What all points share; points/NAME/lock.yaml holds the rest of each."
+        remark = "The values that all points share; points/NAME/lock.yaml has the other values of each point."
         common = lock.artifact(
             replace(self.place, remark=remark),
             target,
@@ -105,6 +105,6 @@ def _own(name: str, plan: Plan) -> dict[str, Value]:
     """Return the values that each point has for itself: a name and a folder."""
     experiment, folder = plan.values["experiment_name"], plan.values["output_dir"]
     return {
-        "experiment_name": Value(f"{experiment.value}-{name}", "derived", "the experiment and the point"),
-        "output_dir": Value(f"{folder.value}/{name}", "derived", "a folder for each point"),
+        "experiment_name": Value(f"{experiment.value}-{name}", "derived", "name of the experiment and of the point"),
+        "output_dir": Value(f"{folder.value}/{name}", "derived", "each point has its own folder"),
     }

@@ -18,14 +18,14 @@ def files(
 ) -> tuple[tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:
     """The files of a local run beside its lock. Codes: R401, R405."""
     if isinstance(shape, Shape):
-        message = "the target `local` runs no arrays"
-        helps = ("use a scheduler's target, or give one point's values with `--set` and a spec without `sweep`",)
+        message = "the target `local` cannot run an array"
+        helps = ("use `--target slurm` or `lsf`, or remove `sweep` and give the values of one point with `--set`",)
         return None, (Diagnostic("R401", message, shape.span, helps=helps),)
     settings, values = plan.settings, plan.values
     container = settings["environment.container"]
     if container.value is not None:
-        message = "the target `local` does not start containers"
-        helps = ("use `venv` or `conda`, or a scheduler's target",)
+        message = "the target `local` cannot start containers"
+        helps = ("use `venv` or `conda`, or `--target slurm` or `lsf`",)
         return None, (Diagnostic("R401", message, container.span, helps=helps),)
     if values["parallel.nodes"].value > 1:
         message = f"the target `local` is one machine, and the spec asks for {values['parallel.nodes'].value} nodes"
@@ -33,7 +33,7 @@ def files(
     found = tuple(
         Diagnostic(
             "R405",
-            f"`{key}` means nothing to the target `local`",
+            f"`{key}` has no effect with the target `local`",
             settings[f"resources.{key}"].span,
             severity=Severity.WARNING,
         )

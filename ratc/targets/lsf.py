@@ -25,7 +25,7 @@ def files(
     settings = plan.settings
     name = plan.values["job.name"]
     if any(char in _NOT_IN_NAMES for char in name.value) or name.value.startswith("-"):
-        message = f"LSF takes none of {' '.join(_NOT_IN_NAMES)} in a job's name, and no `-` at its start"
+        message = f"LSF does not allow any of {' '.join(_NOT_IN_NAMES)} in a job's name, and no `-` at its start"
         return None, (Diagnostic("R401", message, settings["resources.job_name"].span),)
     if plan.facts["cluster.container"].value == "pyxis" and settings["environment.container"].value is not None:
         message = "pyxis starts containers through srun, which LSF does not have"
@@ -38,7 +38,7 @@ def files(
     found = []
     for key, instead in (("partition", "use `queue`"), ("qos", "LSF has service classes in its queues")):
         if settings[f"resources.{key}"].value is not None and settings["resources.queue"].value is None:
-            message, span = f"`{key}` means nothing to the target `lsf`", settings[f"resources.{key}"].span
+            message, span = f"`{key}` has no effect with the target `lsf`", settings[f"resources.{key}"].span
             found.append(Diagnostic("R405", message, span, helps=(instead,), severity=Severity.WARNING))
     jsrun = plan.values["job.start"].value == "jsrun"
     if (why := _one_size(plan)) is not None:
@@ -94,17 +94,17 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[str]]]:
         (
             "-wt",
             f"'{-(-lead // 60)}' -wa 'USR2'" if walltime else None,
-            f"{duration(-(-lead // 60) * 60)} before the time is up this script asks the run to save",
+            f"{duration(-(-lead // 60) * 60)} before the end of the walltime, this script asks the run to save",
         ),
         ("-Q", '"99"' if values["job.requeue"].value else None, job.why(plan, "job.requeue")),
-        ("-r", "" if values["job.requeue"].value else None, "and starts again when a host fails"),
+        ("-r", "" if values["job.requeue"].value else None, "LSF starts the job again if a host fails"),
         (
             "-o",
             f"{values['experiment_name'].value}-{'%J.%I' if shape else '%J'}.out",
-            "in the folder of the submission; LSF appends to it",
+            "in the folder where bsub was called; LSF appends to it",
         ),
     ]
-    groups = (("The job", who), ("What it asks for", _resources(plan)), ("How it ends and starts again", end))
+    groups = (("The job", who), ("What the job asks for", _resources(plan)), ("How the job ends and is requeued", end))
     return [(title, _lines(lines)) for title, lines in groups]
 
 

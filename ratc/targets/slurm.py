@@ -22,7 +22,7 @@ def files(
     found = []
     settings = plan.settings
     if settings["resources.queue"].value is not None and settings["resources.partition"].value is None:
-        message, span = "`queue` means nothing to the target `slurm`", settings["resources.queue"].span
+        message, span = "`queue` has no effect with the target `slurm`", settings["resources.queue"].span
         found.append(Diagnostic("R405", message, span, helps=("use `partition`",), severity=Severity.WARNING))
     rank = "${SLURM_PROCID:?}" if job.starts_each(plan) else "${SLURM_NODEID:?}"
     node = job.node(plan, place, NAME, rank, shape)
@@ -53,13 +53,13 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
     cpus, lead = values["job.cpus_per_node"], values["job.stop_before_seconds"].value
     who = [("--job-name", values["job.name"].value, "")]
     who += [(f"--{key}", given[key], job.why(plan, f"job.{key}")) for key in ("partition", "account", "qos")]
-    who.append(("--array", _range(shape), f"the points of {job.TABLE}, a task each"))
+    who.append(("--array", _range(shape), f"the points of {job.TABLE}, one task each"))
     log = "%A_%a" if shape else "%j"
     tasks = job.tasks_per_node(plan)
     why = (
-        "one launcher a node, which starts the node's processes"
+        "one launcher per node, which starts the processes of the node"
         if not job.starts_each(plan)
-        else "Slurm starts each process"
+        else "Slurm starts every process"
     )
     # With a number of tasks Slurm gives a range's fewest nodes, and never more: seen on 22.05.
     on_a_node = 1 if plan.sizes else tasks
@@ -75,13 +75,13 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
     signal = f"B:USR2@{lead}" if walltime.value else None
     requeue = "--requeue" if values["job.requeue"].value else "--no-requeue"
     end = [
-        ("--export", "ALL", "the submitting shell's variables: where Python is, secrets, trackers"),
-        ("--signal", signal, f"{duration(lead)} before the time is up this script asks the run to save"),
+        ("--export", "ALL", "pass on the variables of the submitting shell: path of Python, secrets, trackers"),
+        ("--signal", signal, f"{duration(lead)} before the end of the walltime, this script asks the run to save"),
         (requeue, "", job.why(plan, "job.requeue")),
-        ("--open-mode", "append", "a job that starts again keeps its log"),
-        ("--output", f"{values['experiment_name'].value}-{log}.out", "in the folder of the submission"),
+        ("--open-mode", "append", "a requeued job appends to its log"),
+        ("--output", f"{values['experiment_name'].value}-{log}.out", "in the folder where sbatch was called"),
     ]
-    groups = (("The job", who), ("What it asks for", what), ("How it ends and starts again", end))
+    groups = (("The job", who), ("What the job asks for", what), ("How the job ends and is requeued", end))
     return [
         (title, [(_directive(option, value), why) for option, value, why in lines if value is not None])
         for title, lines in groups

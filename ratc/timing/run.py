@@ -32,7 +32,7 @@ class Links:
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Seconds of an optimizer step of ``samples`` on ``world_size`` GPUs, with its interval; ``why`` is the reason of
-    the interval. ``unknown`` names the part of a step that is not counted.
+    the interval. ``unknown`` names the part of a step that is not counted, and ``unknown_why`` says the reason.
     """
 
     seconds: float
@@ -43,6 +43,7 @@ class Prediction:
     why: str
     how: str = "predicted"
     unknown: str = ""
+    unknown_why: str = ""
     #: Seconds by class of kernel, if they are predicted.
     by_class: Mapping[str, float] = field(default_factory=dict)
 
@@ -53,13 +54,20 @@ class Prediction:
 
     def sentence(self) -> str:
         """The prediction in one line for people."""
-        missing = f", {self.unknown}" if self.unknown else ""
-        rate = self.samples_per_second
+        missing = "".join(f", {words}" for words in (self.unknown, self.unknown_why) if words)
         return (
             f"{self.how}: a step of {counted(self.samples, 'sample')} takes {span_text(self.seconds)} "
-            f"({span_text(self.low)} to {span_text(self.high)}, {self.why}), "
-            f"{rate:{',.0f' if rate >= 100 else '.3g'}} samples/s{missing}"
+            f"({span_text(self.low)} to {span_text(self.high)}, {self.why}), {self._rate()}{missing}"
         )
+
+    def short(self) -> str:
+        """The step in a few words, to compare it with another."""
+        missing = f", {self.unknown}" if self.unknown else ""
+        return f"{span_text(self.seconds)} {self.how}, {self._rate()}{missing}"
+
+    def _rate(self) -> str:
+        rate = self.samples_per_second
+        return f"{rate:{',.0f' if rate >= 100 else '.3g'}} samples/s"
 
 
 def sent_bytes(strategy: str, zero_stage: int, trainable: int, world_size: int, accumulation: int) -> float:
@@ -101,9 +109,8 @@ def predicted(
     sending = sent / rate if rate else 0.0
     waiting = max(0.0, sending - step.backward_s)
     why = "90 % of the steps measured on this card" if card in MEASURED_ON else "no step was measured on this card"
-    unknown = ""
-    if world_size > 1 and rate is None:
-        unknown = "without communication (no bandwidth in the facts)"
+    silent = world_size > 1 and rate is None
+    unknown = ("without communication", "as the facts give no bandwidth") if silent else ("", "")
     return Prediction(
         step.seconds + waiting + LOOP_S,
         step.seconds / factor + LOOP_S,
@@ -112,14 +119,14 @@ def predicted(
         world_size,
         why,
         "predicted",
-        unknown,
-        step.by_class,
+        *unknown,
+        by_class=step.by_class,
     )
 
 
-def measured(seconds: float, samples: int, world_size: int, source: str) -> Prediction:
-    """The step as it was measured by one process."""
-    unknown = "without communication" if world_size > 1 else ""
+def measured(seconds: float, samples: int, world_size: int, source: str, alone: bool = True) -> Prediction:
+    """The step as it was measured, by one process ``alone`` or by all of them together."""
+    unknown = "without communication" if alone and world_size > 1 else ""
     low, high = seconds / MEASURED_SPREAD, seconds * MEASURED_SPREAD
     return Prediction(seconds, low, high, samples, world_size, source, "measured", unknown)
 

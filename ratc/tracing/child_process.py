@@ -29,7 +29,7 @@ MEMORY_BYTES = 12 << 30
 #: Seconds between two polls of a process's usage.
 POLL_S = 0.5
 #: The help for a met limit.
-WITHOUT = "if `batch_size` is not set, set it: training then needs no prediction"
+WITHOUT = "set `training.batch_size`: the compilation then needs no prediction"
 #: The place of a key in the spec.
 Spans = Callable[[str], Span | None]
 MODEL = "model.name"
@@ -108,7 +108,9 @@ def run(
     if runtime is None:
         helps = ("install ratc with its runtime: `pip install 'ratc[runtime]'`",)
         known = "measured" if work.gpu else "predicted"
-        return Diagnostic(work.code, f"memory cannot be {known}: the runtime is not installed here", span, helps=helps)
+        return Diagnostic(
+            work.code, f"memory cannot be {known}: ratc's runtime is not installed here", span, helps=helps
+        )
     environment = _environment(work, runtime)
     folder, output = os.path.abspath(folder or "."), os.path.abspath(output)
     with files.temporary_folder() as place:
@@ -216,7 +218,7 @@ def _await(process: Process, limits: Limits) -> str | None:
         if limits.cpu_s is not None and used > limits.cpu_s:
             return f"took more than {limits.cpu_s:g} s of processor time"
         if limits.idle_s is not None and now - active > limits.idle_s:
-            return f"has done nothing for {limits.idle_s:g} s: it waits for something that does not come"
+            return f"has done nothing for {limits.idle_s:g} s: it may wait for something that never comes"
         if limits.wall_s is not None and now - start > limits.wall_s:
             return f"did not end within {limits.wall_s:g} s"
 

@@ -52,7 +52,9 @@ def fetch(
             return None, (problem,)
         trace = _read(fresh)
         if not isinstance(trace, Trace):
-            return None, (Diagnostic("R315", f"the runtime wrote a trace that cannot be used: {trace}", spans(MODEL)),)
+            return None, (
+                Diagnostic("R315", f"the runtime wrote a trace that ratc cannot read: {trace}", spans(MODEL)),
+            )
         with open(fresh, "rb") as file:
             cache_folder.keep(path, file.read(), KEPT)
         return trace, ()
@@ -92,8 +94,8 @@ def own_names(request: Mapping[str, Any]) -> list[str]:
 def untrusted(names: Sequence[str], span: Span | None) -> Diagnostic:
     """Return a finding that a prediction is missing because it would run untrusted code of the spec. Code: R446."""
     message = f"memory is not predicted: that would run {', '.join(f'`{name}`' for name in names)}, code of the spec"
-    note = "the folder is not trusted, and no prediction of the same code was kept"
-    helps = ("if you trust the code, give `--trust`, or list the folder: `ratc trust FOLDER`",)
+    note = "the folder is not trusted, and there is no earlier prediction of the same code"
+    helps = ("if you trust the code, add `--trust`, or trust the folder: `ratc trust FOLDER`",)
     return Diagnostic("R446", message, span, (note,), helps)
 
 

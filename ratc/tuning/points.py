@@ -60,7 +60,7 @@ def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tup
         return None, ()
     where = section.key_span or section.span
     if _value(document, "sweep") is not None:
-        message = "a spec has either a `sweep` or `tuning`: one array has one kind of points"
+        message = "a spec has either `sweep` or `tuning`, not both"
         return None, (Diagnostic("R224", message, where),)
     space = section.find(("search_space",))
     if space is None or space.value is None:
@@ -75,7 +75,7 @@ def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tup
     grid = all(isinstance(entry, Choices) for entry in entries) and (trials is None or trials >= combinations)
     wanted = combinations if grid else trials or USUAL_TRIALS
     if wanted > MOST_POINTS:
-        message = f"a study of {wanted:,} trials; {MOST_POINTS:,} are the most"
+        message = f"a study of {wanted:,} trials; the limit is {MOST_POINTS:,}"
         return None, (Diagnostic("R333", message, where),)
     seed = _value(document, "tuning.seed")
     seed = seed if seed is not None else _value(document, "seed") or 0
@@ -115,14 +115,19 @@ def _alike(document: Document, entries: Sequence[Choices | Range]) -> Iterator[D
         return
     node = batch.nodes[0] if isinstance(batch, Choices) else batch.node
     if "training.target_batch_size" in space:
-        message = "the study varies `batch_size` beside `target_batch_size`: it changes the accumulation alone"
-        helps = ("leave `training.batch_size` out of the search space",)
+        message = (
+            "the study varies `batch_size` as well as `target_batch_size`: `batch_size` changes only the accumulation"
+        )
+        helps = ("remove `training.batch_size` from the search space",)
     else:
         message = f"the study varies `batch_size`, and `target_batch_size` stays {fixed}: only the accumulation differs"
         helps = ("vary `training.target_batch_size` to try other global batches",)
-    notes = ["but for batch norm, whose statistics are of a micro-batch, and for rounding, the same is learnt"]
+    notes = [
+        "all trials learn the same, except for rounding and the statistics of batch norm, which are computed "
+        "per micro-batch"
+    ]
     if len(entries) > 1:
-        notes.append("trials that differ in nothing else give the same score: they are repetitions")
+        notes.append("trials that differ in nothing else give the same score")
     yield Diagnostic("R360", message, node.span, tuple(notes), helps, Severity.WARNING)
 
 
@@ -146,7 +151,7 @@ def _rays_alone(section: Node) -> Iterator[Diagnostic]:
             continue
         helps = ["use `backend: ray`"]
         if asked is None:
-            helps.append("each trial of an array gets the request in `resources`")
+            helps.append("with `backend: array`, `resources` describes the resources of each trial")
         message = f"`{key}{f': {asked}' if asked else ''}` needs `backend: ray`"
         yield Diagnostic("R342", message, node.span, helps=tuple(helps))
 

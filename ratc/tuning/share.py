@@ -34,15 +34,15 @@ def share(settings: Values, gpus: int, cpus: int | None) -> tuple[Share | None, 
     """Return a trial's share of a node, of which the study has ``gpus`` and ``cpus``. Code: R343."""
     asked_gpus, asked_cpus = settings["tuning.gpus_per_trial"], settings["tuning.cpus_per_trial"]
     if cpus is None:
-        helps = ("say how many: `resources.cpus`",)
+        helps = ("set `resources.cpus`",)
         return None, (Diagnostic("R343", "the CPU cores of a node are not known", asked_cpus.span, helps=helps),)
     wanted = asked_gpus.value if asked_gpus.value is not None else min(gpus, 1)
     if wanted > gpus:
-        message = f"a trial of {wanted} GPU{'s' if wanted > 1 else ''} does not fit: the study has {gpus} of a node"
+        message = f"a trial of {wanted} GPU{'s' if wanted > 1 else ''} does not fit: the study has {gpus} on a node"
         return None, (Diagnostic("R343", message, asked_gpus.span, helps=("a trial runs on one node",)),)
     if asked_cpus.value is not None:
         if asked_cpus.value > cpus:
-            message = f"a trial of {asked_cpus.value} CPU cores does not fit: the study has {cpus} of a node"
+            message = f"a trial of {asked_cpus.value} CPU cores does not fit: the study has {cpus} on a node"
             return None, (Diagnostic("R343", message, asked_cpus.span, helps=("a trial runs on one node",)),)
         return Share(wanted, asked_cpus.value, gpus, cpus), ()
     nodes, parallel = settings.get_as(int, "resources.nodes"), settings.maybe(int, "tuning.max_parallel")

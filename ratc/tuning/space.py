@@ -74,7 +74,7 @@ def read(
     entries: list[Choices | Range] = []
     found: list[Diagnostic] = []
     if not section.value:
-        found.append(Diagnostic("R336", "a search space without keys", section.key_span or section.span))
+        found.append(Diagnostic("R336", "the search space has no keys", section.key_span or section.span))
     for key, node in section.value.items():
         path = full_path(key)
         wrong = _wrong_key(key, path, node, schema)
@@ -132,7 +132,7 @@ def point_of(index: int, nodes: tuple[tuple[str, Node], ...]) -> Point:
 
 def _wrong_key(key: str, path: str, node: Node, schema: dict[str, Any]) -> Diagnostic | None:
     if path.split(".")[0] in SHARED:
-        helps = ("the job's request and its target are the same for all trials",)
+        helps = ("all trials have the same target and the same request to the scheduler",)
         return Diagnostic("R332", f"a study cannot vary `{path}`", node.key_span, helps=helps)
     sub = subschema(schema, path)
     if sub is None or is_section(sub):
@@ -175,13 +175,19 @@ def _entry(path: str, node: Node, whole: bool) -> tuple[Choices | Range | None, 
     return _of_range(path, ends, scale is not None and scale.value == "log", whole)
 
 
+def _numbers(items: list[Node]) -> list[float]:
+    """Return the numbers among the items."""
+    values = [item.value for item in items]
+    return [float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+
+
 def _of_list(path: str, node: Node, items: list[Node], whole: bool) -> tuple[Choices | Range | None, list[Diagnostic]]:
-    numbers = [item.value for item in items if type(item.value) in (int, float)]
+    numbers = _numbers(items)
     if whole or len(items) != 2 or len(numbers) != 2:
         return _of_choices(path, node, items)
-    low, high = (float(number) for number in numbers)  # type: ignore[arg-type]
+    low, high = numbers
     if low > high:
-        helps = ("a range is [low, high]; `{choices: […]}` tries the two values alone",)
+        helps = ("a range is [low, high]; to try only the two values, write `{choices: […]}`",)
         return None, [Diagnostic("R336", f"the range of `{path}` is reversed", node.span, helps=helps)]
     return _of_range(path, node, low > 0 and high / low >= LOG_FROM, whole)
 
@@ -189,9 +195,12 @@ def _of_list(path: str, node: Node, items: list[Node], whole: bool) -> tuple[Cho
 def _of_choices(path: str, node: Node, items: list[Node]) -> tuple[Choices | None, list[Diagnostic]]:
     if not items:
         return None, [Diagnostic("R336", f"`{path}` has no values to choose from", node.span)]
-    seen: set[str] = set()
-    twice = [item for item in items if repr(item.data()) in seen or seen.add(repr(item.data()))]  # type: ignore[func-returns-value]
-    found = [Diagnostic("R336", f"`{inline(item.data())}` is a choice of `{path}` twice", item.span) for item in twice]
+    first: dict[str, Node] = {}
+    twice = [item for item in items if first.setdefault(repr(item.data()), item) is not item]
+    found = [
+        Diagnostic("R336", f"`{inline(item.data())}` is given twice as a choice of `{path}`", item.span)
+        for item in twice
+    ]
     return Choices(path, tuple(items)), found
 
 
@@ -200,23 +209,28 @@ def _of_range(path: str, node: Node, log: bool, whole: bool) -> tuple[Range | No
     if found:
         return None, found
     assert isinstance(node.value, list)
-    low, high = (float(item.value) for item in node.value)  # type: ignore[arg-type]
+    low, high = _numbers(node.value)
     return Range(path, low, high, log, whole, node), []
 
 
 def _range_problems(path: str, node: Node, log: bool, whole: bool) -> Iterator[Diagnostic]:
     assert isinstance(node.value, list)
-    ends = [item.value for item in node.value]
-    if len(ends) != 2 or any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in ends):
+    ends = _numbers(node.value)
+    if not len(ends) == len(node.value) == 2:
         yield Diagnostic("R336", f"the range of `{path}` is not [low, high], two numbers", node.span)
         return
-    low, high = (float(end) for end in ends)  # type: ignore[arg-type]
+    low, high = ends
     if low == high:
-        yield Diagnostic("R336", f"the range of `{path}` holds one value", node.span, helps=("set it in its section",))
+        yield Diagnostic(
+            "R336",
+            f"the range of `{path}` holds only one value",
+            node.span,
+            helps=("set the key in its section, outside of the search space",),
+        )
     if low > high:
         yield Diagnostic("R336", f"the range of `{path}` is reversed", node.span, helps=("write [low, high]",))
     elif log and low <= 0:
-        message = f"the range of `{path}` begins at {low:g}, and a logarithmic scale has no such number"
-        yield Diagnostic("R336", message, node.span, helps=("begin above 0, or leave `scale: log` out",))
+        message = f"the range of `{path}` begins at {low:g}, and a logarithmic scale needs numbers above 0"
+        yield Diagnostic("R336", message, node.span, helps=("begin above 0, or remove `scale: log`",))
     if whole and not (low.is_integer() and high.is_integer()):
-        yield Diagnostic("R336", f"`{path}` takes whole numbers, and its range has others", node.span)
+        yield Diagnostic("R336", f"`{path}` takes whole numbers, but its range holds other numbers", node.span)

@@ -25,7 +25,7 @@ _KEYS = {
     "R509": ("model.name", "data.dataset", "training.loss", "training.optimizer"),
     "R510": ("output_dir",),
     "R511": ("training.batch_size",),
-    "R513": ("data.workers", "resources.memory"),
+    "R513": ("data.num_workers", "resources.memory"),
     "R519": ("output_dir",),
     "R524": ("logging.backend", "environment.venv"),
     "R529": ("environment.venv",),
@@ -62,14 +62,14 @@ def _with_account(cause: Diagnostic, evidence: Evidence) -> Diagnostic:
         parts.append(f"on {record.hosts}")
     if len(evidence.records) > 1:
         parts.append(f"start {len(evidence.records)}")
-    return replace(cause, notes=(*cause.notes, f"the scheduler's account: {', '.join(parts)}"))
+    return replace(cause, notes=(*cause.notes, f"the scheduler reports: {', '.join(parts)}"))
 
 
 def _nothing_wrong(evidence: Evidence) -> Diagnostic | None:
     """Code: R600."""
     record = evidence.record
     if evidence.is_done or (evidence.results.get("status") == "finished" and record is None):
-        return _note(f"the run is finished: `{evidence.output}/results.json` has its scores")
+        return _note(f"the run has finished: `{evidence.output}/results.json` has its scores")
     if record is None:
         return None
     if record.end is End.WAITING:
@@ -116,7 +116,7 @@ def _out_of_time(evidence: Evidence) -> Diagnostic | None:
     within = f" of {duration(limit)}" if isinstance(limit, int) else ""
     notes, helps = _time_needed(evidence)
     if evidence.stopped:
-        helps = ("submit it again to go on", *helps)
+        helps = ("submit it again to continue", *helps)
     return Diagnostic("R601", f"the job ran into its walltime{within}", _span(line), (_kept(evidence), *notes), helps)
 
 
@@ -125,9 +125,9 @@ def _time_needed(evidence: Evidence) -> tuple[tuple[str, ...], tuple[str, ...]]:
     where = evidence.at("resources.walltime")
     took = [epoch["seconds"] for epoch in evidence.epochs if isinstance(epoch.get("seconds"), (int, float))]
     wanted = evidence.lock["training.epochs"].value if "training.epochs" in evidence.lock else None
-    ways = "or shorten an epoch, or let the job go back into the queue with `checkpoint.requeue: auto`"
+    ways = "or shorten an epoch, or let the job be requeued with `checkpoint.requeue: auto`"
     if not took or not isinstance(wanted, int):
-        note = "no epoch was done: what one takes is not known" if not took else ""
+        note = "no epoch was finished: the time of an epoch is not known" if not took else ""
         return (note,) if note else (), (f"ask for more time in {where}, {ways}",)
     one = sum(took) / len(took)
     # A tenth more, for what is not in an epoch: the start, the last checkpoint, a slower node.
@@ -135,7 +135,7 @@ def _time_needed(evidence: Evidence) -> tuple[tuple[str, ...], tuple[str, ...]]:
     done, whole = f"{len(took)} of {counted(wanted, 'epoch')}", duration(int(wanted * one))
     note = f"{done} were done, {one:.1f} s each: all of them take {whole}"
     rounded = walltime_text(-(-needed // 60) * 60)
-    return (note,), (f"`{rounded}` in {where} has room for a tenth more than that, {ways}",)
+    return (note,), (f"`{rounded}` in {where} leaves room for a tenth more, {ways}",)
 
 
 def _out_of_host_memory(evidence: Evidence) -> Diagnostic | None:
@@ -150,11 +150,14 @@ def _out_of_host_memory(evidence: Evidence) -> Diagnostic | None:
     asked = record.asked_memory if record else None
     if record and record.memory:
         of = f" of {size_text(asked)}" if asked else ""
-        notes = (f"a process was seen with {size_text(record.memory)}{of}; a peak between two looks is not in it",)
+        notes = (
+            f"a process was measured with {size_text(record.memory)}{of}; a peak between two measurements may "
+            f"be higher",
+        )
     much = f"`{-(-int(asked * 1.5) // 2**30)}GB`" if asked else "more"
     helps = (
         f"ask for {much} in {where}",
-        f"or start fewer loader processes in {evidence.at('data.workers')}: each holds its own copy of the samples",
+        f"or start fewer loader processes in {evidence.at('data.num_workers')}: each holds its own copy of the samples",
     )
     return Diagnostic("R602", "the job used more host memory than it had asked for", _span(line), notes, helps)
 
@@ -167,8 +170,8 @@ def _lost_a_node(evidence: Evidence) -> Diagnostic | None:
         return None
     hosts = f" of {record.hosts}" if record and record.hosts else ""
     helps = (
-        "submit the job again: it goes on from its last checkpoint",
-        f"with `auto` in {evidence.at('checkpoint.requeue')} the scheduler starts it again by itself",
+        "submit the job again: it continues from its last checkpoint",
+        f"with `auto` in {evidence.at('checkpoint.requeue')} the scheduler requeues it by itself",
     )
     return Diagnostic("R603", f"the job lost a node{hosts}", _span(line), (), helps)
 
@@ -186,7 +189,7 @@ def _stopped(evidence: Evidence) -> Diagnostic | None:
         line = evidence.first(r"saved, not finished|asking the run to save")
     else:
         return None
-    return Diagnostic("R604", what, _span(line), (_kept(evidence),), ("submit it again to go on",))
+    return Diagnostic("R604", what, _span(line), (_kept(evidence),), ("submit it again to continue",))
 
 
 def _kept(evidence: Evidence) -> str:
@@ -212,7 +215,7 @@ def _no_module(evidence: Evidence) -> Diagnostic | None:
         if given
         else "name an environment that has it: `environment.venv`"
     )
-    return Diagnostic("R605", f"`{match[1]}` is not there on the node", span, (), (where,))
+    return Diagnostic("R605", f"`{match[1]}` does not exist on the node", span, (), (where,))
 
 
 def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
@@ -223,10 +226,13 @@ def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
     size = evidence.lock["training.micro_batch_size"].value if "training.micro_batch_size" in evidence.lock else None
     notes = (f"it ran with a micro-batch of {size}",) if size else ()
     smaller = f"`{size // 2}`" if isinstance(size, int) and size > 1 else "a smaller one"
-    helps = [f"try {smaller} in {evidence.at('training.batch_size')}: the global batch stays, with more accumulation"]
+    helps = [
+        f"try {smaller} in {evidence.at('training.batch_size')}: the global batch stays the same, with more "
+        f"accumulation"
+    ]
     if "entrypoint.program" not in evidence.lock:  # nothing is predicted of a program
         helps.append("`ratc fit SPEC` shows what fits on each card")
-    return Diagnostic("R606", "a GPU was out of memory", found[0], notes, tuple(helps))
+    return Diagnostic("R606", "a GPU ran out of memory", found[0], notes, tuple(helps))
 
 
 def _no_place(evidence: Evidence) -> Diagnostic | None:
@@ -243,9 +249,9 @@ def _no_place(evidence: Evidence) -> Diagnostic | None:
     span, match = found
     of = f" at `{match[1]}`" if match.lastindex else ""
     words = match[0].split(":")[0].lower()
-    help = f"free some space, or name another place in {evidence.at('output_dir')}"
+    help = f"free some space, or name another folder in {evidence.at('output_dir')}"
     if "shared" in words or "bus" in words:
-        help = f"the loader processes share memory: ask for more in /dev/shm, or {evidence.at('data.workers')}"
+        help = f"the loader processes share memory: ask for more in /dev/shm, or {evidence.at('data.num_workers')}"
     return Diagnostic("R607", f"a file could not be written or read{of}: {words}", span, (), (help,))
 
 
@@ -260,8 +266,8 @@ def _no_network(evidence: Evidence) -> Diagnostic | None:
         return None
     helps = (
         "look for the first failure on another node: a process that ended closes its connections",
-        "if there is none, the nodes cannot reach each other: name the interface, `NCCL_SOCKET_IFNAME` in the "
-        "cluster's facts",
+        "if there is none, the nodes cannot reach each other: set `interface` in the cluster's facts "
+        "(`NCCL_SOCKET_IFNAME`)",
     )
     return Diagnostic("R608", f"the processes lost each other: {found[1][0]}", found[0], (), helps)
 
@@ -299,12 +305,12 @@ def _refused(evidence: Evidence) -> Diagnostic | None:
 def _unknown(evidence: Evidence) -> Diagnostic:
     """Code: R611."""
     looked = [log.name for log in evidence.logs]
-    notes = (f"looked into {', '.join(looked)}",) if looked else ("no log was found",)
+    notes = (f"read: {', '.join(looked)}",) if looked else ("no log was found",)
     helps = (
-        "give the file with the output: `--log FILE`" if not looked else "the end of the log may say more",
-        "another try with `--debug` follows each step",
+        "give the file with the output: `--log FILE`" if not looked else "read the end of the log",
+        "run it again with `--debug`, which inspects each step",
     )
-    return Diagnostic("R611", "nothing that is known as a cause was found", _end(evidence), notes, helps)
+    return Diagnostic("R611", "no known cause was found", _end(evidence), notes, helps)
 
 
 def _end(evidence: Evidence) -> Span | None:

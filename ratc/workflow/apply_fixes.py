@@ -28,7 +28,7 @@ def fix(
             told += _rewrite(name, asked, dry_run)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            problems.append(Diagnostic("R403", f"cannot fix `{name}`: {reason}", notes=("it is as it was",)))
+            problems.append(Diagnostic("R403", f"cannot fix `{name}`: {reason}", notes=("the file is unchanged",)))
     return told, tuple(problems)
 
 

@@ -37,8 +37,8 @@ def checked(
         except recorded.Refused as error:
             text = (emit.on_disk(folder, name) or b"").decode("utf-8", errors="replace")
             span = Span(Source(os.path.join(folder, name), text), 1, 1, 2, 1)
-            message = f"the head of `{os.path.join(folder, name)}` does not say how to make it again"
-            return [Diagnostic("R427", message, span, (str(error),), ("compile its spec again",))]
+            message = f"the head of `{os.path.join(folder, name)}` does not hold the command that compiles it again"
+            return [Diagnostic("R427", message, span, (str(error),), ("compile the spec again",))]
         if not os.path.exists(request.spec):
             return [*drift.untouched(folder, document, (f"run `{command}`",)), _gone(folder, name, request.spec)]
         loaded = inputs.load(request)
@@ -67,8 +67,8 @@ def _gone(folder: str, name: str, spec: str) -> Diagnostic:
     text = (emit.on_disk(folder, name) or b"").decode("utf-8", errors="replace")
     path = os.path.join(folder, name)
     span = Span(Source(path, text), 1, 1, 1, max(2, len(text.split("\n", 1)[0]) + 1))
-    message = f"`{path}` was compiled from `{spec}`, which is gone"
-    return Diagnostic("R427", message, span, helps=("delete the folder, or bring the spec back",))
+    message = f"`{path}` was compiled from `{spec}`, which does not exist any more"
+    return Diagnostic("R427", message, span, helps=("delete the folder, or restore the spec",))
 
 
 def _elsewhere(folder: str, loaded: inputs.Loaded, request: CompileRequest) -> Diagnostic | None:
@@ -79,7 +79,7 @@ def _elsewhere(folder: str, loaded: inputs.Loaded, request: CompileRequest) -> D
     if request.output or os.path.realpath(now) == os.path.realpath(folder):
         return None
     message = f"`{folder}` is left over: `{request.spec}` compiles into `{os.path.normpath(now)}` now"
-    return Diagnostic("R427", message, node.span, helps=("delete the folder, or move it there and compile again",))
+    return Diagnostic("R427", message, node.span, helps=("delete the old folder, or move it there and compile again",))
 
 
 def _by_digest(
@@ -91,7 +91,7 @@ def _by_digest(
 
 
 def _machine(folder: str) -> Diagnostic:
-    message = f"`{folder}` depends on the machine that it was compiled on: only its digests were checked"
+    message = f"`{folder}` depends on the machine of its compilation: only its digests were checked"
     note = "the spec leaves hardware open, and no facts file is recorded"
     helps = ("name `resources.cpus` and the card in the spec, or compile with `--facts`, or use `--this-machine`",)
     return Diagnostic("R429", message, None, (note,), helps, Severity.WARNING)

@@ -25,7 +25,7 @@ def plan(request: CompileRequest) -> tuple[Plan | None, str, tuple[Diagnostic, .
     loaded = inputs.load(request)
     if loaded.settings is None or has_errors(loaded.diagnostics):
         return None, "", tuple(loaded.diagnostics)
-    if refused := program.refused(loaded.settings, "a check of the data", "check them in the program"):
+    if refused := program.refused(loaded.settings, "a check of the data", "check the data in your program"):
         return None, "", (*loaded.diagnostics, *refused)
     if untrusted := require_trust.refused(loaded):
         return None, "", (*loaded.diagnostics, *untrusted)
@@ -63,6 +63,6 @@ def _run(samples: int | None, pictures: str, path: str, folder: str) -> int:
         print(f"ratc data check: the data were not read within {LIMIT_S:.0f} s", file=sys.stderr)
         return 1
     if status < 0:
-        print(f"ratc data check: the process was ended by signal {-status}", file=sys.stderr)
+        print(f"ratc data check: the process that read the data was ended by signal {-status}", file=sys.stderr)
         return 1
     return status

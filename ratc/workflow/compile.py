@@ -25,7 +25,7 @@ from ratc.workflow.inputs import Gathered, Known, Loaded
 from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import MAX_BYTES, parse
 
-UNCHANGED = "nothing, because no file has changed"
+UNCHANGED = "nothing, all files are up to date"
 #: Called before a file is written, with the spec, the folder and its artifacts: an error stops the command.
 Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic, ...]]
 
@@ -174,14 +174,17 @@ def _time(plan: Plan, request: CompileRequest) -> tuple[Diagnostic, ...]:
 
     It enters no file: the same spec compiles to the same bytes on any machine.
     """
-    if not (open_batch.is_open(plan) or open_batch.is_given(plan)) or os.environ.get(SKIP):
+    known = open_batch.is_open(plan) or open_batch.is_given(plan)
+    ran = os.path.exists(os.path.join(request.folder, str(plan.values["output_dir"].value), "results.json"))
+    if not (known or ran) or os.environ.get(SKIP):
         return ()
-    # Imported here: only a known card needs it.
+    # Imported here: only a known card, or an earlier run, needs it.
     from ratc.fitting import step_time
 
     step, why = step_time.predict_step(plan, request.folder)
     if step is None:
-        say(f"ratc: the time of a step is not predicted: {why}")
+        if known:
+            say(f"ratc: the time of a step is not predicted: {why}")
         return ()
     for line in step_time.lines(plan, step, request.samples):
         say(f"ratc: {line}")

@@ -69,7 +69,10 @@ def of_study(
     named = {entry.name: entry.text for entry in array.entries}
     record = study.artifact(place, found, found.trials if found.adaptive else named, left, _ray(found, share))
     shared = (*files, facts, record)
-    remark = "What the job asks for, and what all trials share; each is compiled below the output folder as it begins."
+    remark = (
+        "The request of the job, and the values that all trials share. Each trial is compiled in the output "
+        "folder when it begins."
+    )
     common = lock.artifact(replace(place, remark=remark), target, {**_of_all(array), **values}, shared)
     return (*shared, common), plan, said
 

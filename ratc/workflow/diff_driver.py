@@ -30,7 +30,7 @@ def run(words: Sequence[str], old_side: Side, new_side: Side) -> int:
         say(f"ratc diff: {words[0]} is not merged", sys.stdout)
         return 0
     if len(words) not in (7, 9):
-        print("ratc diff: git gives a driver seven arguments; see docs/guides/diff.md", file=sys.stderr)
+        print("ratc diff: git passes seven arguments to a diff driver; see docs/guides/diff.md", file=sys.stderr)
         return 2
     path, old, new = words[0], _read(words[1]), _read(words[4])
     say(f"diff --ratc a/{path} b/{words[7] if len(words) == 9 else path}", sys.stdout)
@@ -47,7 +47,7 @@ def _told(path: str, later: str, old: bytes | None, new: bytes | None, old_side:
             both, _ = diff_inputs.pair(before, after, stack)
         if both is not None:
             told = rendered(compare(*both), "text")
-            return told or "nothing that ratc resolves differs: comments, order or layout\n"
+            return told or "no value differs: only comments, order or layout\n"
     return _by_lines(path, later, old, new)
 
 

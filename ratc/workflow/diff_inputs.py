@@ -117,11 +117,13 @@ def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | N
             return None, tuple(found)
         # The points hold the values of the sweep's own keys.
         settings = Values({**first, **{path: settings[path] for path in settings if path == "sweep.max_parallel"}})
-    plan, said, _, _ = inputs.decided(request, settings, known=known)
+    plan, said, _, decision = inputs.decided(request, settings, known=known)
     found += said
     if plan is None:
         return None, tuple(found)
     side = _of_plan(name, request.target, plan, tuple(found))
+    if decision is not None:
+        side = replace(side, step=_step(plan, request.folder))
     side = replace(side, own_code=compiling.reached(loaded), unpredicted=compiling.is_untrusted(found))
     return replace(side, points={point.name: point.text for point in points}), ()
 
@@ -129,6 +131,16 @@ def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | N
 def _of_plan(name: str, target: str, plan: Plan, found: tuple[Diagnostic, ...]) -> Side:
     words = tuple(f"{item.code}: {item.message}" for item in found if item.severity is Severity.WARNING)
     return Side(name, target, plan.values, plan.settings, plan.facts, ratc_version=__version__, findings=words)
+
+
+def _step(plan: Plan, folder: str) -> str:
+    """Return the time of the plan's step, from the trace that its prediction of memory has made; empty if unknown."""
+    # Imported here: only a predicted plan has a trace.
+    from ratc.fitting import step_time
+
+    # A revision has no output folder, so the speed of a run would stand beside a prediction.
+    step, _ = step_time.predict_step(plan, folder, earlier=False)
+    return step.short() if step else ""
 
 
 def _of_compiled(asked: Asked, path: str, known: Known) -> tuple[Side | None, tuple[Diagnostic, ...]]:
@@ -143,8 +155,8 @@ def _of_lock(asked: Asked, read: Compiled) -> tuple[Side | None, tuple[Diagnosti
     """Return a lock alone. Code: R450 for an edited lock."""
     odd = [path for path in read.values if not effects.is_known(path)]
     if odd:
-        message = f"`{read.path}` holds what no lock of ratc's holds: `{odd[0]}`"
-        helps = ("compile the spec again: a lock is not edited",)
+        message = f"`{read.path}` holds a value that no lock of ratc holds: `{odd[0]}`"
+        helps = ("compile the spec again, instead of editing the lock",)
         return None, (Diagnostic("R450", message, read.values[odd[0]].span, helps=helps),)
     points = {name: f"{text} ({read.point_locks[name][7:19]})" for name, text in read.points.items()}
     side = Side(asked.text, read.target, read.values, {}, {}, read.inputs, read.ratc_version, points)

@@ -60,7 +60,7 @@ def _of_compiled(asked: Asked, given: CompileRequest) -> int:
     laid += ["--set"] * bool(given.sets) + ["--facts"] * bool(given.facts)
     laid += ["--target"] * (given.target not in ("local", read.target))
     if laid:
-        words = f"`{laid[0]}` goes with a spec: what was compiled has a command of its own, in the head of its lock"
+        words = f"`{laid[0]}` needs a spec: a compiled folder is explained with the options in the head of its lock"
         say(f"ratc explain: {words}")
         return 2
     try:
@@ -69,10 +69,10 @@ def _of_compiled(asked: Asked, given: CompileRequest) -> int:
         return _by_lock(asked, read, str(reason))
     for path in (request.spec, request.facts):
         if path and not os.path.exists(path):
-            return _by_lock(asked, read, f"`{path}`, which it was compiled from, is gone")
+            return _by_lock(asked, read, f"`{path}`, from which it was compiled, does not exist any more")
     loaded = inputs.load(request)
     if loaded.settings is None:
-        return _by_lock(asked, read, f"`{request.spec}` has errors now; `ratc validate` says which")
+        return _by_lock(asked, read, f"`{request.spec}` has errors now; `ratc validate` shows them")
     return _explained(asked, request, loaded, read)
 
 
@@ -144,8 +144,8 @@ def _moved(plan: Plan, read: Compiled, paths: list[str], where: str) -> list[str
         then = read.values.get(path)
         if then is not None and not same(then.value, value.value):
             old, new = shown(path, then.value), shown(path, value.value)
-            words = f"the lock says {old}, and its inputs give {new} now{where}"
-            told.append(f"{path}: {words}; `ratc check` says why")
+            words = f"the lock says {old}, but its inputs give {new} now{where}"
+            told.append(f"{path}: {words}; `ratc check` shows why")
     return told
 
 
@@ -191,7 +191,7 @@ def _by_lock(asked: Asked, read: Compiled, why: str) -> int:
     paths = list(plan.values) if asked.path is None else explain.find(plan, asked.path)
     if not paths:
         return _unknown(asked.path or "", asked.form, list(plan.values))
-    _tell(asked, plan, paths, [f"only `{read.path}` itself can be told of: {why}"])
+    _tell(asked, plan, paths, [f"only the file `{read.path}` itself can be explained: {why}"])
     return 0
 
 
@@ -227,7 +227,7 @@ def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
     if is_program(plan.settings):
         return [OF_A_PROGRAM]
     if plan.values["hardware.device"].value != "cuda":
-        return ["No memory is predicted: it trains on the CPU."]
+        return ["No memory is predicted: it trains on the CPU.", *_time(plan, folder)]
     if open_batch.is_given(plan):
         from ratc.fitting import breakdown, given_batch
 

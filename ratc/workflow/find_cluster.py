@@ -25,7 +25,7 @@ def load(settings: Values, folder: str) -> tuple[File | None, facts.Cluster | No
         return None, None, ()
     path, seen = _path(str(named.value), folder)
     if path is None:
-        message = f"there are no facts of a cluster `{named.value}`"
+        message = f"there are no facts of the cluster `{named.value}`"
         near = did_you_mean(str(named.value), seen) or _listed(seen)
         note = f"no `{FOLDER}/{named.value}.yaml` in the spec's folder or above it"
         return None, None, (Diagnostic("R327", message, named.span, (note,), near),)

@@ -107,7 +107,7 @@ def _given(question: Question, plan: Plan, folder: str, told: Choice | None) -> 
         return []
     if question.cards or question.all_cards or question.precisions:
         micro = plan.values["training.micro_batch_size"].value
-        return ["", f"The spec's own micro-batch, {micro}, is not judged here: without these options it is."]
+        return ["", f"The spec's own micro-batch, {micro}, is not checked here; without these options it is."]
     if not open_batch.is_given(plan):
         return []
     verdict, _ = given_batch.judge(plan, folder)

@@ -39,9 +39,9 @@ def _read(name: str, asked: str | None, alone: bool) -> tuple[Sequence[Item] | N
     if document is None:
         return batch.read(kind, name, file.data.decode("utf-8", errors="replace")), ()
     if kind == "unified" and alone and asked is None and _is_spec(file):
-        helps = ("use it as it is; `--from unified` imports it anyway",)
+        helps = ("use it unchanged; `--from unified` imports it anyway",)
         return None, (
-            Diagnostic("R431", f"`{name}` is a spec that ratc takes already", document.root.span, helps=helps),
+            Diagnostic("R431", f"`{name}` is already a spec that ratc can read", document.root.span, helps=helps),
         )
     return _READERS[kind](document), ()
 

@@ -63,7 +63,9 @@ def load(request: CompileRequest) -> Loaded:
     try:
         shell_folder = os.path.relpath(os.getcwd(), folder or ".")
     except FileNotFoundError:
-        gone = Diagnostic("R001", "the folder that the shell is in is gone", helps=("change into another one",))
+        gone = Diagnostic(
+            "R001", "the current folder of the shell does not exist any more", helps=("change into another one",)
+        )
         return Loaded(Inputs(spec), None, (*found, gone))
     inputs = Inputs(spec, overlays, overrides, shell_folder)
     document, diagnostics = compiler.layered(inputs)

@@ -120,7 +120,7 @@ def _layouts(settings: Values, folder: str) -> Iterator[Diagnostic]:
             shown = os.path.join(data or "", str(own)) if prefix else data
             message = f"`{shown}` has no {' and no '.join(f'`{name}`' for name in lacking)}"
             notes = (f"the data set `{dataset}` reads {', '.join(f'`{name}`' for name in wanted)} in `{path}`",)
-            helps = ("name the folder that holds them; `ratc data check` tells more",)
+            helps = ("name the folder that holds them; `ratc data check` shows more",)
             yield Diagnostic("R235", message, settings[path].span, notes, helps, Severity.WARNING)
 
 

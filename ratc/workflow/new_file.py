@@ -12,7 +12,7 @@ def there(path: str, force: bool, otherwise: str = "") -> Diagnostic | None:
     """Return a finding if the path exists; ``otherwise`` begins its help with another remedy. Code: R403."""
     if force or not os.path.lexists(path):
         return None
-    return Diagnostic("R403", f"`{path}` is there already", helps=(f"{otherwise}`--force` writes over it",))
+    return Diagnostic("R403", f"`{path}` exists already", helps=(f"{otherwise}use `--force` to overwrite it",))
 
 
 def write(path: str, text: str, force: bool, otherwise: str = "") -> Diagnostic | None:

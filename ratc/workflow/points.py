@@ -69,7 +69,7 @@ def _array_size(many: int, hardware: Values, span: Span | None) -> tuple[Diagnos
         if many <= USUAL_ARRAY:
             return ()
         message = f"an array of {many:,} points: Slurm and LSF take {USUAL_ARRAY:,} unless the site allows more"
-        helps = ("say how many this cluster takes: `max_array_size` in its facts",)
+        helps = ("set `max_array_size` in the cluster's facts",)
         return (Diagnostic("R335", message, span, helps=helps, severity=Severity.WARNING),)
     if many <= most.value:
         return ()
@@ -96,6 +96,6 @@ def _asks_otherwise(point: Point, paths: list[str]) -> tuple[Diagnostic, ...]:
     if not paths:
         return ()
     span = point.nodes[0][1].span if point.nodes else None
-    message = f"point {point.name} asks the scheduler for something else than the first: {', '.join(sorted(paths))}"
-    helps = ("one array asks for the same resources for all its points",)
+    message = f"point {point.name} asks the scheduler for other values than the first point: {', '.join(sorted(paths))}"
+    helps = ("all points of an array get the same resources",)
     return (Diagnostic("R334", message, span, (f"its values: {point.text}",), helps),)

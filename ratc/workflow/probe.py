@@ -43,7 +43,7 @@ def probe(what: str, output: str | None, name: str | None, timeout: float) -> tu
     found = read(answers)
     if found is None:
         asked = " and ".join(f"`{' '.join(scheduler.COMMANDS[key])}`" for key in scheduler.NEEDED)
-        message, helps = f"the answers of {asked} hold no nodes with their queues", ("is it the scheduler's own?",)
+        message, helps = f"the answers of {asked} show no nodes with their queues", ("is it the scheduler's command?",)
         return None, (*problems, Diagnostic("R435", message, helps=helps))
     keys, questions = site(os.environ, found.site)
     found = replace(
@@ -78,6 +78,6 @@ def _answers(
             notes = tuple(f"it said: {line}" for line in words[:3])
             helps = ("run this on a login node of the cluster",)
             return answers, [*problems, Diagnostic("R435", problem, None, notes, helps)]
-        message = f"{problem}; what it tells is left open"
+        message = f"{problem}; the values from it are left open"
         problems.append(Diagnostic("R435", message, severity=Severity.WARNING))
     return answers, problems

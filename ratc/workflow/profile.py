@@ -83,7 +83,7 @@ def _predict(plan: Plan, folder: str) -> tuple[Estimate | None, tuple[Diagnostic
     if plan.values["hardware.device"].value != "cuda" or not plan.values["hardware.compute_capability"].value:
         helps = ("name a card: `--gpu h100 --num-gpus 1`, or `--facts`",)
         return None, (
-            Diagnostic("R515", "the step runs on no NVIDIA card, so its memory is not predicted", helps=helps),
+            Diagnostic("R515", "the step does not run on an NVIDIA card, so its memory is not predicted", helps=helps),
         )
     device, strategy = device_of(plan), strategy_of(plan)
     searcher = own_searcher(plan, Library(plan, folder, plan.settings["model.name"].span))
@@ -162,8 +162,8 @@ def _machine(plan: Plan) -> tuple[facts.Machine | None, Diagnostic | None]:
         way = f"measure for this card: `--set resources.gpu={machine.card.id} --num-gpus 1`"
         return None, Diagnostic("R515", has, plan.settings["resources.gpu"].span, helps=(way,))
     if plan.values["engine.deepspeed"].value:
-        message = "the step is DeepSpeed's, and on one GPU it is another than on several"
-        way = "measure without: `--set training.deepspeed=false --num-gpus 1`"
+        message = "a step with DeepSpeed on one GPU differs from a step on several GPUs"
+        way = "measure it without DeepSpeed: `--set training.deepspeed=false --num-gpus 1`"
         return None, Diagnostic("R515", message, plan.settings["training.deepspeed"].span, helps=(way,))
     return machine, None
 

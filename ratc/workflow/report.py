@@ -57,7 +57,7 @@ def of_one(request: CompileRequest, cards: Sequence[str] | None) -> tuple[str | 
         except recorded.Refused as reason:
             return spec_page(_by_lock(told.read, str(reason))), ()
         if not os.path.exists(told.asked.spec):
-            return spec_page(_by_lock(told.read, f"its spec `{told.asked.spec}` is gone")), ()
+            return spec_page(_by_lock(told.read, f"its spec `{told.asked.spec}` does not exist any more")), ()
     loaded = inputs.load(told.asked)
     report, found = _resolved(request.spec, cards, told, loaded)
     return (None if report is None else spec_page(report)), found
@@ -130,9 +130,9 @@ def _files(told: _Told, loaded: Loaded) -> tuple[list[tuple[str, str]], str, tup
         return [], "", found
     shown = [artifact for artifact in made.artifacts if "/" not in artifact.path]
     rest = len(made.artifacts) - len(shown)
-    more = f" Those of the sweep's points, {rest} more, are left out." if rest else ""
+    more = f" The {rest} files of the sweep's points are left out." if rest else ""
     if told.read is None:
-        note = f"What `ratc compile` writes into {os.path.normpath(folder)}; comments say why.{more}"
+        note = f"What `ratc compile` writes into {os.path.normpath(folder)}; comments give the reasons.{more}"
         return [(artifact.path, artifact.text) for artifact in shown], note, found
     moved = [artifact.path for artifact in emit.changed(folder, shown)]
     if moved:
@@ -155,9 +155,9 @@ def _by_lock(read: Compiled, why: str) -> Report:
         read.path,
         read.target,
         plan,
-        remarks=(f"Only the lock itself can be told of: {why}.",),
-        unpredicted="No memory is predicted: only the lock is known, and not what it was made from.",
-        no_cards="What fits on other cards follows from the spec, which is not known.",
+        remarks=(f"Only the lock itself can be shown: {why}.",),
+        unpredicted="No memory is predicted: the spec of the lock is not known.",
+        no_cards="Other cards are not predicted: the spec is not known.",
         files=_on_disk(read.folder, (*NAMES, lock.NAME)),
         files_note=f"What lies in {read.folder}.",
         points=read.points,

@@ -19,8 +19,8 @@ def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
         return ()
     own = program.span(loaded.settings) if program.is_program(loaded.settings) else None
     span = own or next((value.span for _, value in callables.named(loaded.settings)), None)
-    message = f"nothing is run: the spec names code of its own, {', '.join(f'`{name}`' for name in names)}"
-    helps = ("if you trust the code, give `--trust`, or list the folder: `ratc trust FOLDER`",)
+    message = f"nothing was run: the spec names Python code of your own, {', '.join(f'`{name}`' for name in names)}"
+    helps = ("if you trust the code, add `--trust`, or trust the folder: `ratc trust FOLDER`",)
     return (Diagnostic("R447", message, span, ("the spec's folder is not trusted",), helps),)
 
 

@@ -122,7 +122,7 @@ class _Submission:
             where = "its output folder has a file `DONE`" if self._runs == 1 else "every point has a file `DONE`"
             helps = ("remove `DONE` to run it again",)
             severity = Severity.WARNING if self.asked.again else Severity.ERROR
-            found += (Diagnostic("R412", "this very run is finished", None, (where,), helps, severity),)
+            found += (Diagnostic("R412", "this run is already finished", None, (where,), helps, severity),)
         return found
 
     def _objections(self) -> Iterator[Diagnostic]:
@@ -140,7 +140,7 @@ class _Submission:
                     return
                 state = record.active(tasks)
             elif former.job is not None and former.lock == self._lock.digest:
-                state = f"on the cluster {former.cluster}, and cannot be asked about from here"
+                state = f"on the cluster {former.cluster}, so its state is not known here"
             objection = record.objection(former, state, self._lock.digest, dialect, self.asked.again)
             # With --again the user has looked: a former submission with an uncertain state is not asked about again.
             if state is not None if asked else not self.asked.again:
@@ -218,8 +218,8 @@ class _Submission:
         assert self.scheduler is not None
         overridden = self.scheduler.dialect.overridden(self._script, list(os.environ))
         if overridden:
-            message = f"{', '.join(f'`{name}`' for name in overridden)} would change what the script asks for"
-            note = ("set aside for this submission: the job is what the script says",)
+            message = f"{', '.join(f'`{name}`' for name in overridden)} would change the request of the script"
+            note = ("ignored for this submission: the script alone describes the job",)
             self.printer.print([Diagnostic("R418", message, None, note, severity=Severity.WARNING)])
         environment = {key: value for key, value in os.environ.items() if key not in (*overridden, *_COMPILED_IN)}
         own = ("modules", "venv", "conda", "container", "setup")
@@ -234,7 +234,7 @@ class _Submission:
         dialect = self.scheduler.dialect
         if dialect.tasks(ask(dialect.state(job), self.asked.timeout)) != ():
             return ()
-        note = "it ended long ago, or never was: the new job may not wait for it"
+        note = "it ended long ago or never existed: the new job may not wait for it"
         return (Diagnostic("R419", f"{dialect.name} knows no job {job}", None, (note,), severity=Severity.WARNING),)
 
     def _check(self, script: str, environment: dict[str, str]) -> tuple[Diagnostic, ...]:
@@ -245,8 +245,10 @@ class _Submission:
             command = dialect.check(path, self.asked.after)
             answer = ask(command, self.asked.timeout, self.spec_folder, None, environment) if command else None
         if answer is None:
-            message = f"{dialect.name} cannot be asked about a job before it is submitted"
-            notes = ("checked against the cluster's facts only; it checks limits itself when the job is submitted",)
+            message = f"{dialect.name} has no command that checks a job before its submission"
+            notes = (
+                "ratc checked the job against the cluster's facts only; the scheduler checks limits at the submission",
+            )
             return (Diagnostic("R417", message, None, notes, severity=Severity.WARNING),)
         if answer.status == 0:
             for line in answer.words:
@@ -299,7 +301,7 @@ class _Submission:
         except OSError as error:
             return None, (_unwritable(folder, error),)
         message = f"it is not known whether {dialect.name} took the job"
-        helps = (f"look for it with `{dialect.queue()}`; `--again` submits it if it is not there",)
+        helps = (f"look for it with `{dialect.queue()}`; if it is not there, submit it with `--again`",)
         return None, (Diagnostic("R415", message, notes=answer.words, helps=helps),)
 
     def _pass_on(self, answer: Answer) -> None:
@@ -318,7 +320,7 @@ def _wait(scheduler: Scheduler, job: str, timeout: float, printer: FindingsPrint
         status, found = wait.wait(scheduler, job, timeout)
     except KeyboardInterrupt:
         dialect = scheduler.dialect
-        say(f"no longer waiting; job {job} goes on: `{dialect.cancel(job)}` would end it")
+        say(f"no longer waiting; job {job} goes on, and `{dialect.cancel(job)}` cancels it")
         return 130
     printer.print(found)
     if status is not None:
@@ -343,4 +345,4 @@ def _refuse(printer: FindingsPrinter, found: tuple[Diagnostic, ...]) -> int:
 
 def _unwritable(folder: str, error: OSError) -> Diagnostic:
     message = f"cannot write into `{folder}`: {error.strerror}"
-    return Diagnostic("R403", message, helps=("`-o DIR` puts the files into another folder",))
+    return Diagnostic("R403", message, helps=("use `-o DIR` to write the files to another folder",))

@@ -89,7 +89,9 @@ def _read(
         return request, loaded, None, None, loaded.diagnostics
     study, found = compiler.study(loaded.document)
     if study is None:
-        nothing = Diagnostic("R336", "the spec has no `tuning`", helps=("`tuning.search_space` says what to try",))
+        nothing = Diagnostic(
+            "R336", "the spec has no `tuning`", helps=("add `tuning.search_space`, the values to try",)
+        )
         return request, loaded, None, None, (*loaded.diagnostics, *(found or (nothing,)))
     found = (*loaded.diagnostics, *found)
     if study.backend != "ray":
@@ -112,7 +114,7 @@ def _read(
 def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:
     """Print the trials that would run."""
     if study.adaptive:
-        say(f"{counted(study.trials, 'trial')}, each chosen from what is known by then", out)
+        say(f"{counted(study.trials, 'trial')}, each chosen from the results of the trials before it", out)
         return
     for trial in prepared.ready:
         say(f"{trial.point.name}  {trial.point.text}", out)
@@ -151,7 +153,7 @@ def _execute(
                 return 1, prepared
             return run_ray.run(study, prepared, share, address)
     except trials.StudyLocked:
-        say(f"ratc tune: another `ratc tune` runs this study: {os.path.relpath(maker.folder)}")
+        say(f"ratc tune: another `ratc tune` is running this study: {os.path.relpath(maker.folder)}")
         return 1, prepared
 
 
@@ -196,4 +198,4 @@ def _write(
         one = next(one for one in ready if one.point.name == chosen.name)
         for item in trials.keep_best(maker, one, os.path.join(folder, "best")):
             said = f"[{item.code}] {item.message}"
-            say(f"ratc tune: best/ has the overlay alone, this machine cannot run it: {said}")
+            say(f"ratc tune: best/ holds only the overlay, because this machine cannot run the trial: {said}")

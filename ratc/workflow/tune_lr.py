@@ -58,7 +58,7 @@ def prepare(request: CompileRequest, printer: FindingsPrinter, dry_run: bool) ->
 
 def announce(test: RangeTest) -> None:
     """Print the actions of `run`, for a dry run."""
-    would("run", "a range test of the learning rate, in one process on this machine")
+    would("run", "range test of the learning rate, in one process on this machine")
     would("write", *(os.path.relpath(os.path.join(test.folder, name)) for name in ("curve.json", "curve.svg")))
     would("write", _kept(test.spec))
 

@@ -103,7 +103,7 @@ def _without_prediction(found: Iterable[Diagnostic], settings: Values) -> Iterat
         if item.code == "R305" and has_gpus(settings):
             continue
         if item.code == "R309":
-            notes = (*item.notes, "how it trains on its GPUs is not checked here")
+            notes = (*item.notes, "the plan for its GPUs is not checked here")
             item = replace(item, severity=Severity.WARNING, notes=notes)
         yield item
 

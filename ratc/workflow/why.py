@@ -152,8 +152,8 @@ def _of_job(asked: Asked, job: str) -> tuple[Compiled | None, str, tuple[Diagnos
                 compiled, found = read_lock.read(folder)
                 if compiled is not None and DIALECTS.get(compiled.target) is dialect and _is_of(compiled, job, record):
                     return compiled, job, found
-    message = f"job {job} was not submitted from below this folder, and no scheduler here knows it as one of ratc's"
-    helps = ("name the compiled folder, or its output folder: `ratc why FOLDER`",)
+    message = f"job {job} was not submitted in this folder or below, and no scheduler here knows it as a job of ratc"
+    helps = ("name the compiled folder or the output folder: `ratc why FOLDER`",)
     return None, job, (Diagnostic("R612", message, helps=helps),)
 
 

@@ -134,8 +134,8 @@ def _conflict(source: Source) -> Diagnostic | None:
         return None
     first, *others = ((source.text.count("\n", 0, mark.start()) + 1, mark[0]) for mark in marks)
     span = Span(source, first[0], 1, first[0], len(first[1]) + 1)
-    note = f"more of its markers are in the lines {', '.join(str(line) for line, _ in others[:8])}"
-    helps = ("keep one side of it and delete the markers; compile files of ratc again instead",)
+    note = f"there are more markers in the lines {', '.join(str(line) for line, _ in others[:8])}"
+    helps = ("keep one side and delete the markers; if ratc wrote the file, compile the spec again instead",)
     return Diagnostic("R009", f"a merge conflict was left in `{source.name}`", span, (note,), helps)
 
 

@@ -9,11 +9,20 @@ from ratc_runtime.errors import visible
 
 COMMANDS = {
     "evaluate": ("ratc_runtime.commands.evaluate", "score a checkpoint on one split of the data"),
-    "predict": ("ratc_runtime.commands.predict", "write masks or boxes for a folder of images"),
-    "summary": ("ratc_runtime.commands.summary", "mean and deviation of the scores of several runs, as of folds"),
-    "export": ("ratc_runtime.commands.export", "write plain weights, or the model as ONNX"),
-    "compress": ("ratc_runtime.extras.compress", "prune and quantize a checkpoint, and measure both"),
-    "sync": ("ratc_runtime.commands.sync", "send curves that wait in the output folder"),
+    "predict": ("ratc_runtime.commands.predict", "write predicted masks, boxes or classes for a folder of images"),
+    "summary": (
+        "ratc_runtime.commands.summary",
+        "print mean and standard deviation of the scores of several runs, such as folds",
+    ),
+    "export": (
+        "ratc_runtime.commands.export",
+        "write the weights of a checkpoint as safetensors, or its model as ONNX",
+    ),
+    "compress": (
+        "ratc_runtime.extras.compress",
+        "prune and quantize a checkpoint, and measure the model before and after",
+    ),
+    "sync": ("ratc_runtime.commands.sync", "send curves that wait in the output folder to MLflow or Weights & Biases"),
 }
 
 

@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trust", action="store_true", help="run code that the checkpoint's lock names, `package.module:callable`"
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
-    parser.add_argument("--batch-size", type=positive, help="samples at a time (default: the lock's micro-batch)")
+    parser.add_argument("--batch-size", type=positive, help="samples in a batch (default: the micro-batch of the lock)")
 
 
 def check_trust(names: Iterable[str], path: Path, trust: bool) -> None:
@@ -119,7 +119,7 @@ def check_trust(names: Iterable[str], path: Path, trust: bool) -> None:
         raise RuntimeFinding(
             "R584",
             f"the checkpoint's lock names code of its own, {', '.join(own)}",
-            "a checkpoint may be anybody's; nothing of it was run",
+            "anybody may have written the checkpoint; no code was run",
             trusted.HELP,
         )
 
@@ -166,7 +166,7 @@ def unfit(lock: Lock, error: Exception, device: torch.device) -> RuntimeFinding:
     size, words = " x ".join(map(str, lock.data.image_size)), " ".join(f"{type(error).__name__}: {error}".split())[:400]
     if isinstance(error, MemoryError) or explain(error, device) or explain(error, torch.device("cpu")):
         return RuntimeFinding(
-            "R511", f"memory does not hold what the model makes of images of {size}", words, "try --batch-size 1"
+            "R511", f"the outputs of the model for images of {size} do not fit into memory", words, "try --batch-size 1"
         )
     return RuntimeFinding("R509", f"model {lock.model.name} fails on images of {size}", words)
 
@@ -182,7 +182,7 @@ def check_room(lock: Lock) -> None:
         size = " x ".join(map(str, data.image_size))
         raise RuntimeFinding(
             "R511",
-            f"memory does not hold one image of {size} with {counted(data.channels, 'channel')}, as the lock has them",
+            f"one image of {size} with {counted(data.channels, 'channel')}, as in the lock, does not fit into memory",
             f"it takes {needed:,} bytes; {free:,} are free, and {_MOST_BYTES:,} are taken at most",
         )
 
@@ -227,7 +227,7 @@ def _alone(lock: Lock, device: torch.device, batch_size: int | None) -> Lock:
         compile=False,
     )
     if device.type == "cpu" and training.precision == "fp16":
-        warn("the model was trained in fp16, which the CPU does not do well: it is used in fp32")
+        warn("the model was trained in fp16, which is slow on the CPU: it runs in fp32")
         training = training.replace(precision="fp32")
     workers = min(lock.data.num_workers, len(os.sched_getaffinity(0)))
     data = lock.data.replace(num_workers=workers, prefetch_factor=2 if workers else None)

@@ -101,7 +101,9 @@ def listens(port: int) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Check that this node can reach the head; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ratc_runtime.meeting", description="Check the way to the head.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ratc_runtime.meeting", description="Check that this node can reach the head node."
+    )
     parser.add_argument("head")
     parser.add_argument("port", type=int)
     parser.add_argument("rank", type=int)

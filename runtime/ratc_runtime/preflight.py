@@ -20,7 +20,7 @@ from typing import Any
 from ratc_runtime.checks import first_weights
 from ratc_runtime.checks.card import check_card
 from ratc_runtime.checks.imports import check_entrypoint_imports, check_imports, is_found
-from ratc_runtime.config import allocator, elastic
+from ratc_runtime.config import allocator, elastic, optimizers
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.config.program_lock import ProgramLock, read_any
 from ratc_runtime.config.yaml_file import load_yaml, open_regular, sha256_of
@@ -99,11 +99,11 @@ def check_own_code(lock: Lock | ProgramLock, folder: Path) -> None:
                 f"{new} may be imported in place of {path}" for new in _in_place_of(path, folder, lock.own_code or {})
             )
     if moved and getattr(lock.checkpoint, "own_code", "strict") == "warn":
-        warn(f"own code differs from the compiled code: {', '.join(moved)}")
+        warn(f"your own code differs from the compiled code: {', '.join(moved)}")
     elif moved:
         raise RuntimeFinding(
             "R582",
-            "own code differs from the compiled code",
+            "your own code differs from the compiled code",
             "\n".join(moved),
             "`ratc check` shows the differences; compile again to train with it, or set `checkpoint.own_code: warn`",
         )
@@ -144,12 +144,12 @@ def check_batch(lock: Lock | ProgramLock, folder: Path) -> None:
         )
     # A section the target has no use for is absent; a file the lock lists was found by check_artifacts.
     deepspeed, accelerate = lock.file("deepspeed.json"), lock.file("accelerate.yaml")
-    if deepspeed:
+    if deepspeed and isinstance(lock, Lock):
         expected: dict[str, Any] = {
             "train_batch_size": training.global_batch_size,
             "train_micro_batch_size_per_gpu": micro,
             "gradient_accumulation_steps": accumulation,
-            "gradient_clipping": training.gradient_clipping or 0.0,
+            "gradient_clipping": lock.training.gradient_clipping or 0.0,
             "zero_optimization.stage": lock.engine.zero_stage,
         }
         _compare("deepspeed.json", _read_json(folder / deepspeed), expected)
@@ -175,7 +175,7 @@ def _compare(name: str, content: Any, expected: Mapping[str, Any]) -> None:
             raise RuntimeFinding(
                 "R503",
                 f"{name} says {dotted}: {json.dumps(found, default=str)}, the lock {json.dumps(value)}",
-                "the consumer of that file would train something else than the lock",
+                "the reader of that file would train something else than the lock",
                 "compile the spec again",
             )
 
@@ -188,7 +188,7 @@ def check_attention(lock: Lock) -> None:
     if importlib.util.find_spec("triton") is None:
         raise RuntimeFinding(
             "R553",
-            "the lock says attention_memory: fused, and Triton is not installed",
+            "the lock says attention_memory: fused, but Triton is not installed",
             f"{sys.executable} finds no module triton",
             f"install the triton that your torch asks for, {instead}",
         )
@@ -251,6 +251,7 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_f
     if launched:
         allocator.check_variables(lock, environment)
     check_trackers(lock)
+    optimizers.check_package(lock.training.optimizer)
     return lock
 
 
@@ -299,9 +300,9 @@ def check_entrypoint(lock: ProgramLock, own_folder: Path) -> None:
     if missing:
         raise RuntimeFinding(
             "R509",
-            "what the run starts is not found",
+            "the program of the run is not found",
             "\n".join(missing),
-            "correct `entrypoint` in the spec and compile again, or install what is missing",
+            "correct `entrypoint` in the spec and compile again, or install the missing program",
         )
 
 
@@ -312,9 +313,13 @@ def main(argv: list[str] | None = None) -> int:
         description="Check a lock against the files beside it and this machine's card.",
     )
     parser.add_argument("lock", type=Path, help="the compiled lock.yaml")
-    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
-    parser.add_argument("--output-dir", type=Path, help="where results go (default: RAT_OUTPUT_DIR, else the lock's)")
-    parser.add_argument("--fresh", action="store_true", help="the run starts again instead of continuing")
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of the data (default: RAT_DATA_DIR, or the folder in the lock)"
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, help="folder of the results (default: RAT_OUTPUT_DIR, or the folder in the lock)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="start from the beginning instead of continuing")
     # The script's other arguments are for training.
     arguments, _ = parser.parse_known_args(argv)
     try:

@@ -25,14 +25,33 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line. Data and output folders default to RAT_DATA_DIR and RAT_OUTPUT_DIR."""
     parser = argparse.ArgumentParser(prog="python -m ratc_runtime.train", description="Train according to a lock.")
     parser.add_argument("--lock", type=Path, required=True, help="the compiled lock.yaml")
-    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
-    parser.add_argument("--output-dir", type=Path, help="where results go (default: RAT_OUTPUT_DIR, else the lock's)")
-    parser.add_argument("--fresh", action="store_true", help="start again instead of continuing the last checkpoint")
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of the data (default: RAT_DATA_DIR, or the folder in the lock)"
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, help="folder of the results (default: RAT_OUTPUT_DIR, or the folder in the lock)"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="start from the beginning instead of continuing the last checkpoint"
+    )
     return parser.parse_args(argv)
+
+
+def _open_streams() -> None:
+    """Open /dev/null as a standard stream that this process was started without (`2>&-`).
+
+    Python has None for it, and the next file that is opened would get its number, and the messages of C code.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train; return 0 if finished or stopped on request, 1 after a finding."""
+    _open_streams()
     arguments = parse(argv)
     status = 0
     try:

@@ -152,7 +152,7 @@ class UnifiedTrainer:
         environment["RATC_TRUST"] = "1"
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode != 0:
-            raise RuntimeFinding("R544", f"{spec} cannot be compiled", done.stderr.strip() or "ratc says nothing")
+            raise RuntimeFinding("R544", f"{spec} cannot be compiled", done.stderr.strip() or "ratc gave no reason")
         folder = Path(done.stdout.splitlines()[-1])
         from ratc_runtime.models import import_callable
 

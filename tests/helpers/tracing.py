@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,17 @@ def counted(content: Any, batch: int) -> tuple[int, int]:
     assert done.returncode == 0, done.stderr
     peak, live = json.loads(done.stdout.splitlines()[-1])
     return peak, live
+
+
+def allocations(made: dict[str, Any], **wanted: str) -> Iterator[tuple[int, float, float, str, str, str]]:
+    """Yield (index, fixed, per sample, phase, module, kind) of the allocations with the wanted names."""
+    for index, event in enumerate(made["events"]):
+        if len(event) == 1:
+            continue
+        names = {
+            "phase": made["phases"][event[3]],
+            "module": made["modules"][event[4]],
+            "kind": made["kinds"][event[5]],
+        }
+        if all(names[key] == value for key, value in wanted.items()):
+            yield index, event[1], event[2], names["phase"], names["module"], names["kind"]

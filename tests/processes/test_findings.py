@@ -152,7 +152,7 @@ def _bad_splits(project: Path) -> str:
 def _escape(project: Path) -> str:
     path = project / "data/splits.json"
     path.write_text(path.read_text().replace("train0", "../train0"))
-    return "no plain name"
+    return "not a plain name"
 
 
 def _empty_test(project: Path) -> str:
@@ -182,7 +182,7 @@ def test_bad_samples_are_skipped_and_counted_if_asked(project: Path) -> None:
     found = results(project / "out")
     assert found["skipped_samples"] == ["test2", "train4", "val1"]
     assert found["test"]["samples"] == 2
-    assert "left out for want of an image or a mask: 1 sample, val1" in done.stdout
+    assert "left out because an image or a mask is missing: 1 sample, val1" in done.stdout
 
 
 def test_r507_names_the_samples_of_a_loss_that_is_not_finite(project: Path) -> None:
@@ -277,7 +277,9 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(project: Path) -> None:
         train_command(lock), cwd=project, env=environment(), capture_output=True, text=True, preexec_fn=small_files
     )
     name = "epoch-0001-step-000000.pt"
-    assert f"checkpoint out/checkpoints/{name} not written: File too large; there is none before it" in done.stderr
+    assert (
+        f"checkpoint out/checkpoints/{name} not written: File too large; there is no earlier checkpoint" in done.stderr
+    )
     assert list((project / "out/checkpoints").iterdir()) == []
     # The epochs go on; but a run of which nothing is left has not succeeded.
     assert "epoch 2/2" in done.stdout

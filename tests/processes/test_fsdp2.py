@@ -8,19 +8,27 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.helpers.lockfile import BASE, results, write_lock
 from tests.places import CASES
-from tests.processes.test_distributed import NO_DROPOUT, accelerate_command, run, score_of_exported
+from tests.processes.test_distributed import (
+    ACCELERATE,
+    NO_DROPOUT,
+    accelerate_command,
+    run,
+    score_of_exported,
+    two_processes,
+)
 from tests.processes.test_resume import slow_project, stop_midway
 
 pytestmark = pytest.mark.slow
 
 
-def write_sharded(project: Path, name: str, world: int, shards: int) -> Path:
+def write_sharded(project: Path, name: str, world: int, shards: int, **changes: Any) -> Path:
     """Write a lock for so many processes in groups of `shards`, beside the accelerate.yaml of a golden case."""
     golden = "fsdp2" if world == shards else "hsdp-two-nodes"
     launcher = yaml.safe_load((CASES / golden / "expected" / "accelerate.yaml").read_text())
@@ -49,6 +57,7 @@ def write_sharded(project: Path, name: str, world: int, shards: int) -> Path:
         model__args=NO_DROPOUT,
         data__dataset="mine:open_slow",
         output_dir=f"out-{name}",
+        **changes,
     )
 
 
@@ -89,3 +98,26 @@ def test_killed_and_continued_and_by_twice_the_processes(tmp_path: Path) -> None
         assert [epoch[key] for epoch in there["epochs"]] == pytest.approx(losses, rel=2e-5)
     score = score_of_exported(tmp_path / "out-four/checkpoints/best", tmp_path)
     assert score == pytest.approx(there["test"]["loss"], rel=1e-4)
+
+
+def test_lion_s_update_of_a_shard_is_the_shard_of_its_update(tmp_path: Path) -> None:
+    slow_project(tmp_path)
+    (tmp_path / "slow").unlink()
+    lion = {"training__optimizer": "lion", "training__betas": [0.9, 0.99], "training__learning_rate": 1e-4}
+    whole = two_processes(
+        tmp_path,
+        "whole",
+        {"use_accelerate": True},
+        {"accelerate.yaml": ACCELERATE},
+        training__gradient_accumulation_steps=2,
+        data__dataset="mine:open_slow",
+        **lion,
+    )
+    losses = []
+    for name, lock in (("whole", whole), ("shards", write_sharded(tmp_path, "shards", 2, 2, **lion))):
+        done = run(accelerate_command(lock), tmp_path)
+        assert done.returncode == 0, done.stderr
+        losses.append([epoch["train_loss"] for epoch in results(tmp_path / f"out-{name}")["epochs"]])
+    # Signs of sums that are almost zero may differ.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][0] != losses[0][1]

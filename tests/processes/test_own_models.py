@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pytest
+from ratc_runtime.commands import evaluate, predict
 
 from tests.helpers.lockfile import results, run_training, write_data, write_lock
 from tests.unit.ratc_runtime.data.test_survey import lock_with
@@ -121,3 +126,92 @@ def test_a_custom_task_may_take_a_mapping_as_its_input(tmp_path: Path) -> None:
     assert results(tmp_path / "out")["test"]["samples"] == 8
     again = run_training(lock)
     assert again.returncode == 0, again.stderr
+
+
+WORDS = """\
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+class Lines(torch.utils.data.Dataset):
+    "Counts upwards from a number, modulo 8, of different lengths: the next number follows from the last one."
+
+    def __init__(self, data_dir, split, tokens):
+        self.length, self.tokens = {"train": 48, "val": 8, "test": 6}[split], tokens
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        ids = (torch.arange(self.tokens) + index) % 8
+        mask = torch.arange(self.tokens) < self.tokens - index % 3
+        labels = ids.masked_fill(~mask, -100)
+        return {"image": {"input_ids": ids, "attention_mask": mask.long()}, "target": {"labels": labels}}
+
+
+def model(width):
+    return Unpacked(GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=16, n_embd=width, n_layer=1, n_head=2)))
+
+
+class Unpacked(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, batch):
+        assert set(batch) == {"input_ids", "attention_mask"}
+        return {"logits": self.inner(**batch, use_cache=False).logits}
+
+
+def loss():
+    def next_token(output, target):
+        logits, labels = output["logits"][:, :-1], target["labels"][:, 1:]
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+
+    return next_token
+
+
+def right():
+    def share(output, target):
+        labels = target["labels"][..., 1:]
+        known = labels != -100
+        return float((output["logits"].argmax(-1)[..., :-1] == labels)[known].float().mean())
+
+    return share
+"""
+
+
+def test_a_language_model_of_mappings_is_trained_scored_and_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with batches of the Trainer: dictionaries in, dictionaries out, in training, evaluation and prediction."""
+    (tmp_path / "words.py").write_text(WORDS)
+    lock = write_lock(
+        tmp_path / "compiled",
+        task_type="custom",
+        model={"name": "words:model", "multi_scale": False, "args": {"width": 16}, "attention_memory": "full"},
+        data__dataset="words:Lines",
+        data__args={"tokens": 12},
+        training__loss={"name": "words:loss", "args": {}},
+        training__learning_rate=0.02,
+        training__epochs=3,
+        evaluation={"hausdorff": False, "scores": {"right": "words:right"}},
+        checkpoint__best_metric="right",
+    )
+    done = run_training(lock)
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path / "out")
+    losses = [epoch["train_loss"] for epoch in found["epochs"]]
+    assert losses[-1] < 0.5 * losses[0]
+    assert found["test"]["right"] > 0.9
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert evaluate.main(["out", "--trust", "--device", "cpu", "-o", "scores.json"]) == 0
+    scores = json.loads(Path("scores.json").read_text())["scores"]
+    assert {name: scores[name] for name in ("right", "loss")} == pytest.approx(
+        {name: found["test"][name] for name in ("right", "loss")}, rel=1e-5
+    )
+    assert predict.main(["out", "--split", "test", "-o", "predicted", "--trust", "--device", "cpu"]) == 0
+    written = sorted(Path("predicted").iterdir())
+    assert len(written) == 6
+    assert np.load(written[0])["logits"].shape == (12, 8)

@@ -367,12 +367,22 @@ def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
         assert own == set(DATA_ARGUMENTS.get(name, ())), name
 
 
-def test_the_scores_that_the_compiler_knows_are_those_of_the_runtime():
+def test_the_tasks_that_the_compiler_knows_are_those_of_the_runtime():
     from ratc_runtime import tasks
+    from ratc_runtime.config.sections import Part as PartOfLock
 
-    from ratc.catalog.tasks import METRICS
+    from ratc import resources
+    from ratc.catalog.tasks import TASKS
+    from ratc.spec.tasks import Part
 
-    assert {task: tuple(scores) for task, scores in tasks.METRICS.items()} == METRICS
+    known = {name: (task.scores, task.part) for name, task in TASKS.items()}
+    assert {name: (tuple(kind.metrics), kind.part) for name, kind in tasks.TASKS.items()} == known
+    parts = [name for name, task in TASKS.items() if task.part]
+    assert parts == ["segmentation", "detection", "classification"]
+    for model in (Part, PartOfLock):
+        assert model.model_json_schema()["properties"]["task_type"]["enum"] == parts
+    for name in ("experiment", "lock"):
+        assert resources.schema(name)["properties"]["task_type"]["enum"] == list(TASKS)
 
 
 def test_the_model_s_defaults_in_the_schema_are_rat_s_own():

@@ -15,6 +15,7 @@ import torch
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import BASE, environment, results, run_training, train_command, write_data, write_lock
+from tests.helpers.packages import EIGHT_BITS
 
 SLOW = """
 import os, time
@@ -174,8 +175,11 @@ class Stopping(Callback):
         (False, {"optimizer": "adafactor"}),
         (True, {"optimizer": "muon", "momentum": 0.95}),
         (True, {"optimizer": "mine:Signs", "optimizer_args": {"momentum": 0.9}}),
+        (False, {"optimizer": "lion"}),
+        pytest.param(True, {"optimizer": "adamw_8bit"}, marks=EIGHT_BITS),
+        pytest.param(False, {"optimizer": "lion_8bit"}, marks=EIGHT_BITS),
     ],
-    ids=["adafactor", "muon", "own"],
+    ids=["adafactor", "muon", "own", "lion", "adamw_8bit", "lion_8bit"],
 )
 def test_other_optimizers_continue_bit_for_bit(tmp_path: Path, accelerate: bool, training: dict[str, Any]) -> None:
     ends = []

@@ -44,7 +44,7 @@ def test_a_study_that_is_killed_goes_on_and_its_best_can_be_had_again(tmp_path: 
         time.sleep(0.05)
     # Another one is refused while this one runs.
     other = tune(tmp_path)
-    assert "another `ratc tune` runs this study" in other.communicate(timeout=HANGS_S)[1]
+    assert "another `ratc tune` is running this study" in other.communicate(timeout=HANGS_S)[1]
     assert other.returncode == 1
     first.kill()
     first.communicate()

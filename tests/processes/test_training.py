@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 import sqlite3
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.helpers.lockfile import results, run_training, write_data, write_lock
+from tests.effort import HANGS_S
+from tests.helpers.lockfile import environment, results, run_training, train_command, write_data, write_lock
 
 
 def test_a_run_from_lock_to_results(project: Path) -> None:
@@ -77,7 +80,7 @@ def test_a_run_from_lock_to_results(project: Path) -> None:
     without = run_training(lock)
     assert without.returncode == 0, without.stderr
     assert "already finished" in without.stdout
-    assert "its data are not needed any more" in without.stdout
+    assert "its data is no longer needed" in without.stdout
 
 
 def test_fresh_trains_again_and_keeps_the_old_checkpoints(project: Path) -> None:
@@ -189,3 +192,20 @@ def test_model_data_and_loss_of_ones_own(tmp_path: Path) -> None:
     done = run_training(lock)
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "out")["test"]["samples"] == 9
+
+
+def test_a_run_without_stderr_trains(project: Path) -> None:
+    """A daemon may start a run with `2>&-`. Its loader processes register their stacks with stderr all the same."""
+    lock = write_lock(
+        project / "compiled",
+        training__epochs=1,
+        data__num_workers=1,
+        data__persistent_workers=True,
+        data__prefetch_factor=2,
+    )
+    command = f"exec {shlex.join(train_command(lock))} 2>&-"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=project, env=environment(), stdout=subprocess.PIPE, text=True, timeout=HANGS_S
+    )
+    assert done.returncode == 0, done.stdout
+    assert results(project / "out")["status"] == "finished"

@@ -99,7 +99,7 @@ def test_a_refused_file_is_not_written_and_fails_a_check(tmp_path, capsys, monke
     assert main(["compile", "spec.yaml", "-o", "new", *options, "--verify"]) == 1
     assert not Path("new").exists()
     assert main(["check", OUTPUT, "--verify"]) == 1
-    assert f"deepspeed refuses the `{OUTPUT}/deepspeed.json`" in capsys.readouterr().err
+    assert f"deepspeed cannot read the `{OUTPUT}/deepspeed.json`" in capsys.readouterr().err
 
 
 def test_a_package_that_is_not_there_is_said(tmp_path, capsys, monkeypatch):

@@ -130,7 +130,7 @@ def test_init_writes_a_spec_that_is_valid_and_binds_its_schema(tmp_path):
     assert ratc("validate", "config.yaml", cwd=tmp_path).returncode == 0
     again = ratc("init", cwd=tmp_path)
     assert again.returncode == 1
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
     assert (tmp_path / "config.yaml").read_text() == text
     assert ratc("init", "--force", cwd=tmp_path).returncode == 0
     assert "did you mean `segmentation`" in ratc("init", "x.yaml", "--task", "segmentaton", cwd=tmp_path).stderr

@@ -34,7 +34,7 @@ WRITING = {
     "tune lr": (
         ["tune", "lr", "spec.yaml"],
         [
-            "would run: a range test",
+            "would run: range test of the learning rate",
             "would write: outputs/demo/learning-rate/curve.json",
             "would write: measured_spec.yaml",
         ],
@@ -114,7 +114,7 @@ def test_a_dry_run_of_what_was_compiled_says_only_what_differs(folder, capsys):
     assert main(["compile", "spec.yaml"]) == 0
     capsys.readouterr()
     assert main(["compile", "spec.yaml", "--dry-run"]) == 0
-    assert capsys.readouterr() == ("", "would write: nothing, because no file has changed\n")
+    assert capsys.readouterr() == ("", "would write: nothing, all files are up to date\n")
     assert main(["compile", "spec.yaml", "--seed", "3", "--dry-run"]) == 0
     assert "would write: compiled/demo/local/lock.yaml\n" in capsys.readouterr().err
 
@@ -122,7 +122,7 @@ def test_a_dry_run_of_what_was_compiled_says_only_what_differs(folder, capsys):
 @pytest.mark.parametrize("words", [["init", "spec.yaml"], ["import", "ds.json", "-o", "spec.yaml"]])
 def test_what_would_be_refused_is_refused(folder, capsys, words):
     assert main([*words, "--dry-run"]) == 1
-    assert "error[R403]: `spec.yaml` is there already" in capsys.readouterr().err
+    assert "error[R403]: `spec.yaml` exists already" in capsys.readouterr().err
 
 
 def test_trust_that_would_be_taken_away(folder, capsys):

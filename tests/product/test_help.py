@@ -64,7 +64,7 @@ def test_the_help_tells_arguments_options_and_examples(capsys, name):
         (["validate"], "ratc validate: missing argument `SPEC`"),
         (["validate", "a.yaml", "b.yaml"], "ratc validate: got unexpected extra argument (b.yaml)"),
         (["validate", "a.yaml", "--set"], "ratc validate: option `--set` requires an argument"),
-        (["submit", "a.yaml", "--after", "x"], "`x` is not a job"),
+        (["submit", "a.yaml", "--after", "x"], "`x` is not the number of a job"),
         (["submit", "a.yaml", "--timeout", "0"], "`0` is not a number of seconds up to an hour"),
         (["init", "-o", "x"], "ratc init: there is no option `-o`; see `ratc init --help`"),
         (["--frobnicate"], "ratc: there is no option `--frobnicate`"),

@@ -15,6 +15,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.places import TESTS
+
+#: Reads an input; the second argument gives what it said on stderr.
+Target = Callable[[Any, Callable[[], str]], None]
+#: The inputs and the reader of each target, by name.
+Targets = dict[str, tuple[st.SearchStrategy[Any], Target]]
 #: Seconds that no input may take. A hang takes for ever; what a slow machine needs is far below.
 LIMIT_S = 60
 #: Bytes that reading one input may take beside what the process has.
@@ -156,3 +162,28 @@ def command(main: Callable[[list[str]], int], words: list[str], err: Callable[[]
     assert "Traceback" not in said, (words, said)
     if status == 1 and words[0] not in ("diff", "check", "explain"):
         assert re.search(r"\bR\d{3}\b", said), (words, said)
+
+
+def into(targets: Targets) -> Callable[[str, st.SearchStrategy[Any]], Callable[[Target], Target]]:
+    """Return the decorator that enters a target under a name, with the inputs that it is tried with."""
+
+    def target(name: str, strategy: st.SearchStrategy[Any]) -> Callable[[Target], Target]:
+        def kept(run: Target) -> Target:
+            targets[name] = strategy, run
+            return run
+
+        return kept
+
+    return target
+
+
+def recorded(*names: str) -> tuple[str, ...]:
+    """Return the texts of files of the tests."""
+    return tuple((TESTS / name).read_text() for name in names)
+
+
+def write(name: str, data: bytes) -> str:
+    """Write a file below the working folder, and return its name."""
+    os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+    Path(name).write_bytes(data)
+    return name

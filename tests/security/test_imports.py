@@ -322,7 +322,7 @@ def test_keys_of_known_forms_are_not_copied():
     for line in keys:
         _, out, err = imported(f"#!/bin/sh\n#SBATCH -N 1\n{line}\n")
         assert line.split("=")[-1].split(" ")[-1] not in out + err
-        assert "Not carried over" in out
+        assert "Not imported" in out
 
 
 @pytest.mark.parametrize(

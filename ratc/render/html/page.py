@@ -163,7 +163,7 @@ def _hardware(plan: Plan) -> Tile | None:
         return Tile(
             "Hardware", "CPU", f"{counted(world, 'process')} on {counted(nodes, 'node')}", _at("hardware.device")
         )
-    card = _value(plan, "hardware.card") or "a GPU that is not known"
+    card = _value(plan, "hardware.card") or "an unknown GPU"
     return Tile("Hardware", f"{world}{_TIMES}{card}", f"on {counted(nodes, 'node')}", _at("hardware.card"))
 
 
@@ -195,7 +195,7 @@ def _engine(plan: Plan) -> Tile | None:
 def _memory(report: Report) -> Tile:
     account = report.account
     if account is None:
-        return Tile("Peak memory", "not predicted", "why stands under “Memory”", "memory")
+        return Tile("Peak memory", "not predicted", "the reason is under “Memory”", "memory")
     used, has = units.size_text(account.used_bytes), units.size_text(account.card_bytes)
     over = "" if account.fits else "; this does not fit"
     return Tile("Peak memory", used, f"of {has} on {account.card}, {account.how}{over}", "memory")
@@ -239,7 +239,7 @@ def _head(report: Report) -> list[tuple[str, str]]:
 
 def _verdict(findings: Sequence[Diagnostic]) -> str:
     many = len(findings)
-    return "Nothing was found to warn of." if not many else f"{counted(many, 'warning')}."
+    return "There are no warnings." if not many else f"{counted(many, 'warning')}."
 
 
 def _finding(item: Diagnostic) -> Finding:

@@ -69,7 +69,7 @@ def contents(folder: Path) -> Metadata:
     if not isinstance(metadata, Metadata) or not all(
         isinstance(entry, TensorStorageMetadata) for entry in metadata.state_dict_metadata.values()
     ):
-        raise pickle.UnpicklingError("its list of contents is none of tensors")
+        raise pickle.UnpicklingError("its list of contents is not a list of tensors")
     return metadata
 
 

@@ -15,7 +15,7 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 
@@ -30,6 +30,9 @@ _END, _END_LENGTH, _COUNT = b"PK\x05\x06", 22, struct.Struct("<H")
 #: Transient errors of a network file system: a short interruption, or a restart of its server.
 PASSING = (errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO)
 TRIES, PAUSE = 3, 1.0
+
+
+Result = TypeVar("Result")
 
 
 class _Writer:
@@ -84,7 +87,7 @@ def _write_file(path: Path, content: dict[str, Any]) -> None:
         with open(work, "w+b", buffering=0, opener=_private) as file:
             writer = _Writer(file)
             try:
-                torch.save(content, writer)  # type: ignore[arg-type]
+                torch.save(content, writer)  # type: ignore[arg-type]  # it calls `write` and `flush`
             except RuntimeError:
                 if writer.error is None:
                     raise
@@ -136,7 +139,7 @@ def _fault_of(path: Path) -> str | None:
             return f"it ends after {size} bytes without its digest"
         file.seek(0)
         if end[-64:].decode("ascii", "replace") != digest_of(file, covered):
-            return "its content is not that of its digest"
+            return "its content does not match its digest"
     return None
 
 
@@ -160,7 +163,7 @@ def digest_of(file: IO[bytes], length: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def again(action: Callable[[], Any]) -> Any:
+def again(action: Callable[[], Result]) -> Result:
     """Return the result of `action`, which is tried up to `TRIES` times on transient errors (`PASSING`)."""
     for _ in range(TRIES - 1):
         try:

@@ -36,7 +36,7 @@ def begin_with(model: nn.Module, asked: InitFrom, path: Path) -> str:
         told = [f"{name}: {_words(given[name])} in the file, {_words(own[name])} in the model" for name in differing]
         raise _unfit(
             path,
-            f"{len(differing)} of its tensors have other shapes than in the model",
+            f"{len(differing)} of its tensors have another shape than in the model",
             "\n".join(_few(told, "\n")),
             f"leave them out: `skip: [{', '.join(_quoted(name) for name in differing[:_SHOWN])}]`",
         )
@@ -44,7 +44,7 @@ def begin_with(model: nn.Module, asked: InitFrom, path: Path) -> str:
     if not both or (asked.strict and (missing or unused)):
         told = [f"only the model has {_listed(missing)}"] if missing else []
         told += [f"only the file has {_listed(unused)}"] if unused else []
-        what = "its names are not those of the model" if both else "no name is in the model and in the file"
+        what = "its names differ from those of the model" if both else "the model and the file have no name in common"
         helps = "choose names with `load` and `skip`, or set `strict: false` to leave these out" if both else ""
         raise _unfit(path, what, "\n".join(told), helps)
     model.load_state_dict({name: given[name] for name in both}, strict=False)
@@ -69,7 +69,7 @@ def _all_match(key: str, patterns: Sequence[str], names: Mapping[str, Any]) -> N
                 "R595",
                 f"{key}: no tensor of the model or of the file matches {pattern!r}",
                 f"they are called {_listed(list(names))}",
-                f"a pattern matches a whole name: for all of a module write '{pattern}.*'",
+                f"a pattern matches a whole name: for all names of a module write '{pattern}.*'",
             )
 
 

@@ -65,9 +65,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         header["lock"] = json.loads(header["lock"])
     except (ValueError, RecursionError) as error:
-        raise unusable(path, f"its lock is no JSON: {error}"[:600], _ANOTHER) from None
+        raise unusable(path, f"its lock is not JSON: {error}"[:600], _ANOTHER) from None
     if not isinstance(header["lock"], dict):
-        raise unusable(path, "its lock is no mapping", _ANOTHER)
+        raise unusable(path, "its lock is not a mapping", _ANOTHER)
     return header
 
 
@@ -90,8 +90,8 @@ def open_content(path: Path) -> dict[str, Any]:
     raise unusable(path, OLDER if older else fault, _ANOTHER)
 
 
-_ANOTHER = "take another checkpoint of its folder"
-OLDER = "an earlier ratc made it, as version 1, which this one does not read"
+_ANOTHER = "use another checkpoint from the same folder"
+OLDER = "an earlier ratc wrote it, in version 1, which this ratc cannot read"
 
 
 def is_older(file: Path) -> bool:
@@ -107,7 +107,7 @@ def check_version(path: Path, content: Any) -> None:
     """Raise R508 unless `content` is a checkpoint of this version with all required keys."""
     found = content.get("version") if isinstance(content, dict) else None
     if found != VERSION:
-        raise unusable(path, f"it has version {found!r}, not {VERSION}" if found else "it holds no checkpoint")
+        raise unusable(path, f"it has version {found!r}, not {VERSION}" if found else "it does not hold a checkpoint")
     for key, kind in _KINDS.items():
         if not isinstance(content.get(key), kind):
             raise unusable(path, f"its {key} is {type(content.get(key)).__name__}, expected {kind.__name__}")
@@ -127,9 +127,9 @@ def lock_of(header: dict[str, Any]) -> Lock:
         reason = f"{error.message}\n{error.note}" if isinstance(error, RuntimeFinding) else str(error)[:600]
         raise RuntimeFinding(
             "R508",
-            "the lock in the checkpoint is not one that this runtime reads",
+            "this runtime cannot read the lock in the checkpoint",
             reason,
-            "read it with the ratc that made it",
+            "read it with the version of ratc that wrote it",
         ) from None
 
 
@@ -210,7 +210,7 @@ def moved_code(header: dict[str, Any], lock: Lock) -> list[str]:
     for path in sorted({*before, *after}):
         old, new = before.get(path), after.get(path)
         if old is None or new is None:
-            found.append(f"{path} {'came into use' if old is None else 'is gone, or went out of use'}")
+            found.append(f"{path} {'is newly used' if old is None else 'is gone, or no longer used'}")
         elif old.digest != new.digest and (old.parts != new.parts or not new.parts):
             names = sorted(name for name in {*old.parts, *new.parts} if old.parts.get(name) != new.parts.get(name))
             found.append(f"{path}: {', '.join(names) or 'its bytes'} changed")
@@ -221,7 +221,7 @@ def code_changed(path: Path, found: list[str]) -> RuntimeFinding:
     """Return R583: a checkpoint was trained with other code."""
     return RuntimeFinding(
         "R583",
-        f"own code has changed since checkpoint {path} was made",
+        f"your own code has changed since checkpoint {path} was made",
         "\n".join(found),
         "name another output folder, or start again with --fresh (the old checkpoints are kept as"
         " checkpoints.previous)\nor set `checkpoint.own_code: warn` and compile again, to continue with the new code",
@@ -239,7 +239,7 @@ def changed(path: Path, found: list[str], help: str = "") -> RuntimeFinding:
     return RuntimeFinding(
         "R518",
         f"the lock has changed since checkpoint {path} was made",
-        "\n".join(found) or "the values that decide the weights are others",
+        "\n".join(found) or "values that determine the weights differ",
         f"{help}compile with the old values to continue this run\n"
         "name another output folder for the new ones, or start again with --fresh (the old checkpoints are kept as"
         " checkpoints.previous)",

@@ -10,10 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ratc_runtime.config import optimizers
 from ratc_runtime.output.run_history import RUN_ID
-
-#: Optimizers that have a state for every weight that they have changed.
-_STATEFUL = ("adam", "adamw", "adafactor", "muon")
 
 _Count = Annotated[int, Field(ge=0)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -67,7 +65,7 @@ def checked(progress: dict[str, Any], epochs: int) -> dict[str, Any]:
         raise ValueError(f"its history is not that of {found.epoch} epochs")
     named = (*found.lost, *([] if found.best_epoch is None else [found.best_epoch]))
     if any(not 1 <= epoch <= found.epoch for epoch in named):
-        raise ValueError("it names epochs that are not done")
+        raise ValueError("it names epochs that were not done")
     return dict(progress)
 
 
@@ -75,5 +73,5 @@ def check_optimizer(content: dict[str, Any], optimizer: str) -> None:
     """Raise ValueError, in words, if steps are done and the optimizer of that name has no states of them."""
     progress, state = content["progress"], content["optimizer"]
     done = progress["epoch"] or progress["step"]
-    if optimizer in _STATEFUL and done and not content.get("skipped_steps") and not state["state"]:
-        raise ValueError("its optimizer has no states, though steps are done")
+    if optimizers.of(optimizer).stateful and done and not content.get("skipped_steps") and not state["state"]:
+        raise ValueError("its optimizer has no states, although steps were done")

@@ -53,7 +53,7 @@ def fault_of_share(folder: Path, rank: int, size: int) -> str | None:
         except FileNotFoundError:
             return f"its {name} is missing"
         if found != digests[name]:
-            return f"the content of {name} is not that of its digest"
+            return f"the content of {name} does not match its digest"
     return None
 
 

@@ -43,7 +43,7 @@ class Checkpoints:
         self._unreadable: set[Place] = set()  # may be whole: it could not be read
         self._damaged: set[Place] = set()
         self._lost: set[Place] = set()  # write failed; the ranks have not exchanged this yet
-        self._failing = False
+        self._failing = self._remains = False
         self._warned_of_code = False
         #: Whether the loaded checkpoint is of a plan of fewer epochs, which this one extends.
         self.extends = False
@@ -146,8 +146,17 @@ class Checkpoints:
         keep = to_keep(past, best, self.lock.checkpoint.keep_last, self.lock.checkpoint.keep_best)
         for one in places_in(self.folder, self.suffix):
             if one not in keep and one not in self._unreadable:
-                with contextlib.suppress(OSError):
-                    files.remove(self.path(one.name))
+                self._remove(one)
+
+    def _remove(self, place: Place) -> None:
+        """Remove a checkpoint that is not kept. Warn once if that fails, because the disk will fill up."""
+        try:
+            files.remove(self.path(place.name))
+        except OSError as error:
+            if not self._remains:
+                path = self.path(place.name)
+                warn(f"checkpoint {path} is not kept, and cannot be removed: {error.strerror or error}")
+            self._remains = True
 
     @phase("checkpoint")
     def tidy(self, best: Sequence[Place]) -> None:
@@ -183,7 +192,7 @@ class Checkpoints:
 
     def _report(self, place: Place, reason: str) -> None:
         there = self._present()
-        kept = "there is none before it"
+        kept = "there is no earlier checkpoint"
         if there:
             kept = f"{self.path(there[0].name)} is kept"
         elif self._newest is not None:
@@ -376,11 +385,11 @@ class Checkpoints:
             raise header.code_changed(path, moved)
         if moved and self.world.main and not self._warned_of_code:
             self._warned_of_code = True
-            warn(f"own code has changed since checkpoint {path} was made: {'; '.join(moved)}")
+            warn(f"your own code has changed since checkpoint {path} was made: {'; '.join(moved)}")
         progress = checked(content["progress"], self.lock.training.epochs)
         states = content["rng"]
         if not isinstance(states, list) or len(states) != content["world_size"]:
-            raise ValueError(f"it has the random states of other processes than its {content['world_size']}")
+            raise ValueError(f"it lacks random states of some of its {content['world_size']}")
         if self.engine.sharded:
             self.engine.load_shards(path)
         else:

@@ -50,7 +50,7 @@ def load_weights(path: Path, trust: bool = False, plain: bool = False) -> dict[s
 
         try:
             open_regular(path).close()
-            return load_file(path)  # type: ignore[no-any-return]
+            return load_file(path)
         except (OSError, SafetensorError) as error:
             raise RuntimeFinding("R508", f"weights {path} cannot be read", str(error)) from None
     if plain and path.is_file() and not is_sealed(path):
@@ -69,7 +69,7 @@ def load_into(model: nn.Module, name: str, path: Path, trust: bool = False) -> N
     except RuntimeError as error:
         raise RuntimeFinding(
             "R509",
-            f"the weights of {path} are not those of model {name}",
+            f"the weights of {path} do not fit the model {name}",
             str(error)[:600],
             "a model that was handed to UnifiedTrainer is not in its lock: build it yourself, and load the weights with"
             " ratc_runtime.checkpoint.weights.load_weights",
@@ -92,7 +92,7 @@ def _plain(path: Path) -> Any:
 def _tensors(path: Path, weights: Any) -> dict[str, torch.Tensor]:
     """Return the weights; raise R508 unless they are dense tensors by name."""
     if not isinstance(weights, dict):
-        raise unusable(path, "it holds no weights by name")
+        raise unusable(path, "it does not map names to weights")
     for name, value in weights.items():
         if not (isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided):
             raise unusable(path, f"what it holds as {name!r:.80} is no dense tensor by name")
@@ -114,7 +114,7 @@ def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, 
             "R584",
             f"the shards of {path} hold more than tensors and plain values",
             str(error)[:600],
-            f"to read them may run code: {trusted.HELP}",
+            f"reading them may run code: {trusted.HELP}",
         ) from None
     except (*UNREADABLE, ImportError) as error:
         raise _apart(path, error) from error

@@ -31,12 +31,12 @@ def check_card(lock: Lock | ProgramLock, environment: Mapping[str, str]) -> None
             "R504",
             f"the lock needs {counted(needed, 'card')} on this node, {len(cards)} are visible",
             f"CUDA_VISIBLE_DEVICES={environment.get('CUDA_VISIBLE_DEVICES', '(not set)')}",
-            "ask the scheduler for the cards of the lock, or compile for these",
+            "ask the scheduler for the cards of the lock, or compile the spec for the visible cards",
         )
     if needed > 1 and any(is_slice for *_, is_slice in cards[:needed]):
         raise RuntimeFinding(
             "R504",
-            f"the lock needs {needed} cards on this node, and CUDA shows a process one slice of a card (MIG) at most",
+            f"the lock needs {needed} cards on this node, but CUDA shows a process at most one slice of a card (MIG)",
             f"visible: {', '.join(name for name, *_ in cards[:needed])}",
             "compile for one GPU, with the memory of a slice; or ask for whole cards",
         )

@@ -44,8 +44,8 @@ def check(lock: Lock, base: Path) -> Path:
     if found != wanted.digest:
         raise RuntimeFinding(
             "R596",
-            "the weights that the run starts from are not those that were compiled",
+            "the weights that the run starts from have changed since the spec was compiled",
             f"{path}\nlock:  {wanted.digest}\nfound: {found}",
-            "put the old file back, or compile again to start from the new one",
+            "restore the old file, or compile again to start from the new one",
         )
     return path

@@ -69,7 +69,7 @@ def _require(wanted: Mapping[str, str], folder: Path) -> None:
             "R509",
             "modules that the run needs are not found",
             "\n".join([*missing, f"looked for in {folder.resolve()} and by {sys.executable}"]),
-            "install them into the environment of the run, or correct the names",
+            "install them in the environment of the run, or correct the names in the spec and compile again",
         )
 
 
@@ -97,8 +97,9 @@ def _changes_search(node: ast.AST) -> bool:
     """Return whether code accesses Python's module search path."""
     if isinstance(node, ast.ImportFrom):
         return node.module in ("sys", "site") and any(alias.name in _OF_SEARCH for alias in node.names)
-    named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("sys", "site")
-    return named and node.attr in _OF_SEARCH
+    if not isinstance(node, ast.Attribute) or node.attr not in _OF_SEARCH:
+        return False
+    return isinstance(node.value, ast.Name) and node.value.id in ("sys", "site")
 
 
 def _imports(tree: ast.Module, path: Path) -> Iterator[tuple[str, int]]:

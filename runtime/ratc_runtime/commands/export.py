@@ -41,7 +41,7 @@ def export(checkpoint: Path, output: Path, force: bool = False, trust: bool = Fa
     from safetensors.torch import save_file
 
     if output.exists() and not force:
-        raise RuntimeFinding("R520", f"{output} exists", help="name another file, or give --force")
+        raise RuntimeFinding("R520", f"{output} exists", help="name another file, or add --force")
     header, weights = read(checkpoint), load_weights(checkpoint, trust)
     seen: set[int] = set()
     for name, value in weights.items():
@@ -63,7 +63,7 @@ def _as_onnx(arguments: argparse.Namespace) -> int:
     from ratc_runtime.inference import check_trust
 
     if arguments.output.exists() and not arguments.force:
-        raise RuntimeFinding("R520", f"{arguments.output} exists", help="name another file, or give --force")
+        raise RuntimeFinding("R520", f"{arguments.output} exists", help="name another file, or add --force")
     lock = lock_of(read(arguments.checkpoint))
     check_trust([lock.model.name], arguments.checkpoint, arguments.trust)
     try:
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("checkpoint", type=Path, help="a .pt file or a DeepSpeed folder below checkpoints/")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the file to write")
-    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     parser.add_argument("--trust", action="store_true", help="run code that the checkpoint names or holds")
     arguments = parser.parse_args(argv)
     try:

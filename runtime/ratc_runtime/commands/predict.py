@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from ratc_runtime import inference
-from ratc_runtime.commands.evaluate import open_split
+from ratc_runtime.commands.evaluate import check_slides, open_split, outputs_of, overlap_share
 from ratc_runtime.data import pytree
 from ratc_runtime.data.folders import SPLITS
-from ratc_runtime.data.joint import open_evaluation
+from ratc_runtime.data.loading import evaluation_loader
 from ratc_runtime.data.unlabelled import Piece, find_images, pieces
 from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.inference import OpenCheckpoint
@@ -33,7 +34,7 @@ from ratc_runtime.output.results import prepare_output, unwritable
 from ratc_runtime.output.sizes import counted
 from ratc_runtime.tasks.arrays import ArrayWriter
 from ratc_runtime.tasks.base import Writer
-from ratc_runtime.tasks.segmentation.writing import MaskWriter
+from ratc_runtime.tasks.segmentation.sliding import slide
 
 
 def predict(
@@ -42,31 +43,31 @@ def predict(
     output: Path,
     threshold: float = 0.5,
     force: bool = False,
-    overlap: float = 0.0,
+    overlap: float | None = None,
 ) -> int:
-    """Predict images into a folder; return the number of unreadable images. With `overlap`, from 0 to below 1, the
-    patches of volumes cover that share of one another, and are blended.
+    """Predict images into a folder; return the number of unreadable images. With `overlap`, from 0 to below 1, masks
+    are made of patches in the resolution of the files, which cover that share of one another and are blended (`slide`).
 
     Raises R510 if the folder cannot be written, R542 if the form of images or outputs is the user's own, R543 if a file
     would be overwritten (unless `force`) or two images have one name.
     """
     writer = model.task.writer(output, threshold)
-    if overlap:
-        if not isinstance(writer, MaskWriter) or model.lock.spatial_dims != 3:
-            raise RuntimeFinding("R542", "only the patches of volumes overlap", help="leave --overlap out")
-        writer.blended = True
+    if overlap is not None:
+        check_slides(model)
     _check_names(images, writer, force)
-    found = pieces(images, model.lock, overlap)
+    found = pieces(images, model.lock, whole=overlap is not None)
     prepare_output(output)
     bad = 0
     with tqdm(total=len(images), unit="image", disable=None, leave=False) as bar:
-        for group in _groups(found, model.lock.training.micro_batch_size):
+        for group in _groups(found, model.lock.training.micro_batch_size if overlap is None else 1):
             good = [piece for piece in group if piece.problem is None]
             for piece in group:
                 if piece.problem is not None:
                     bad += 1
                     warn(f"[{piece.problem.code}] {piece.problem.message}: {piece.problem.note}; left out")
-            if good:
+            if good and overlap is not None:
+                _add(good[0], slide(partial(outputs_of, model), good[0].image, model.lock, overlap), writer)
+            elif good:
                 _write(model, good, writer, default_collate([piece.image for piece in good]))
             bar.update(sum(piece.last for piece in group))
     try:
@@ -87,13 +88,15 @@ def predict_split(
     """
     lock, task = model.lock, model.task
     if task.parts:
-        raise RuntimeFinding("R542", "a split of several tasks is not predicted", help="give images of one --task")
+        raise RuntimeFinding(
+            "R542", "a split of several tasks cannot be predicted", help="give images and choose one --task"
+        )
     dataset = open_split(model, split, data_dir)
     patches = lock.task_type == "segmentation" and lock.spatial_dims == 3
     writer: Writer = ArrayWriter(output) if patches else task.writer(output, threshold)
     prepare_output(output)
     seen: set[Path] = set()
-    loader = open_evaluation(dataset, lock, 0, task)
+    loader = evaluation_loader(dataset, lock, 0, task.collate)
     with tqdm(total=len(dataset), unit="sample", disable=None, leave=False) as bar:
         for batch in loader:
             size = tuple(next(pytree.tensors(batch.image)).shape[2:])
@@ -117,9 +120,11 @@ def _file_name(name: str) -> str:
 def _check_free(path: Path, name: str, seen: set[Path], writer: Writer, force: bool) -> None:
     """Raise R543 if a sample's file is there, or is another sample's."""
     if path in seen and not writer.together:
-        raise RuntimeFinding("R543", f"two samples would have one file, {path.name}", f"the second is {name:.200}")
+        raise RuntimeFinding(
+            "R543", f"two samples would be written to the same file, {path.name}", f"the second is {name:.200}"
+        )
     if path not in seen and path.exists() and not force:
-        raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or give --force")
+        raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or add --force")
     seen.add(path)
 
 
@@ -130,17 +135,19 @@ def _groups(found: Iterator[Piece], size: int) -> Iterator[list[Piece]]:
 
 def _write(model: OpenCheckpoint, group: list[Piece], writer: Writer, images: Any) -> None:
     """Predict a batch of images, those of the pieces, and write the outputs. Raises R597 if they are NaN."""
-    batch = pytree.to_device(images, model.engine.world.device)
-    outputs = pytree.apply(lambda tensor: tensor.cpu(), model.engine.predict(batch))
+    outputs = outputs_of(model, images)
     for row, piece in enumerate(group):
-        output = pytree.select(outputs, [row])
-        if pytree.hold_nan(output):
-            help = "take an earlier checkpoint, or look at the values of this image"
-            raise RuntimeFinding("R597", f"the model's outputs for {piece.path} are NaN", help=help)
-        try:
-            writer.add(piece, output)
-        except OSError as error:
-            raise unwritable(writer.path_of(piece.path), error) from None
+        _add(piece, pytree.select(outputs, [row]), writer)
+
+
+def _add(piece: Piece, output: Any, writer: Writer) -> None:
+    if pytree.hold_nan(output):
+        help = "use an earlier checkpoint, or check the values of this image"
+        raise RuntimeFinding("R597", f"the model's outputs for {piece.path} are NaN", help=help)
+    try:
+        writer.add(piece, output)
+    except OSError as error:
+        raise unwritable(writer.path_of(piece.path), error) from None
 
 
 def _check_names(images: Sequence[Path], writer: Writer, force: bool) -> None:
@@ -150,11 +157,13 @@ def _check_names(images: Sequence[Path], writer: Writer, force: bool) -> None:
         path = writer.path_of(image)
         if path in seen and not writer.together:
             raise RuntimeFinding(
-                "R543", f"{seen[path]} and {image} would have one file, {path.name}", help="rename one of them"
+                "R543",
+                f"{seen[path]} and {image} would be written to the same file, {path.name}",
+                help="rename one of them",
             )
         seen[path] = image
         if path.exists() and not force:
-            raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or give --force")
+            raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or add --force")
 
 
 def _share(text: str) -> float:
@@ -180,7 +189,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.task is None and model.task.parts:
         raise RuntimeFinding(
             "R542",
-            "an image is of one task, and the checkpoint has several",
+            "the checkpoint has several tasks, and an image needs one of them",
             help=f"--task {' or '.join(model.task.parts)}",
         )
     model = model.of(arguments.task)
@@ -200,38 +209,40 @@ def main(argv: list[str] | None = None) -> int:
     )
     inference.add_arguments(parser)
     parser.add_argument("images", type=Path, nargs="?", help="a folder of images, or one image")
-    parser.add_argument("--split", choices=SPLITS, help="a split of the run's data set, in place of images")
+    parser.add_argument("--split", choices=SPLITS, help="a split of the run's data set, instead of images")
     parser.add_argument(
-        "--data-dir", type=Path, help="with --split, where the data lie (default: RAT_DATA_DIR, else the lock's)"
+        "--data-dir",
+        type=Path,
+        help="with --split, folder of the data (default: RAT_DATA_DIR, or the folder in the lock)",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
     parser.add_argument(
         "--threshold",
         type=_share,
         default=0.5,
-        help="of one foreground class, or of a box's score (default: 0.5)",
+        help="threshold for the probability of one foreground class, or for the score of a box (default: 0.5)",
     )
     parser.add_argument(
         "--overlap",
-        type=_share,
-        default=0.0,
-        help="share of a patch that the next one covers, too: the patches of a volume are blended (default: none)",
+        type=overlap_share,
+        help="predict patches of the training's size at the resolution of the file, and blend them; each covers this "
+        "share of the next one (0 to below 1); for large pictures and volumes",
     )
-    parser.add_argument("--task", help="which of several tasks")
-    parser.add_argument("--force", action="store_true", help="write over files that are there")
+    parser.add_argument("--task", help="the task to predict, if the checkpoint has several")
+    parser.add_argument("--force", action="store_true", help="overwrite existing files")
     # Intermixed: images may stand behind an option.
     arguments = parser.parse_intermixed_args(argv)
     if (arguments.images is None) == (arguments.split is None):
         parser.error("name either images or a --split")
-    if arguments.split is not None and arguments.overlap:
-        parser.error("--overlap is of the patches of images, and a --split has its data set's own")
+    if arguments.split is not None and arguments.overlap is not None:
+        parser.error("--overlap works with images only; with --split the data set decides")
     try:
         return _run(arguments)
     except RuntimeFinding as finding:
         print(finding.render(), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the files written so far are whole", file=sys.stderr)
+        print("interrupted; the files written so far are complete", file=sys.stderr)
         return 130
 
 

@@ -30,7 +30,7 @@ def runs_in(places: Sequence[Path]) -> list[Path]:
         if not inside and place.is_dir():
             inside = sorted(one.parent for one in place.glob(f"*/{RESULTS_FILE}"))
         if not inside:
-            raise RuntimeFinding("R508", f"{place} holds no {RESULTS_FILE}, and no folder that does")
+            raise RuntimeFinding("R508", f"{place} and its folders hold no {RESULTS_FILE}")
         found += inside
     return list(dict.fromkeys(found))
 
@@ -45,7 +45,9 @@ def summarise(runs: Sequence[Path]) -> dict[str, Any]:
     for run in runs:
         results = read_results(run)
         if results.get("status") != "finished":
-            raise RuntimeFinding("R508", f"the run in {run} has not finished", help="leave it out, or let it finish")
+            raise RuntimeFinding(
+                "R508", f"the run in {run} has not finished", help="leave this run out, or let it finish"
+            )
         scores = _scores(results)
         if values and scores.keys() != values.keys():
             raise RuntimeFinding("R508", f"the run in {run} has other scores than {runs[0]}", ", ".join(scores))
@@ -64,7 +66,8 @@ def summarise(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _scores(results: dict[str, Any]) -> dict[str, float | None]:
-    best = next((one for one in results.get("epochs", []) if one["epoch"] == results.get("best_epoch")), {})
+    epochs: list[dict[str, Any]] = results.get("epochs", [])
+    best = next((one for one in epochs if one["epoch"] == results.get("best_epoch")), {})
     val = {f"val/{key[4:]}": value for key, value in best.items() if key.startswith("val_")}
     test = {f"test/{key}": value for key, value in (results.get("test") or {}).items() if key != "samples"}
     return {**val, **test}
@@ -85,7 +88,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m ratc_runtime summary", description="Mean and standard deviation of the scores of several runs."
     )
-    parser.add_argument("outputs", type=Path, nargs="+", help="output folders, or a folder of them, as an array has")
+    parser.add_argument(
+        "outputs", type=Path, nargs="+", help="output folders, or a folder that holds them, as an array has"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the summary as JSON, too")
     arguments = parser.parse_args(argv)
     try:

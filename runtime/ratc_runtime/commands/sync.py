@@ -30,7 +30,8 @@ RECORDS_PER_CALL = 500
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime sync", description="Send curves that a run left in its output folder."
+        prog="python -m ratc_runtime sync",
+        description="Send curves that wait in a run's output folder to MLflow or Weights & Biases.",
     )
     parser.add_argument("output_dir", type=Path, help="the output folder of a run")
     return parser.parse_args(argv)
@@ -44,7 +45,7 @@ def sync_journal(kind: type[Backend], folder: Path, output_dir: Path) -> int:
         raise RuntimeFinding(
             "R522",
             f"the run in {output_dir} is still going on",
-            "it sends the waiting records by itself when the server answers",
+            "it sends the waiting records itself when the server answers",
         ) from None
     try:
         number = journal.waiting()

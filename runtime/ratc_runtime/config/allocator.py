@@ -59,7 +59,7 @@ def check_variables(lock: Lock, environment: Mapping[str, str]) -> None:
     if found:
         raise RuntimeFinding(
             "R552",
-            f"the environment asks for another allocator than the lock, training.allocator: {lock.training.allocator}",
+            f"the environment asks for another allocator than the lock's training.allocator: {lock.training.allocator}",
             "\n".join(f"{name}={text}" for name, text in found.items()),
             _HELP,
             everywhere=False,
@@ -100,8 +100,8 @@ def check(lock: Lock, device: torch.device) -> None:
     if used is not None and used != asked:
         raise RuntimeFinding(
             "R552",
-            f"torch's allocator runs with {used}, the lock says training.allocator: {asked}",
-            "asked of torch itself: its settings are read once, when CUDA is first used",
+            f"torch's allocator already runs with {used}, the lock says training.allocator: {asked}",
+            "torch reads the allocator's settings once, when CUDA is first used",
             f"{_HELP}; in a program of your own, set them before torch is imported",
             everywhere=False,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ratc_runtime.config import elastic
+from ratc_runtime.config import elastic, optimizers
 from ratc_runtime.config.refusal import Wrong
 from ratc_runtime.tasks import metrics
 
@@ -20,16 +20,18 @@ def contradictions(lock: Lock) -> Iterator[Wrong]:
     yield from _of_task(lock, "")
     for name in lock.tasks or {}:
         yield from _of_task(lock.part(name), f"tasks.{name}.")
-    if (lock.training.optimizer in ("sgd", "muon")) != (lock.training.momentum is not None):
-        yield Wrong("training.momentum", "goes with optimizer sgd or muon, and only with them")
+    if ("momentum" in optimizers.of(lock.training.optimizer).arguments) != (lock.training.momentum is not None):
+        names = " or ".join(optimizers.names("momentum"))
+        yield Wrong("training.momentum", f"goes with optimizer {names}, and only with them")
     if lock.training.optimizer_args and ":" not in lock.training.optimizer:
         yield Wrong("training.optimizer_args", "go with an optimizer of your own, and only with it")
     if lock.tasks and lock.evaluation.scores:
         yield Wrong("evaluation.scores", "are of one task, and the lock has several")
     if lock.training.callback_args and len(lock.training.callback_args) != len(lock.training.callbacks):
         yield Wrong("training.callback_args", "has not as many values as training.callbacks")
-    if lock.engine.deepspeed and lock.training.optimizer not in ("adamw", "adam"):
-        yield Wrong("training.optimizer", f"is {lock.training.optimizer:.80}, and DeepSpeed takes adamw and adam")
+    if lock.engine.deepspeed and not optimizers.of(lock.training.optimizer).zero:
+        taken = " and ".join(optimizers.names("zero"))
+        yield Wrong("training.optimizer", f"is {lock.training.optimizer:.80}, and DeepSpeed takes {taken}")
     if len(lock.data.scales) > 1 and not lock.model.multi_scale:
         yield Wrong("data.scales", "are several, and model.multi_scale is false")
     during = lock.compression is not None and (lock.compression.begin_epoch is not None or lock.compression.aware)
@@ -65,8 +67,9 @@ def _of_shards(lock: Lock) -> Iterator[Wrong]:
         yield Wrong("fsdp2.shard_size", f"is {asked.shard_size} of {size} processes with shard {asked.shard}")
     if lock.engine.deepspeed or not lock.engine.use_accelerate:
         yield Wrong("fsdp2", "goes with engine.use_accelerate, and not with engine.deepspeed")
-    if lock.training.optimizer not in ("adamw", "adam", "sgd"):
-        yield Wrong("training.optimizer", f"is {lock.training.optimizer:.80}, and FSDP2 takes adamw, adam and sgd")
+    if not optimizers.of(lock.training.optimizer).sharded:
+        taken = ", ".join(optimizers.names("sharded"))
+        yield Wrong("training.optimizer", f"is {lock.training.optimizer:.80}, and FSDP2 takes {taken}")
     if lock.training.precision == "fp16":
         yield Wrong("training.precision", "is fp16, and fsdp2 takes fp32 and bf16")
     if asked.weights == "bf16" and lock.training.precision != "bf16":

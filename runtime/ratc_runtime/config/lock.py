@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field, ValidationError
 
@@ -37,6 +37,7 @@ from ratc_runtime.config.sections import (
     Training,
 )
 from ratc_runtime.config.yaml_file import MAX_LOCK_BYTES, load_yaml, open_regular
+from ratc_runtime.tasks import TaskType
 
 #: An artifact's path from its lock's folder: nothing outside of that folder.
 _ARTIFACT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -56,19 +57,47 @@ _LEARNT_DATA = (
 )
 
 
-class Lock(Section):
+class _Listed(Protocol):
+    @property
+    def artifacts(self) -> dict[str, str]: ...
+
+    @property
+    def own_code(self) -> dict[str, OwnModule] | None: ...
+
+
+class Files:
+    """The files that a lock lists, whether it is of the built-in loop or of a program."""
+
+    def file(self: _Listed, name: str) -> str | None:
+        """Return the path, relative to the lock's folder, of the artifact of that name; None if the lock has none.
+
+        A point's own file takes precedence over the shared one.
+        """
+        found = [path for path in self.artifacts if path.rpartition("/")[2] == name]
+        return min(found, key=len) if found else None
+
+    def code(self: _Listed) -> str | None:
+        """Return the hash of the user's own code, without comments and blank lines; None if there is none."""
+        if self.own_code is None:
+            return None
+        parts = {path: module.parts or module.digest for path, module in self.own_code.items()}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class Lock(Files, Section):
     """One run, every value concrete."""
 
     lock_version: int = Field(ge=LOCK_VERSION, le=LOCK_VERSION, description="Version of this format.")
-    ratc_version: str = Field(description="The ratc that compiled the lock.")
+    ratc_version: str = Field(description="Version of the ratc that compiled the lock.")
     target: str = Field(description="The target of compilation: `local`, `slurm` or `lsf`.")
     experiment_name: str = Field(description="Name of the run.")
-    description: str = Field(description="The purpose of the run; words only.")
-    task_type: Literal["segmentation", "detection", "classification", "custom", "multi"] = Field(
-        description="The kind of task. With `custom` model, data and loss are all of your own; `multi` has `tasks`."
+    description: str = Field(description="Purpose of the run, in words; it has no effect.")
+    task_type: TaskType = Field(
+        description="Kind of task. With `custom`, the model, the data set and the loss are your own; `multi` has "
+        "several `tasks`."
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
-        description="Seed of the weights, the order of samples and the augmentations."
+        description="Seed of the initial weights, the order of samples and the augmentations."
     )
     debug: bool = Field(description="Whether this is a debug run: short, and each step is inspected.")
     model: Model
@@ -90,31 +119,31 @@ class Lock(Section):
     )
     hardware: Hardware
     memory: Memory
-    inputs: dict[str, str] = Field(description="Digests of the files this was compiled from, by their path.")
+    inputs: dict[str, str] = Field(description="Digests of the files from which the lock was compiled, by their path.")
     artifacts: dict[str, str] = Field(
-        description="Digests of the files that were compiled with it, by their path from the lock's folder. A start "
-        "is refused if one differs."
+        description="Digests of the files that were compiled together with the lock, by their path from its folder. "
+        "If one differs, the run refuses to start."
     )
     fsdp2: Fsdp2 | None = None
     detection: Detection | None = None
     tasks: dict[str, Part] | None = Field(
         default=None,
-        description="The tasks by name. They are there with `task_type: multi`, and only with it; `data.dataset` is "
-        "then `joint`.",
+        description="The tasks by name. The key is present with `task_type: multi` only; `data.dataset` is then "
+        "`joint`.",
     )
     compression: Compression | None = None
     job: dict[str, Any] | None = Field(
         default=None,
-        description="The request to a scheduler, and how the job is started, stopped and started again. It is not "
-        "there on `local`. The runtime does not act upon it; the scripts say the same.",
+        description="Request to the scheduler, and how the job is started, stopped and requeued. Absent with the "
+        "target `local`. The scripts act upon it, the runtime does not.",
     )
     own_code: dict[str, OwnModule] | None = Field(
         default=None,
-        description="The modules beside the spec that its names reach, by their path from its folder, if there are "
-        "some.",
+        description="Your own modules that the spec's names import, by their path from the spec's folder. Absent if "
+        "there are none.",
     )
     point: str | None = Field(
-        default=None, description="Name of this point of an array, whose lock adds to a shared one."
+        default=None, description="Name of this point of an array. Its lock adds to a shared lock."
     )
 
     @property
@@ -135,14 +164,6 @@ class Lock(Section):
             detection=found.detection,
             tasks=None,
         )
-
-    def file(self, name: str) -> str | None:
-        """Return the path, relative to the lock's folder, of the artifact of that name; None if the lock has none.
-
-        A point's own file takes precedence over the shared one.
-        """
-        found = [path for path in self.artifacts if path.rpartition("/")[2] == name]
-        return min(found, key=len) if found else None
 
     def learnt(self) -> dict[str, Any]:
         """Return the values that decide the weights: task, seed, model, training and data.
@@ -219,13 +240,6 @@ class Lock(Section):
                 earlier.append(self.replace(training=training.replace(epochs=epochs)))
         return next((plan for plan in earlier if plan.fingerprint() == fingerprint), self)
 
-    def code(self) -> str | None:
-        """Return the hash of the user's own code, without comments and blank lines; None if there is none."""
-        if self.own_code is None:
-            return None
-        parts = {path: module.parts or module.digest for path, module in self.own_code.items()}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
 
 def _learnt_parts(tasks: dict[str, Part]) -> dict[str, Any]:
     """Return the values of several tasks that decide the weights, without folders and names of classes."""
@@ -244,8 +258,9 @@ def read_lock(path: Path) -> Lock:
     if isinstance(content, dict) and "entrypoint" in content:
         raise unreadable(
             f"{path} is the lock of a program of its own (`entrypoint`)",
-            "it has no model and no loop of the runtime's, which alone can be trained, scored or predicted with here",
-            "start the run.sh or the job that was compiled with it; scores and predictions are the program's own",
+            "this command works only with runs of the built-in loop",
+            "start the run.sh or the job that was compiled with it; scores and predictions come from the program "
+            "itself",
         )
     return lock_from(content)
 
@@ -300,7 +315,7 @@ def _load(path: Path) -> Any:
     artifacts = content.get("artifacts") if isinstance(content, dict) else None
     for name in artifacts if isinstance(artifacts, dict) else ():
         if not isinstance(name, str) or not _ARTIFACT.fullmatch(name):
-            raise unreadable(f"the lock's artifact {name!r:.80} is no file beside it")
+            raise unreadable(f"the lock lists the file {name!r:.80}, and there is no such file beside the lock")
     return content
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from ratc_runtime.config import elastic
-from ratc_runtime.config.lock import Lock, load, lock_from
+from ratc_runtime.config.lock import Files, Lock, load, lock_from
 from ratc_runtime.config.refusal import LOCK_VERSION, Wrong, not_plain, refuse_all, wrong_values
 from ratc_runtime.config.sections import Hardware, OwnModule, Parallel, Positive, ProgramSize, Section
 
@@ -50,34 +50,38 @@ class Entrypoint(Section):
     """The program and its arguments."""
 
     launcher: Literal["accelerate", "torchrun", "srun", "none"] = Field(
-        description="Command that starts the processes of a node; `none` starts the program once on each."
+        description="Command that starts the processes of a node; `none` starts the program once on each node."
     )
-    kind: Literal["script", "module", "command"] = Field(description="Kind of `program`.")
+    kind: Literal["script", "module", "command"] = Field(
+        description="Whether `program` is a script, a module or a command."
+    )
     program: Annotated[str, Field(min_length=1)] = Field(
-        description="Path of a script from the spec's folder, a module, or a command."
+        description="Path of a script relative to the spec's folder, name of a module, or a command."
     )
     args: list[str] = Field(
-        description="Its arguments. `${data_dir}`, `${output_dir}`, `${checkpoint_dir}`, `${resume}` and `${lock}` are "
-        "filled in when it starts; `$$` is a dollar sign."
+        description="Arguments of the program. `${data_dir}`, `${output_dir}`, `${checkpoint_dir}`, `${resume}` and "
+        "`${lock}` are filled in when it starts; `$$` is a dollar sign."
     )
 
 
 class ProgramTraining(Section):
     """How a global batch is split, and other values of training."""
 
-    precision: Literal["fp32", "fp16", "bf16"] = Field(description="Arithmetic that the card is good for.")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(description="Precision that suits the card.")
     tf32: bool = Field(description="Whether products of float32 matrices may be computed in TF32.")
     global_batch_size: Positive = Field(description="Samples in an optimizer step.")
     micro_batch_size: Positive = Field(description="Samples in one forward pass of one process.")
     gradient_accumulation_steps: Positive = Field(description="Forward passes of a process in an optimizer step.")
-    learning_rate: float = Field(description="Learning rate, scaled with the global batch if the spec asks for that.")
+    learning_rate: float = Field(
+        description="Learning rate, scaled with the global batch size if the spec asks for that."
+    )
     epochs: Positive = Field(description="Passes over the training data.")
 
 
 class ProgramEngine(Section):
     """As in the lock of the built-in loop, for the files of launchers."""
 
-    deepspeed: Literal[False] = Field(description="A program configures DeepSpeed itself.")
+    deepspeed: Literal[False] = Field(description="Always false: the program configures DeepSpeed itself.")
     zero_stage: Literal[0] = Field(description="As `deepspeed`.")
     use_accelerate: bool = Field(description="Whether Accelerate starts the processes.")
 
@@ -85,25 +89,27 @@ class ProgramEngine(Section):
 class ProgramData(Section):
     """Folder of the data, and how many processes load them."""
 
-    data_dir: str = Field(description="Folder of the data; the spec's own if it names none.")
-    num_workers: int = Field(ge=0, description="Loader processes of each process that fit its share of the cores.")
+    data_dir: str = Field(description="Folder of the data; the spec's folder if the spec has no `data.data_dir`.")
+    num_workers: int = Field(
+        ge=0, description="Number of loader processes for each process, from its share of the cores."
+    )
 
 
 class ProgramCheckpoint(Section):
     """Whether a run goes on."""
 
-    resume: Literal["auto", "never"] = Field(description="Whether the program is asked to go on where it stopped.")
+    resume: Literal["auto", "never"] = Field(description="Whether the program is asked to continue an interrupted run.")
 
 
-class ProgramLock(Section):
+class ProgramLock(Files, Section):
     """One run of a program of the spec's own."""
 
     lock_version: int = Field(ge=LOCK_VERSION, le=LOCK_VERSION, description="Version of this format.")
-    ratc_version: str = Field(description="The ratc that compiled the lock.")
-    target: str = Field(description="Target that it was compiled for: `local`, `slurm` or `lsf`.")
+    ratc_version: str = Field(description="Version of the ratc that compiled the lock.")
+    target: str = Field(description="Target of compilation: `local`, `slurm` or `lsf`.")
     experiment_name: str = Field(description="Name of the run.")
-    description: str = Field(description="Purpose of the run; words only.")
-    seed: int = Field(description="A seed for the program.")
+    description: str = Field(description="Purpose of the run, in words; it has no effect.")
+    seed: int = Field(description="Seed for the program.")
     debug: bool = Field(description="Whether the program is asked for a short run.")
     entrypoint: Entrypoint
     training: ProgramTraining
@@ -118,16 +124,16 @@ class ProgramLock(Section):
         "start takes the row of the nodes that it was given.",
     )
     hardware: Hardware
-    inputs: dict[str, str] = Field(description="Digests of the files this was compiled from, by their path.")
-    artifacts: dict[str, str] = Field(description="Digests of the files that were compiled with it, by their path.")
-    job: dict[str, Any] | None = Field(default=None, description="Request to a scheduler.")
+    inputs: dict[str, str] = Field(description="Digests of the files from which the lock was compiled, by their path.")
+    artifacts: dict[str, str] = Field(
+        description="Digests of the files that were compiled together with the lock, by their path."
+    )
+    job: dict[str, Any] | None = Field(default=None, description="Request to the scheduler.")
     own_code: dict[str, OwnModule] | None = Field(
-        default=None, description="The program's own files, by their path from the spec's folder, if there are some."
+        default=None,
+        description="The program's own files, by their path from the spec's folder. Absent if there are none.",
     )
     point: str | None = Field(default=None, description="Name of this point of an array.")
-
-    file = Lock.file
-    code = Lock.code
 
     def handed(self) -> dict[str, Any]:
         """Return the values that the program is told, by name."""

@@ -30,7 +30,7 @@ class _Finder(MetaPathFinder):
                 with _as_if_missing(SKIPPED[name]):
                     load(module)
 
-            spec.loader.exec_module = load_without  # type: ignore[method-assign]
+            spec.loader.exec_module = load_without  # type: ignore[method-assign]  # of this one loader
         return spec
 
 

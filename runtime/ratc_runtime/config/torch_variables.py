@@ -69,7 +69,7 @@ def _refused(bad: Mapping[str, str], note: str) -> RuntimeFinding:
     told = " and ".join(f"{name}={value!r:.60}" for name, value in sorted(bad.items()))
     return RuntimeFinding(
         "R587",
-        f"torch does not take {told}",
+        f"torch does not accept {told}",
         note,
         f"unset {' and '.join(sorted(bad))}, or correct it",
     )

@@ -94,7 +94,7 @@ class Augmentation:
                 "R532",
                 "the augmentations change the size of an image",
                 f"from {spatial} to {tuple(moved.shape[1:])}; a batch needs images of one size",
-                "give RandomCrop and RandomResizedCrop the size of the image, and RandomRotation no `expand`",
+                "give RandomCrop and RandomResizedCrop the size of the image, and remove `expand` from RandomRotation",
             )
         moved = moved.contiguous()
         made = [moved if index == finest else _resized(moved, level) for index, level in enumerate(levels)]
@@ -127,7 +127,7 @@ class _Step:
                 raise RuntimeFinding(
                     "R532",
                     f"augmentation {self.name} needs images between 0 and 1",
-                    f"this one goes from {low:g} to {high:g}; values outside would be cut off",
+                    f"this image goes from {low:g} to {high:g}; values outside of 0 to 1 would be cut off",
                     "scale the images in the data set, or leave the transform out",
                 )
         try:
@@ -146,7 +146,7 @@ def _step(name: str, arguments: dict[str, Any]) -> _Step:
         return _Step(name, _DepthFlip(**arguments), False)
     if name not in GEOMETRIC | PHOTOMETRIC:
         known = ", ".join(sorted(GEOMETRIC | PHOTOMETRIC | {DEPTH_FLIP}))
-        raise RuntimeFinding("R532", f"no augmentation is called {name}", help=f"there are {known}")
+        raise RuntimeFinding("R532", f"no augmentation is called {name}", help=f"known are {known}")
     torchvision_operators.define()
     from torchvision.transforms import InterpolationMode, v2
 
@@ -233,13 +233,13 @@ def _wrap(value: Any, spatial: tuple[int, ...], geometric: bool, key: str = "") 
     if key == "boxes" and value.dim() == 2 and value.shape[-1] == 4:
         if len(spatial) != 2:
             raise RuntimeFinding("R534", "boxes of volumes cannot be moved by augmentations")
-        return tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=spatial)  # type: ignore[call-overload]
+        return tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=spatial)
     if value.dim() >= len(spatial) and tuple(value.shape[-len(spatial) :]) == spatial:
         return tv_tensors.Mask(value)
     if value.dim() >= 2 and geometric:
         raise RuntimeFinding(
             "R534",
-            f"a target of shape {tuple(value.shape)} cannot be moved along with an image of size {spatial}",
+            f"a target of shape {tuple(value.shape)} cannot be changed together with an image of size {spatial}",
             "a mask has the size of its image, and boxes, (N, 4), stand under the key `boxes`",
             "give the data set's masks the size of its images, or leave geometric augmentations out",
         )

@@ -117,7 +117,9 @@ def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | 
     if skip:
         refused += _too_many(name, found, len(getattr(dataset, "missing", ())))
     if found.samples == 0:
-        return refused + _tell(RuntimeFinding("R506", f"split {name} has no samples", "train, val and test need some"))
+        return refused + _tell(
+            RuntimeFinding("R506", f"split {name} has no samples", "train, val and test need samples")
+        )
     if found.turned:
         warn(
             f"{found.turned} of {found.read} images of {name} that were read have an EXIF orientation; it is applied,"
@@ -144,8 +146,8 @@ def _too_many(name: str, found: Survey, missing: int) -> int:
     bad, looked = found.bad + missing, found.read + missing
     if bad <= 1 or bad <= MOST_SHARE * looked:
         return 0
-    message = f"{bad} of {looked} samples of {name} that were looked at are bad, more than {MOST_SHARE:.0%}"
-    return _tell(RuntimeFinding("R533", message, help="repair them, or take their names out of the split"))
+    message = f"{bad} of {looked} samples of {name} that were read are bad, more than {MOST_SHARE:.0%}"
+    return _tell(RuntimeFinding("R533", message, help="repair them, or remove their names from the split"))
 
 
 def _tell(finding: RuntimeFinding, severity: str = "error") -> int:
@@ -154,7 +156,7 @@ def _tell(finding: RuntimeFinding, severity: str = "error") -> int:
 
 
 def _table(datasets: dict[str, Any], seen: dict[str, Survey]) -> str:
-    rows = [("split", "samples", "read", "bad", "missing", "size", "channels", "values")]
+    rows: list[tuple[str, ...]] = [("split", "samples", "read", "bad", "missing", "size", "channels", "values")]
     for name, found in seen.items():
         missing = len(getattr(datasets[name], "missing", ()))
         values = f"{found.low:.3g} to {found.high:.3g}" if found.low <= found.high else "-"
@@ -259,9 +261,16 @@ def main(argv: list[str] | None = None) -> int:
         description="Describe a data set, and name samples that cannot be used.",
     )
     parser.add_argument("lock", type=Path, help="the compiled lock.yaml")
-    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of the data (default: RAT_DATA_DIR, or the folder in the lock)"
+    )
     parser.add_argument("--all", action="store_true", help="read every sample")
-    parser.add_argument("--samples", type=_positive, default=SAMPLES, help=f"of each split (default: {SAMPLES})")
+    parser.add_argument(
+        "--samples",
+        type=_positive,
+        default=SAMPLES,
+        help=f"number of samples to read from each split (default: {SAMPLES})",
+    )
     parser.add_argument("--pictures", type=Path, metavar="DIR", help=f"draw {PICTURES} samples into DIR/{PICTURE}")
     arguments = parser.parse_args(argv)
     try:

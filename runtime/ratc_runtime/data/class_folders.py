@@ -76,7 +76,8 @@ def _folders(split: Path) -> list[str]:
 
 def _images(folder: Path) -> tuple[list[Path], list[str]]:
     """Return the images of a class by name, and the names of other files, hidden ones aside."""
-    found, others = [], []
+    found: list[str] = []
+    others: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -86,8 +87,8 @@ def _images(folder: Path) -> tuple[list[Path], list[str]]:
                     raise RuntimeFinding(
                         "R506",
                         f"{folder} has the folder {shown(entry.name)} among its images",
-                        help="let the images of a class lie in its folder itself; or list them in a CSV file, and set"
-                        " `data.dataset: csv`",
+                        help="move the images of a class directly into its folder; or list them in a CSV file, and "
+                        "set `data.dataset: csv`",
                     )
                 (found if entry.name.lower().endswith(SUFFIXES) else others).append(entry.name)
     except OSError as error:

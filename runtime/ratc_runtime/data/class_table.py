@@ -16,7 +16,7 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output.sizes import counted
 
 FILE = "labels.csv"
-FORM = "the first line is `path,label,split`, each other one an image: `images/a.png,cat,train`"
+FORM = "the first line is `path,label,split`; each further line is an image, such as `images/a.png,cat,train`"
 #: Bytes of the largest table that is read: 20 million rows.
 MOST_BYTES = 2**30
 
@@ -53,7 +53,7 @@ class ClassTable(Labelled):
     ) -> None:
         data_dir = Path(data_dir)
         if not isinstance(file, str) or not _is_below(file):
-            raise RuntimeFinding("R506", f"data.args.file is {file!r:.80}, which is no path below the data folder")
+            raise RuntimeFinding("R506", f"data.args.file is {file!r:.80}, which is not a path below the data folder")
         self._table = data_dir / file
         rows = read(self._table)
         numbers, class_names = numbered(str(self._table), {row.label for row in rows}, num_classes, classes)
@@ -120,7 +120,7 @@ def _text(path: Path) -> str:
         with open_regular(path) as file:
             raw = file.read(MOST_BYTES + 1)
     except (OSError, ValueError, MemoryError) as error:
-        note = getattr(error, "strerror", None) or str(error) or "memory does not hold it"
+        note = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
         helps = f"{FORM}; `data.args: {{file: NAME}}` names another file of the data folder"
         raise RuntimeFinding("R506", f"{path} cannot be read", note, helps) from None
     if len(raw) > MOST_BYTES:
@@ -148,7 +148,7 @@ def _columns(path: Path, header: list[str]) -> tuple[int, int, int]:
 def _row(path: Path, line: int, cells: list[str]) -> Row:
     name, label, split = cells
     if not _is_below(name):
-        raise _wrong(path, line, f"has the path {shown(name)!r}, which is no path below the data folder")
+        raise _wrong(path, line, f"has the path {shown(name)!r}, which is not a path below the data folder")
     name = str(PurePosixPath(name))
     if not label:
         raise _wrong(path, line, "has no label")
@@ -182,4 +182,4 @@ def _missing(table: Path, row: Row, path: Path, names: set[str]) -> RuntimeFindi
         helps = "write the path as the file is called, or rename the file; so for every such name"
     elif "\\" in row.path:
         helps = "write `/` instead of `\\` in every path"
-    return RuntimeFinding("R506", f"{table}:{row.line} names {shown(row.path)}, which is not there", note, helps)
+    return RuntimeFinding("R506", f"{table}:{row.line} names {shown(row.path)}, which does not exist", note, helps)

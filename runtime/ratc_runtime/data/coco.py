@@ -10,14 +10,14 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
 from ratc_runtime.data.folders import SKIP_HELP, first_of
 from ratc_runtime.data.json_file import read_json
 from ratc_runtime.data.near import is_file, is_possible, listed, nearest, shown
-from ratc_runtime.data.pictures import Header, look_at, open_picture, pyramid
+from ratc_runtime.data.pictures import Header, look_at, open_picture, pyramid, sizes_of
 from ratc_runtime.errors import RuntimeFinding, warn
 
 LAYOUT = (
@@ -60,7 +60,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         if mode is None:
             raise RuntimeFinding("R506", f"the coco dataset has 1 or 3 channels, not {channels}")
         self.mode = mode
-        self.sizes = [(max(1, round(image_size[0] * s)), max(1, round(image_size[1] * s))) for s in scales]
+        self.sizes = sizes_of(image_size, scales)
         self.data_dir = Path(data_dir)
         path = self._annotations = _annotations(self.data_dir, split)
         content = _read(path)
@@ -173,9 +173,9 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
             raise RuntimeFinding(
                 "R506",
                 f"{self._files[index]} has {look_at(self._files[index])} pixels, the annotations say {wide} x {high}",
-                "its boxes are in pixels of the size that is listed, and would lie elsewhere",
-                "make boxes, width and height again for this file as it is shown upright, or give the file that they"
-                " were made for",
+                "its boxes are in pixels of the listed size, and would lie in the wrong place",
+                "make boxes, width and height for this file as it is shown upright, or use the file that they were "
+                "made for",
                 everywhere=False,
             )
         return {
@@ -282,7 +282,7 @@ def _categories(path: Path, content: Any) -> list[tuple[int, str]]:
             "R539",
             f"{path} has several categories of the name {shown(twice[0])}",
             f"their ids are {ids}; scores are listed by name, and one would stand for all",
-            "give each category a name of its own, or give their annotations one category",
+            "give each category its own name, or merge the categories",
         )
     return classes
 
@@ -302,13 +302,17 @@ def _images(path: Path, content: Any) -> dict[int, tuple[str, int, int]]:
                 help="write file_name from the folder of the split's images on, as `0001.jpg`",
             )
         if not is_possible(name):
-            raise _damaged(path, f"{where} has the file name {shown(name)}, which no file can have")
-        if not all(type(side) is int and 0 < side <= MOST_PIXELS for side in (width, height)):
+            raise _damaged(path, f"{where} has the file name {shown(name)}, which is not a valid file name")
+        if not _is_side(width) or not _is_side(height):
             raise _damaged(path, f"{where} ({shown(name)}) has the size {width!r:.20} x {height!r:.20}")
         if entry["id"] in found:
             raise _damaged(path, f"{where} ({shown(name)}) has the id {entry['id']} a second time")
         found[entry["id"]] = (name, width, height)
     return found
+
+
+def _is_side(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 < value <= MOST_PIXELS
 
 
 def _annotation(path: Path, number: int, entry: Any, labels: dict[int, int]) -> tuple[int, list[float], int, bool]:

@@ -75,7 +75,7 @@ def find_files(
             "R506",
             message,
             f"{', '.join(shown(one) for one in several)} in {data_dir / folder}",
-            "move all but the one that is meant out of the folder",
+            "keep one of them, and move the others out of the folder",
         )
     return files
 
@@ -152,7 +152,7 @@ def split_names(data_dir: Path, split: str) -> list[str]:
         raise RuntimeFinding("R506", f"{path} names a sample twice in {split}")
     outside = [name for name in names if "/" in name or "\\" in name or name in ("", ".", "..")]
     if outside:
-        raise RuntimeFinding("R506", f"{path} has {outside[0]!r:.80}, which is no plain name")
+        raise RuntimeFinding("R506", f"{path} has {outside[0]!r:.80}, which is not a plain name")
     return names
 
 

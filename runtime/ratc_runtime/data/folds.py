@@ -5,21 +5,25 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ratc_runtime.config.sections import Folds
 from ratc_runtime.data.samples import name_of
 from ratc_runtime.errors import RuntimeFinding
 
+#: Methods of data sets that are asked for one sample.
+_OF_A_SAMPLE = ("files", "header", "target", "whole")
+
 
 class Part:
-    """Some samples of several data sets, by data set and index. All other attributes are those of the first one."""
+    """Some samples of several data sets, by data set and index. Methods about one sample are those of its data set;
+    all other attributes are those of the first one.
+    """
 
     def __init__(self, sources: Sequence[Any], chosen: Sequence[tuple[int, int]]) -> None:
         self.sources, self.chosen = list(sources), list(chosen)
         self.names = [name_of(sources[source], index) for source, index in chosen]
-        if all(hasattr(source, "files") for source in sources):
-            self.files = self._files
         self.missing = [name for source in sources for name in getattr(source, "missing", ())]
 
     def __len__(self) -> int:
@@ -29,12 +33,16 @@ class Part:
         source, index = self.chosen[position]
         return self.sources[source][index]
 
-    def _files(self, position: int) -> Any:
+    def _of_a_sample(self, name: str, position: int) -> Any:
         source, index = self.chosen[position]
-        return self.sources[source].files(index)
+        return getattr(self.sources[source], name)(index)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("sources", "chosen", "files") or name.startswith("__"):  # while it is unpickled
+        if name in ("sources", "chosen") or name.startswith("__"):  # while it is unpickled
+            raise AttributeError(name)
+        if name in _OF_A_SAMPLE and all(hasattr(source, name) for source in self.sources):
+            return partial(self._of_a_sample, name)
+        if name in _OF_A_SAMPLE:
             raise AttributeError(name)
         return getattr(self.sources[0], name)
 
@@ -54,7 +62,9 @@ def divide(sources: Sequence[Any], folds: Folds, by_file: bool) -> tuple[Part, P
             groups.setdefault(_group(source, number, index, folds, by_file), []).append((number, index))
     if len(groups) < folds.number:
         raise RuntimeFinding(
-            "R506", f"{len(groups)} groups of samples cannot be divided into {folds.number} folds", help="ask for fewer"
+            "R506",
+            f"{len(groups)} groups of samples cannot be divided into {folds.number} folds",
+            help="set a smaller `data.folds.number`",
         )
     names = sorted(groups)
     random.Random(folds.seed).shuffle(names)
@@ -69,7 +79,9 @@ def _group(source: Any, number: int, index: int, folds: Folds, by_file: bool) ->
         found = re.search(folds.group, name)
         if found is None:
             raise RuntimeFinding(
-                "R506", f"the sample {name!r:.200} is of no group", f"data.folds.group: {folds.group} does not match"
+                "R506",
+                f"the sample {name!r:.200} belongs to no group",
+                f"data.folds.group: {folds.group} does not match",
             )
         return found[1] if found.re.groups else found[0]
     return str(source.files(index)[0]) if by_file else f"{name} {number} {index}"

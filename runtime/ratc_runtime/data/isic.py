@@ -11,7 +11,7 @@ from PIL import Image
 
 from ratc_runtime.data.folders import SKIP_HELP, class_numbers, find_files
 from ratc_runtime.data.masks import checked_threshold, foreground, numbers_of
-from ratc_runtime.data.pictures import Header, look_at, open_numbers, open_picture, pyramid
+from ratc_runtime.data.pictures import Header, look_at, open_numbers, open_picture, pixels, pyramid, sizes_of
 from ratc_runtime.errors import RuntimeFinding
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
@@ -48,7 +48,7 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         self.mode = {1: "L", 3: "RGB"}.get(channels)
         if self.mode is None:
             raise RuntimeFinding("R506", f"the isic dataset has 1 or 3 channels, not {channels}")
-        self.sizes = [(max(1, round(image_size[0] * s)), max(1, round(image_size[1] * s))) for s in scales]
+        self.sizes = sizes_of(image_size, scales)
         files = find_files(Path(data_dir), split, IMAGE_SUFFIXES, (".png",), skip_missing)
         self.names, self.missing = [name for name, _, _ in files.found], files.missing
         self._files = [(image, mask) for _, image, mask in files.found]
@@ -57,22 +57,35 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        picture, numbers = self._pair(index, max(self.sizes))
+        return {
+            "image": pyramid(picture, self.sizes),
+            "target": self._target(numbers, self._files[index][1], self.image_size),
+            "name": self.names[index],
+        }
+
+    def whole(self, index: int) -> dict[str, Any]:
+        """Return image and target of one sample in the size of their files: uint8 (C, H, W), and the target as in an
+        item.
+        """
+        picture, numbers = self._pair(index, None)
+        size = (picture.size[1], picture.size[0])
+        return {"image": pixels(picture), "target": self._target(numbers, self._files[index][1], size)}
+
+    def _pair(self, index: int, wanted: tuple[int, int] | None) -> tuple[Image.Image, Any]:
+        """Return the decoded picture, which may be reduced to the `wanted` size at least, and the mask's numbers."""
         image_path, mask_path = self._files[index]
-        picture, size = open_picture(image_path, self.mode or "L", max(self.sizes))
+        picture, size = open_picture(image_path, self.mode or "L", wanted)
         numbers, mask_size = self._numbers(mask_path)
         if mask_size != size:
             raise RuntimeFinding(
                 "R506",
                 f"{mask_path} has {look_at(mask_path)} pixels, its image {look_at(image_path)}",
-                f"the image is {image_path}; resized to one size they would not lie on one another",
+                f"the image is {image_path}; resized to one size they would not match",
                 SKIP_HELP,
                 everywhere=False,
             )
-        return {
-            "image": pyramid(picture, self.sizes),
-            "target": self._target(numbers, mask_path),
-            "name": self.names[index],
-        }
+        return picture, numbers
 
     def files(self, index: int) -> tuple[Path, Path]:
         """Return the source files of one sample: image and mask."""
@@ -85,7 +98,7 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
     def target(self, index: int) -> torch.Tensor:
         """Return the target of one sample without decoding its image."""
         path = self._files[index][1]
-        return self._target(self._numbers(path)[0], path)
+        return self._target(self._numbers(path)[0], path, self.image_size)
 
     def _numbers(self, path: Path) -> tuple[Any, tuple[int, int]]:
         if self.num_classes > 1:
@@ -93,8 +106,8 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         mask, size = open_picture(path, None)
         return numbers_of(mask, path), size
 
-    def _target(self, numbers: Any, path: Path) -> torch.Tensor:
-        height, width = self.image_size
+    def _target(self, numbers: Any, path: Path, size: tuple[int, int]) -> torch.Tensor:
+        height, width = size
         if self.num_classes > 1:
             numbers = class_numbers(numbers, path, self.num_classes, self.ignore_index)
         else:

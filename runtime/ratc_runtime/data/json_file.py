@@ -23,7 +23,7 @@ def read_json(path: Path, help: str = "", pairs: Callable[[list[tuple[str, Any]]
             raise RuntimeFinding("R506", f"{path} is too large to be read", f"more than {MOST_BYTES:,} bytes", help)
         return json.loads(raw, object_pairs_hook=pairs)
     except (OSError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "memory does not hold it"
+        reason = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
         raise RuntimeFinding("R506", f"{path} cannot be read", reason, help) from None
     except (ValueError, RecursionError) as error:
         raise RuntimeFinding("R506", f"{path} is not valid JSON", str(error)[:600], help) from None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ratc_runtime.data.near import shown
-from ratc_runtime.data.pictures import Header, look_at, open_picture, pyramid
+from ratc_runtime.data.pictures import Header, look_at, open_picture, pyramid, sizes_of
 from ratc_runtime.errors import RuntimeFinding
 
 #: Ends of the names of images, lower-case: those of `pictures.FORMATS`.
@@ -42,7 +42,7 @@ class Labelled(torch.utils.data.Dataset[dict[str, Any]]):
         if mode is None:
             raise RuntimeFinding("R506", f"the {kind} dataset has 1 or 3 channels, not {channels}")
         self.mode = mode
-        self.sizes = [(max(1, round(image_size[0] * s)), max(1, round(image_size[1] * s))) for s in scales]
+        self.sizes = sizes_of(image_size, scales)
         self.names, self._files, self._labels = list(names), list(files), list(labels)
         if class_names is not None:  # classes that are numbers have none
             self.class_names = list(class_names)
@@ -131,7 +131,7 @@ def _listed(place: str, found: Collection[str], classes: int, given: Any) -> tup
         raise RuntimeFinding(
             "R539",
             f"data.args.classes lists {len(names)} class(es), data.num_classes is {classes}",
-            help="let both say the same, and compile again",
+            help="make both agree, and compile again",
         )
     other = sorted(set(found) - set(names))
     if other:

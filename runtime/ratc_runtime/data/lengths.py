@@ -23,7 +23,7 @@ def check_length(length: int, lock: Lock) -> None:
             "R503",
             f"the train split has {counted(length, 'sample')}, fewer than one global batch of {batch}",
             "with `last_batch: drop` every optimizer step takes a full global batch" if not keep else "",
-            "set a smaller training.target_batch_size, or `training.last_batch: keep`, or give more samples",
+            "set a smaller training.target_batch_size, or `training.last_batch: keep`, or use more samples",
         )
 
 

@@ -78,9 +78,9 @@ def _not_alike(samples: list[Sample], error: Exception) -> RuntimeFinding:
     shapes = [f"{sample.name}: image {_shape(sample.image)}, target {_shape(sample.target)}" for sample in samples]
     return RuntimeFinding(
         "R535",
-        "samples cannot be put together to a batch",
+        "samples cannot be combined into a batch",
         "\n".join([*shapes[:8], " ".join(f"{type(error).__name__}: {error}".split())[:300]]),
-        "a data set gives images of one size, and targets of one shape",
+        "all images of a data set need the same size, and all targets the same shape",
         everywhere=False,
     )
 
@@ -198,7 +198,7 @@ class Loader:
         workers = data.num_workers
         self._loader = DataLoader(
             Guarded(dataset, data.on_bad_sample == "skip", lock.seed, augment, is_foreign(lock)),
-            batch_sampler=_Draws(order),  # type: ignore[arg-type]
+            batch_sampler=_Draws(order),
             num_workers=workers,
             collate_fn=_Collate(targets),
             pin_memory=data.pin_memory and torch.cuda.is_available(),
@@ -253,8 +253,8 @@ class Loader:
                     "R533",
                     f"{bad} of {self._total} samples of a split are bad, more than {MOST_SHARE:.0%}",
                     f"among them {', '.join(sorted(self.skipped)[:8])}",
-                    "what is left stands for other data than was meant: repair them, or take their names out of the"
-                    " split",
+                    "repair them, or remove their names from the split: the remaining samples no longer represent "
+                    "the data",
                     everywhere=everywhere,
                 )
             if share > WARNING_SHARE and not self._warned and self.rank == 0:
@@ -285,7 +285,7 @@ def worker_gone(text: str) -> RuntimeFinding:
         "R513",
         "a data-loading process was killed",
         " ".join(text.split())[:400],
-        "if the kernel did it for want of host memory (dmesg and the scheduler's report say so): set a smaller"
+        "if the kernel did it because host memory ran out (dmesg and the scheduler's report say so): set a smaller"
         " data.num_workers, or ask for more resources.memory\n"
         "run the same command again: it continues from the last checkpoint",
         everywhere=False,
@@ -339,6 +339,6 @@ def evaluation_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> 
     Raises R506 if the split is empty.
     """
     if len(dataset) == 0:
-        raise RuntimeFinding("R506", "a split without samples cannot be evaluated", "val and test need some")
+        raise RuntimeFinding("R506", "a split without samples cannot be evaluated", "val and test need samples")
     order = EvaluationOrder(len(dataset), lock.training.micro_batch_size, rank, lock.parallel.world_size)
     return Loader(dataset, order, lock, rank, targets)

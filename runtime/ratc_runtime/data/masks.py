@@ -36,7 +36,7 @@ def checked_threshold(threshold: Any, classes: int) -> float | None:
     if classes > 1:
         raise RuntimeFinding(
             "R509",
-            f"mask_threshold is of masks of one class, and data.num_classes is {classes}",
+            f"mask_threshold is for masks of one class, and data.num_classes is {classes}",
             help="remove it from data.args, or set `data.num_classes: 1`",
         )
     return threshold
@@ -93,7 +93,7 @@ def _opaque(picture: Image.Image, path: Path) -> Image.Image:
     seen = ", ".join(map(str, np.unique(alpha)[:_LISTED].tolist()))
     raise RuntimeFinding(
         "R570",
-        f"{path} has an alpha channel, in which the foreground may lie",
+        f"{path} has an alpha channel, which may hold the foreground",
         f"values of the alpha channel: {seen}; {float((alpha > 0).mean()):.1%} of the pixels are not transparent",
         f"{_PICTURE}, without an alpha channel;"
         ' from the alpha channel: Image.open(path).getchannel("A").point(lambda v: 255 * (v >= 128))',
@@ -151,7 +151,7 @@ def _not_two(values: Any, path: Path) -> RuntimeFinding:
     helps.append(f"{'or ' if helps else ''}{_written(path)}, and resize them with nearest neighbours only")
     return RuntimeFinding(
         "R570",
-        f"{path} is no mask of one class: it holds {len(values)} different value{'s' if len(values) != 1 else ''}",
+        f"{path} is not a mask of one class: it holds {len(values)} different value{'s' if len(values) != 1 else ''}",
         f"values: {listed}{more}; expected 0 for the background and 1, 255 or 65535 for the foreground",
         "\n".join(helps),
         everywhere=False,
@@ -163,7 +163,7 @@ def _not_finite(values: Any, path: Path) -> RuntimeFinding:
     count = int((~np.isfinite(values)).sum())
     return RuntimeFinding(
         "R570",
-        f"{path} is no mask of one class: it holds NaN or infinity",
+        f"{path} is not a mask of one class: it holds NaN or infinity",
         f"{count} of {values.size} values are not finite",
         f"{_written(path)}; pixels without a label are background, or with data.num_classes: 2 have data.ignore_index",
         everywhere=False,

@@ -42,7 +42,7 @@ def pack(image: Any, target: Any, name: str) -> bytes | None:
     for block in blocks:
         packed += b"\0" * (-len(packed) % _ALIGN)
         if block.numel():
-            packed += memoryview(block.reshape(-1).view(torch.uint8).numpy())
+            packed += block.reshape(-1).view(torch.uint8).numpy().data
     return bytes(packed)
 
 

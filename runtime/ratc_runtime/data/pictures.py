@@ -37,6 +37,12 @@ _TURNS = {
 _SIDEWAYS = (5, 6, 7, 8)
 
 
+def sizes_of(image_size: tuple[int, int], scales: Sequence[float]) -> list[tuple[int, int]]:
+    """Return height and width of an image at each scale."""
+    height, width = image_size
+    return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in scales]
+
+
 class Header(NamedTuple):
     """The header of a picture: upright width and height, Pillow's mode, the EXIF orientation (1: upright).
 
@@ -132,7 +138,7 @@ def _opened(path: Path) -> Iterator[Any]:
     # A named pipe would be waited for, and a device may never end; a folder is refused by the system itself.
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     # Given a name, Pillow maps some TIFFs into memory, and with an orientation gets their rows wrong.
     with path.open("rb") as stream:
         try:
@@ -178,3 +184,9 @@ def pyramid(picture: Image.Image, sizes: Sequence[tuple[int, int]]) -> torch.Ten
     ]
     levels = [level.permute(2, 0, 1).contiguous() if level.dim() == 3 else level[None] for level in levels]
     return levels if len(levels) > 1 else levels[0]
+
+
+def pixels(picture: Image.Image) -> torch.Tensor:
+    """Return a decoded grey or RGB picture as uint8 (C, H, W)."""
+    values = torch.from_numpy(np.array(picture, dtype=np.uint8))
+    return values[None] if values.dim() == 2 else values.permute(2, 0, 1).contiguous()

@@ -69,6 +69,7 @@ class Drawn:
 
     @staticmethod
     def _states() -> tuple[Any, ...]:
-        kind, keys, *rest = np.random.get_state()
+        numpy = np.random.get_state(legacy=False)  # of any generator: a program may have set another one
+        inner = {key: one.tobytes() if isinstance(one, np.ndarray) else one for key, one in numpy["state"].items()}
         state = torch.default_generator.get_state().numpy().tobytes()
-        return random.getstate(), kind, keys.tobytes(), tuple(rest), state  # type: ignore[union-attr]
+        return random.getstate(), {**numpy, "state": inner}, state

@@ -143,7 +143,7 @@ def write(output_dir: Path, record: Mapping[str, Any]) -> None:
     try:
         atomic.write_text(output_dir / FILE, json.dumps(record) + "\n")
     except OSError as error:
-        warn(f"cannot write {output_dir / FILE}, so later starts cannot tell other data: {error.strerror or error}")
+        warn(f"cannot write {output_dir / FILE}, so later starts cannot notice changed data: {error.strerror or error}")
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

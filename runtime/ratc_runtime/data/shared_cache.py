@@ -71,7 +71,7 @@ class SharedCache:
             except ValueError:
                 os.close(descriptor)
                 path.unlink(missing_ok=True)
-        raise OSError(errno.EAGAIN, "changes hands too often")
+        raise OSError(errno.EAGAIN, "is locked by other processes too often")
 
     @classmethod
     def _claimed(cls, descriptor: int, records: int, limit: int) -> SharedCache:

@@ -240,7 +240,7 @@ def search(
 
 
 def _has_foreground(task: Task, dataset: Any, position: int) -> bool:
-    reads = [lambda index: checked(dataset[index], "")["target"]]
+    reads: list[Callable[[int], Any]] = [lambda index: checked(dataset[index], "")["target"]]
     own = getattr(dataset, "target", None)
     if callable(own):  # of the user's it may be anything
         reads.insert(0, own)
@@ -259,8 +259,8 @@ def nothing_there(split: str, samples: int) -> RuntimeFinding:
         "R571",
         f"no sample of {split} has any foreground or object",
         f"read: {counted(samples, 'sample')}; a model would learn to predict nothing, and scores would mean nothing",
-        "look at the masks or annotations: `ratc data check SPEC --all` draws some of them; see to it that"
-        " data.num_classes, data.ignore_index and the files' values fit each other",
+        "look at the masks or annotations: `ratc data check SPEC --all` draws some of them; check that "
+        "data.num_classes and data.ignore_index fit the values of the files",
     )
 
 
@@ -278,10 +278,10 @@ def see_through(split: str, seen: Survey) -> RuntimeFinding | None:
         return None
     return RuntimeFinding(
         "R579",
-        f"{seen.transparent} of {seen.read} images of {split} that were read are transparent in part, and their alpha"
-        " is not used",
-        "a transparent pixel has the colour that its file holds for it, not that of any background",
-        "lay the images over a background of your choice, and write them without alpha",
+        f"{seen.transparent} of {seen.read} images of {split} that were read are partly transparent, and their alpha "
+        f"channel is not used",
+        "a transparent pixel gets the colour in its file, not the colour of a background",
+        "put the images on a background of your choice, and save them without alpha channel",
     )
 
 
@@ -296,9 +296,9 @@ def blank_images(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
     return RuntimeFinding(
         "R592",
         f"{seen.blank} of {seen.read} images of {split} that were read hold one value only",
-        "a model can learn nothing from a blank image, though it has a mask, boxes or a class",
-        "look at the pictures of `ratc data check SPEC`; a window of other units makes volumes blank, a conversion"
-        " from 16 bits pictures",
+        "a model can learn nothing from a blank image, even if it has a mask, boxes or a class",
+        "look at the pictures of `ratc data check SPEC`; a window in other units makes volumes blank, and a "
+        "conversion from 16 bits makes pictures blank",
     )
 
 

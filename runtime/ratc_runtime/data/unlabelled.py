@@ -1,6 +1,7 @@
 """Images without labels, prepared as in training, as input of a prediction.
 
-A picture is one piece. A volume gives one piece per patch of its grid, in order; the last one is marked.
+A picture is one piece. A volume gives one piece per patch of its grid, in order; the last one is marked. If they are
+wanted whole, each is one piece in the resolution of its file.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.data import labelled
 from ratc_runtime.data.isic import IMAGE_SUFFIXES
 from ratc_runtime.data.near import shown
-from ratc_runtime.data.pictures import open_picture, pyramid
+from ratc_runtime.data.pictures import open_picture, pixels, pyramid, sizes_of
 from ratc_runtime.data.sources import BUILT_IN
 from ratc_runtime.data.volume_store import Recipe, checked_fill, decode_image
-from ratc_runtime.data.volumes import SUFFIXES, averaged, corners, cut
+from ratc_runtime.data.volumes import SUFFIXES, corners
+from ratc_runtime.data.whole import patch
 from ratc_runtime.errors import RuntimeFinding, warn
 
 
@@ -72,41 +74,42 @@ def find_images(place: Path, lock: Lock) -> list[Path]:
     return found
 
 
-def pieces(paths: Sequence[Path], lock: Lock, overlap: float = 0.0) -> Iterator[Piece]:
-    """Yield the pieces of the images in order. An unreadable image gives a piece with a problem. `overlap` is the share
-    of a patch's side that the next one covers, too.
+def pieces(paths: Sequence[Path], lock: Lock, whole: bool = False) -> Iterator[Piece]:
+    """Yield the pieces of the images in order. An unreadable image gives a piece with a problem. If `whole`, an image
+    is one piece: uint8 (C, H, W), or float (C, D, H, W), in the resolution of its file.
 
     Raises R542 if the lock's data set is the user's own: its preparation of images is unknown.
     """
     if lock.data.dataset not in BUILT_IN:
         raise RuntimeFinding(
             "R542",
-            f"images cannot be prepared as data set {lock.data.dataset} does it",
-            "it reads images and targets together, in code of your own",
+            f"images cannot be prepared in the way of the data set {lock.data.dataset}",
+            "the data set is your own code, which reads images and targets together",
             "predict a split of its data: --split test\n"
             "or write the loop yourself: ratc_runtime.inference.open_checkpoint returns the model, and"
             " engine.predict(image) its output",
         )
     if lock.spatial_dims == 3:
-        return _patches(paths, lock, overlap)
+        return _patches(paths, lock, whole)
     loader: DataLoader[Piece] = DataLoader(
-        _Pictures(paths, lock), batch_size=None, num_workers=lock.data.num_workers, collate_fn=_as_it_is
+        _Pictures(paths, lock, whole), batch_size=None, num_workers=lock.data.num_workers, collate_fn=_as_it_is
     )
     return iter(loader)
 
 
-def _as_it_is(piece: Piece) -> Piece:
+def _as_it_is(piece: Any) -> Any:
+    """Return a piece unchanged. Without batches a loader calls this with one sample, not with a list."""
     return piece
 
 
 class _Pictures(Dataset[Piece]):
-    def __init__(self, paths: Sequence[Path], lock: Lock) -> None:
-        self.paths = list(paths)
+    def __init__(self, paths: Sequence[Path], lock: Lock, whole: bool) -> None:
+        self.paths, self.whole = list(paths), whole
         height, width = lock.data.image_size
-        self.sizes = [(max(1, round(height * s)), max(1, round(width * s))) for s in lock.data.scales]
+        self.sizes = sizes_of((height, width), lock.data.scales)
         self.mode = "L" if lock.data.channels == 1 else "RGB"
         # A JPEG is decoded to less than its own size exactly where training did that.
-        self.wanted = max(self.sizes) if lock.data.dataset != "coco" else None
+        self.wanted = max(self.sizes) if lock.data.dataset != "coco" and not whole else None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -117,6 +120,8 @@ class _Pictures(Dataset[Piece]):
             picture, (width, height) = open_picture(path, self.mode, self.wanted)
         except RuntimeFinding as finding:
             return Piece(path, problem=finding)
+        if self.whole:
+            return Piece(path, pixels(picture), (height, width))
         try:
             return Piece(path, pyramid(picture, self.sizes), (height, width))
         except (MemoryError, OverflowError, ValueError) as error:  # the sizes come from a checkpoint's lock
@@ -124,10 +129,9 @@ class _Pictures(Dataset[Piece]):
             return Piece(path, problem=RuntimeFinding("R506", f"{path} cannot be resized to {self.sizes}", note))
 
 
-def _patches(paths: Sequence[Path], lock: Lock, overlap: float) -> Iterator[Piece]:
-    """Yield the patches volume by volume, with one decoded volume in memory."""
+def _patches(paths: Sequence[Path], lock: Lock, whole: bool) -> Iterator[Piece]:
+    """Yield the patches volume by volume, or the volumes, with one decoded volume in memory."""
     size = tuple(lock.data.image_size)
-    sizes = [tuple(max(1, round(side * scale)) for side in size) for scale in lock.data.scales]
     window, fill = lock.data.args.get("window"), checked_fill(lock.data.args.get("fill_nan"))
     recipe = Recipe(lock.data.channels, lock.data.num_classes, None, tuple(window) if window else None, fill_nan=fill)
     for path in paths:
@@ -136,10 +140,10 @@ def _patches(paths: Sequence[Path], lock: Lock, overlap: float) -> Iterator[Piec
         except RuntimeFinding as finding:
             yield Piece(path, problem=finding)
             continue
-        whole = voxels.shape[-3:]
-        grid = corners(whole, size, overlap)
+        image, shape = torch.from_numpy(voxels), voxels.shape[-3:]
+        if whole:
+            yield Piece(path, image, shape, affine=affine)
+            continue
+        grid = corners(shape, size, 0.0)
         for number, corner in enumerate(grid, 1):
-            patch = torch.from_numpy(cut(voxels, corner, size))
-            levels = [patch if level == size else averaged(patch, level) for level in sizes]
-            image = levels if len(levels) > 1 else levels[0]
-            yield Piece(path, image, whole, corner, affine, last=number == len(grid))
+            yield Piece(path, patch(image, corner, lock), shape, corner, affine, last=number == len(grid))

@@ -102,9 +102,9 @@ def _check_channels(path: Path, shape: tuple[int, ...], channels: int) -> None:
     if len(shape) not in (3, 4) or (*shape, 1)[3] != channels:
         raise RuntimeFinding(
             "R537",
-            f"{path} has the shape {_spelled(shape)}, which is no volume of {counted(channels, 'channel')}",
+            f"{path} has the shape {_spelled(shape)}, which is not a volume of {counted(channels, 'channel')}",
             "a volume is (X, Y, Z), with several channels (X, Y, Z, C)",
-            "set data.channels to the number that the files have",
+            "set data.channels to the number of channels of the files",
             everywhere=False,
         )
 
@@ -206,7 +206,7 @@ def decode_image(path: Path, recipe: Recipe) -> tuple[Any, Any]:
 
 def turned_back(labels: Any, affine: Any) -> Any:
     """Return (D, H, W), superior, anterior, right, as the voxels (X, Y, Z) of a file with that affine."""
-    from nibabel.orientations import io_orientation  # type: ignore[attr-defined]
+    from nibabel.orientations import io_orientation
 
     flips = io_orientation(affine)[:, 1]
     own = labels.transpose(np.argsort(_order(affine)))
@@ -240,7 +240,7 @@ def _scaled(values: Any, recipe: Recipe) -> Any:
 def _load(path: Path) -> Any:
     import nibabel
 
-    return nibabel.load(path)  # type: ignore[attr-defined]
+    return nibabel.load(path)
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], Any]:
@@ -283,14 +283,14 @@ def _corrupt(path: Path, error: Exception) -> RuntimeFinding:
 
 def _order(affine: Any) -> list[int]:
     """Return the axes of the file that become superior, anterior and right."""
-    from nibabel.orientations import io_orientation  # type: ignore[attr-defined]
+    from nibabel.orientations import io_orientation
 
     toward = io_orientation(affine)[:, 0].tolist()  # of each axis of the file the world's axis nearest to it
     return [toward.index(axis) for axis in (2, 1, 0)]
 
 
 def _turned(voxels: Any, affine: Any, order: list[int]) -> Any:
-    from nibabel.orientations import io_orientation  # type: ignore[attr-defined]
+    from nibabel.orientations import io_orientation
 
     flips = io_orientation(affine)[:, 1]
     forward = voxels[tuple(slice(None, None, -1 if flip < 0 else 1) for flip in flips)]

@@ -129,31 +129,42 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
         patch = self.patches[index]
         return self._target(self._store.read(self.volumes[patch.volume])[1], patch)
 
+    def whole(self, index: int) -> dict[str, Any]:
+        """Return image and target of the whole volume of one sample: float (C, D, H, W), and the target as in an
+        item.
+        """
+        voxels, mask = self._store.read(self.volumes[self.patches[index].volume])
+        return {"image": torch.from_numpy(np.array(voxels)), "target": self._as_target(np.array(mask))}
+
     def _target(self, mask: Any, patch: Patch) -> torch.Tensor:
-        target = torch.from_numpy(cut(mask, patch.corner, self.patch_size))
+        return self._as_target(cut(mask, patch.corner, self.patch_size))
+
+    def _as_target(self, mask: Any) -> torch.Tensor:
+        target = torch.from_numpy(mask)
         return target.float()[None] if self.num_classes == 1 else target
 
 
-def corners(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> list[tuple[int, int, int]]:
-    """Return the corners of a grid of patches that covers a volume, centred on it."""
-    along = []
+def corners(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> list[Any]:
+    """Return the corners of a grid of patches that covers a volume, or a picture, centred on it."""
+    along: list[list[int]] = []
     for length, side in zip(shape, size, strict=True):
         step = max(1, round(side * (1 - overlap)))
         count = 1 + max(0, -(-(length - side) // step))
         first = -(((count - 1) * step + side - length) // 2)
         along.append([first + step * number for number in range(count)])
-    return list(itertools.product(*along))  # type: ignore[arg-type]
+    return list(itertools.product(*along))
 
 
 def cut(array: Any, corner: tuple[int, ...], size: tuple[int, ...]) -> Any:
-    """Return the patch of an array (..., D, H, W) as a copy, with 0 outside the array."""
-    patch = np.zeros((*array.shape[:-3], *size), dtype=array.dtype)
-    inside, source = [], []
-    for first, side, length in zip(corner, size, array.shape[-3:], strict=True):
+    """Return the patch of an array (..., D, H, W) or (..., H, W) as a copy, with 0 outside the array."""
+    patch = np.zeros((*array.shape[: -len(size)], *size), dtype=array.dtype)
+    inside: tuple[Any, ...] = (...,)
+    source: tuple[Any, ...] = (...,)
+    for first, side, length in zip(corner, size, array.shape[-len(size) :], strict=True):
         low, high = max(0, first), min(length, first + side)
-        source.append(slice(low, high))
-        inside.append(slice(low - first, high - first))
-    patch[(..., *inside)] = array[(..., *source)]
+        source += (slice(low, high),)
+        inside += (slice(low - first, high - first),)
+    patch[inside] = array[source]
     return patch
 
 

@@ -63,11 +63,11 @@ def few(datasets: dict[str, Any], lock: Lock) -> dict[str, Any]:
     """Return the splits cut to the length of a debug run: the steps of its epoch, and a short evaluation."""
     training = lock.training
     steps = training.max_steps_per_epoch
-    lengths = dict.fromkeys(("train", "val", "test"), EVALUATED * training.micro_batch_size * lock.parallel.world_size)
+    lengths = dict.fromkeys(("val", "test"), EVALUATED * training.micro_batch_size * lock.parallel.world_size)
     if steps is not None:
         lengths["train"] = steps * training.global_batch_size
-    else:
-        del lengths["train"]
-    # Of several tasks each has its own, named `split/task`.
-    wanted = {key: lengths.get(key.partition("/")[0]) for key in datasets}
-    return {key: data if wanted[key] is None else FirstSamples(data, wanted[key]) for key, data in datasets.items()}
+    cut = {}
+    for key, data in datasets.items():
+        length = lengths.get(key.partition("/")[0])  # of several tasks each has its own, named `split/task`
+        cut[key] = data if length is None else FirstSamples(data, length)
+    return cut

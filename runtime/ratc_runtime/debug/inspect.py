@@ -130,7 +130,7 @@ class Inspector:
 
     def _agree(self, good: bool) -> None:
         """Raise R526 on every rank if the loss of one of them is not finite."""
-        first = self._first or {"module": "", "what": "every module's output is finite, the loss itself is not"}
+        first = self._first or {"module": "", "what": "the outputs of all modules are finite, but the loss is not"}
         bad = None if good else {**first, "samples": self._micro[-1]["samples"]}
         everywhere = self.run.world.gather(bad)
         if not any(everywhere):
@@ -216,7 +216,7 @@ class Inspector:
             return None if parameter.grad is None else _whole(parameter.grad)
         from deepspeed.utils import safe_get_full_grad
 
-        return safe_get_full_grad(parameter)  # type: ignore[no-any-return]
+        return safe_get_full_grad(parameter)
 
     def _weight(self, parameter: torch.Tensor) -> torch.Tensor:
         found = None
@@ -290,7 +290,7 @@ def _explained(backward: Callable[[torch.Tensor], None], loss: torch.Tensor) -> 
         f"a gradient is NaN: {str(error).partition(chr(10))[0].partition(' Exception raised from')[0].strip()}",
         "it belongs to this line of the forward pass, innermost last:\n"
         + "".join(f'  File "{line.rstrip()}\n' for line in frames[-4:]).rstrip(),
-        "look for a root, a division or a logarithm at zero, whose value is finite and whose slope is not",
+        "look for a root, a division or a logarithm at zero: its value may be finite and its gradient not",
         everywhere=False,
     ) from None
 

@@ -105,7 +105,7 @@ def _place(environment: Mapping[str, str]) -> tuple[str | None, tuple[int, int, 
             rank, local, size = (int(environment[name]) for name in names)
         except ValueError:
             shown = ", ".join(f"{name}={environment[name]!r}" for name in names)
-            raise ValueError(f"{shown}: these are no whole numbers") from None
+            raise ValueError(f"{shown}: these are not whole numbers") from None
         if not 0 <= rank < size:
             raise ValueError(f"{names[0]}={rank} is no rank of {names[2]}={size}")
         return launcher, (rank, local, size)

@@ -29,7 +29,7 @@ def of_every_thread(but: int | None) -> str:
 
 def answer_when_asked() -> None:
     """Make this loader process print its stacks on the signal `ASKED`."""
-    faulthandler.register(ASKED, file=sys.__stderr__, all_threads=True)
+    faulthandler.register(ASKED, file=sys.__stderr__ or sys.stderr, all_threads=True)
 
 
 def ask_loader_processes(whose: str) -> None:

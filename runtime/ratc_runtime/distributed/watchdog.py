@@ -74,7 +74,7 @@ def limit(lock: Lock, environment: Mapping[str, str]) -> float | None:
             seconds = float(text)
             if 0 <= seconds < float("inf"):
                 return seconds or None
-        warn(f"{VARIABLE}={text!r:.40} is no number of seconds; the lock's value counts")
+        warn(f"{VARIABLE}={text!r:.40} is not a number of seconds; the value of the lock is used")
     return lock.parallel.timeout_seconds
 
 
@@ -126,7 +126,7 @@ class Watchdog:
         except Exception as error:
             # Its timer would end a run that makes progress.
             faulthandler.cancel_dump_traceback_later()
-            warn(f"the watchdog has ended, training goes on without: {type(error).__name__}: {error}")
+            warn(f"the watchdog has ended, and training goes on without it: {type(error).__name__}: {error}")
 
     def _watch(self) -> None:
         before = time.monotonic()
@@ -160,7 +160,8 @@ class Watchdog:
         """Reset faulthandler's timer, well before it would fire."""
         if now - self._armed > self.usual / 8:
             self._armed = now
-            faulthandler.dump_traceback_later(1.5 * self.seconds + 2 * GROUP_MARGIN, exit=True, file=sys.__stderr__)
+            seconds, file = 1.5 * self.seconds + 2 * GROUP_MARGIN, sys.__stderr__ or sys.stderr
+            faulthandler.dump_traceback_later(seconds, exit=True, file=file)
 
     def _beat(self) -> None:
         assert self.hearts is not None
@@ -399,7 +400,7 @@ class Watchdog:
 
 
 _HELP = (
-    "look at what the stack names: a lock, a download, a file system, a branch that only some ranks take\n"
-    f"if it is right and only slow, set a longer distributed.timeout_seconds, or {VARIABLE} for one start\n"
+    "look at the stack for a lock, a download, a file system, or a branch that only some ranks take\n"
+    f"if the code is correct but slow, set a longer distributed.timeout_seconds, or {VARIABLE} for one start\n"
     "run the same command again: it continues from the last checkpoint"
 )

@@ -107,7 +107,7 @@ def check_world(lock: Lock, size: int) -> None:
         raise RuntimeFinding(
             "R502",
             f"{size} process(es) found each other, the lock says {lock.parallel.world_size}",
-            "the launcher and the engine do not agree on how processes meet",
+            "the launcher and the engine use different settings to connect the processes",
             "start training with the compiled run.sh",
         )
 

@@ -44,7 +44,7 @@ class BaseEngine:
     @property
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups. The step sets their `lr`."""
-        return self.optimizer.param_groups  # type: ignore[no-any-return]
+        return self.optimizer.param_groups
 
     @property
     def skipped_steps(self) -> int:
@@ -107,8 +107,8 @@ class BaseEngine:
                 "R503",
                 "the engine differs from the lock",
                 "\n".join(wrong),
-                "a variable of the environment lies over the lock (ACCELERATE_…, FSDP_…, NVIDIA_TF32_OVERRIDE): start"
-                " with the compiled script, which removes them",
+                "an environment variable may override the lock (ACCELERATE_…, FSDP_…, NVIDIA_TF32_OVERRIDE): start "
+                "with the compiled script, which removes such variables",
             )
 
     def set_split(self, lock: Lock) -> None:

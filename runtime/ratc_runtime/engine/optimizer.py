@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, overload
 
 import torch
 from torch import nn
 
+from ratc_runtime.config import optimizers
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.import_callable import call, resolve
 
-_MADE: dict[str, Any] = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-    "adafactor": torch.optim.Adafactor,
-}
-
-#: The arguments that each optimizer has for itself.
-_OWN: dict[str, tuple[str, ...]] = {
-    "adamw": ("betas",),
-    "adam": ("betas",),
-    "sgd": ("momentum",),
-    "adafactor": (),
-    "muon": ("momentum", "betas"),
-}
-#: States of torch's optimizers that have the shape of their parameter.
+#: States of torch's and timm's optimizers that have the shape of their parameter.
 _ALIKE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+#: The states of bitsandbytes' optimizers, and the key under which a saved state has them (`Optimizer8bit.state_dict`).
+_PACKED = "__bnb_optimizer_quant_state__"
+_BLOCK = 256
+#: The names of classes that are not those of a spec in capitals.
+_KEYS = {"AdamW8bit": "adamw_8bit", "Lion8bit": "lion_8bit"}
 
 
 def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
     """Return the lock's optimizer. Parameters of fewer than two dimensions, as biases and norms, have no weight decay.
 
-    The update is one fused kernel if torch has one (`fused_for`), else torch's "foreach" implementation. Adafactor and
-    Muon work weight by weight, so that their temporaries are of one weight. With `muon`, AdamW trains all but
-    `matrices`. Raises R585 if nothing is left to train.
+    The update is one fused kernel if torch has one (`fused_for`), else torch's "foreach" implementation. Adafactor,
+    Muon and Lion work weight by weight, so that their temporaries are of one weight. With `muon`, AdamW trains all but
+    `matrices`. Raises R585 if nothing is left to train, R598 if the optimizer's package is not installed.
     """
     training = lock.training
     wanted = [p for p in model.parameters() if p.requires_grad]
@@ -46,13 +37,15 @@ def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
         raise RuntimeFinding("R585", "no weight of the model is trained", "all of them are frozen, or there are none")
     if ":" in training.optimizer:
         return _own_optimizer(wanted, lock)
+    if training.optimizer.endswith("_8bit"):
+        return _of_8_bits(model, wanted, lock)
     if training.optimizer != "muon":
         return _made(training.optimizer, wanted, lock)
     of_muon = matrices(model)
     if not of_muon:
         raise RuntimeFinding(
             "R585",
-            "no weight of the model is left for muon",
+            "the model has no weight that muon can train",
             "it trains weights with two dimensions that are no embeddings; adamw trains all others",
             "use `optimizer: adamw`",
         )
@@ -103,21 +96,51 @@ def _check_step(kind: Any, name: str) -> None:
         raise RuntimeFinding(
             "R509",
             f"optimizer {name} needs {needed[0]!r} in each step",
-            "a run calls `step()` after the gradients of a whole batch are there",
+            "a run calls `step()` when the gradients of a whole batch are ready",
             "name an optimizer that does not call the model by itself",
         )
 
 
 def _made(name: str, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
+    kind: Any = {
+        "adamw": torch.optim.AdamW,
+        "adam": torch.optim.Adam,
+        "sgd": torch.optim.SGD,
+        "adafactor": torch.optim.Adafactor,
+    }.get(name) or optimizers.load("timm.optim.lion", name).Lion
     # A trace cannot follow torch's fused SGD, which has no kernel for fake tensors (torch 2.13).
-    fused = name not in ("sgd", "adafactor") and fused_for(parameters)
-    kernels = {"foreach": False} if name == "adafactor" else {"fused": fused, "foreach": not fused}
-    return _MADE[name](  # type: ignore[no-any-return]
-        _groups(parameters, lock),
-        lr=lock.training.learning_rate,
-        **kernels,
-        **{key: value for key, value in own_values(lock).items() if key in _OWN[name]},
-    )
+    fused = name not in ("sgd", "adafactor", "lion") and fused_for(parameters)
+    kernels = {"foreach": False} if name in ("adafactor", "lion") else {"fused": fused, "foreach": not fused}
+    arguments = {key: value for key, value in own_values(lock).items() if key in optimizers.of(name).arguments}
+    groups = _groups(parameters, lock)
+    return kind(groups, lr=lock.training.learning_rate, **kernels, **arguments)
+
+
+def _of_8_bits(model: nn.Module, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
+    """Return bitsandbytes' optimizer with states of 8 bits. It keeps those of small weights in fp32 by itself.
+
+    Those of embeddings stay in fp32, too, as its authors advise (arXiv 2110.02861, section 2.3) and the Trainer does.
+    """
+    name = lock.training.optimizer
+    optim = optimizers.load("bitsandbytes.optim", name)
+    kind = optim.AdamW8bit if name == "adamw_8bit" else optim.Lion8bit
+    made = kind(_groups(parameters, lock), lr=lock.training.learning_rate, **own_values(lock))
+    # A manager for this optimizer alone: the one of the process knows weights by their addresses, also later ones.
+    made.mng = manager = object.__new__(type(made.mng))
+    manager.initialize()
+    for parameter in embeddings(model):
+        manager.override_config(parameter, "optim_bits", 32)
+    return made
+
+
+def embeddings(model: nn.Module) -> list[nn.Parameter]:
+    """Return the weights of a model's embeddings."""
+    return [
+        p
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        for p in module.parameters(recurse=False)
+    ]
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
@@ -125,12 +148,7 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
 
     Torch's documentation gives embeddings to AdamW.
     """
-    embedded = {
-        id(p)
-        for module in model.modules()
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-        for p in module.parameters(recurse=False)
-    }
+    embedded = {id(p) for p in embeddings(model)}
     wanted = (p for p in model.parameters() if p.requires_grad and p.dim() == 2 and p.is_floating_point())
     return [p for p in wanted if id(p) not in embedded]
 
@@ -168,10 +186,21 @@ class Muon(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self._share()
 
-    def step(self, closure: Any = None) -> None:
-        """Update all weights. Takes no closure."""
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all weights. `closure` computes the loss again, and the gradients with it, as for any optimizer."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for part in self._parts:
             part.step()
+        return loss
 
 
 def own_values(lock: Lock) -> dict[str, Any]:
@@ -179,7 +208,7 @@ def own_values(lock: Lock) -> dict[str, Any]:
     has the former) or none.
     """
     values = {"momentum": lock.training.momentum, "betas": tuple(lock.training.betas)}
-    return {key: values[key] for key in _OWN.get(lock.training.optimizer, ())}
+    return {key: values[key] for key in optimizers.of(lock.training.optimizer).arguments}
 
 
 def innermost(optimizer: Any) -> Any:
@@ -196,7 +225,7 @@ def optimizer_facts(optimizer: Any) -> dict[str, Any]:
     momenta = {float(group["momentum"]) for group in groups if "momentum" in group}
     own: dict[str, list[Any]] = {"betas": sorted(betas), "momentum": sorted(momenta)}
     return {
-        "optimizer": type(innermost(optimizer)).__name__.lower(),
+        "optimizer": _KEYS.get(name := type(innermost(optimizer)).__name__, name.lower()),
         **{name: values[0] if len(values) == 1 else values for name, values in own.items() if values},
         "weight decay": {float(group["weight_decay"]) for group in groups if "weight_decay" in group},
     }
@@ -232,20 +261,55 @@ def _check_states(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> No
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     own = dict(zip(numbers, parameters, strict=True))
+    kind = type(innermost(optimizer))
+    packed = kind.__module__.startswith("bitsandbytes.") and kind.__name__ in _KEYS
     # What the states of other optimizers are is theirs to know.
-    known = type(innermost(optimizer)).__module__.startswith(("torch.", "ratc_runtime."))
+    known = packed or kind.__module__.startswith(("torch.", "ratc_runtime.", "timm.optim.lion"))
     for number, state in saved["state"].items():
         if number not in own:
             raise ValueError(f"its optimizer has a state of a parameter {number!r:.40}, which is none")
+        if not known:
+            continue
         for name, value in state.items():
-            if not known:
-                continue
-            alike = isinstance(value, torch.Tensor) and value.layout == torch.strided
-            if name in _ALIKE and not (value is None or (alike and value.shape == own[number].shape)):
-                shape = f"the shape {tuple(value.shape)}" if alike else f"{type(value).__name__}"
-                raise ValueError(f"its optimizer's {name} of a parameter {tuple(own[number].shape)} has {shape}")
+            if name in _ALIKE and not (value is None or _has(value, own[number].shape)):
+                raise _wrong(name, own[number], value)
             if name == "step" and not _is_count(value):
                 raise ValueError(f"its optimizer has done {value!r:.60} steps")
+        if packed and state:
+            _check_packed(state, own[number], innermost(optimizer))
+
+
+def _check_packed(state: dict[str, Any], parameter: nn.Parameter, optimizer: Any) -> None:
+    """Raise ValueError unless a state of bitsandbytes has the tensors that its kernels will read, in their sizes."""
+    averages = 1 if optimizer.optimizer_name == "lion" else 2
+    found = state.get(_PACKED)
+    inside = found if isinstance(found, dict) else {}
+    first = inside.get("state1")
+    fp32 = isinstance(first, torch.Tensor) and first.dtype == torch.float32
+    blocks = (-(-parameter.numel() // _BLOCK),)
+    wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    for number in range(1, averages + 1):
+        wanted[f"state{number}"] = tuple(parameter.shape), torch.float32 if fp32 else torch.uint8
+        if not fp32:
+            wanted |= {f"qmap{number}": ((256,), torch.float32), f"absmax{number}": (blocks, torch.float32)}
+    for name, (shape, dtype) in wanted.items():
+        value = inside.get(name)
+        if not _has(value, shape, dtype):
+            raise _wrong(name, parameter, value)
+    more = [*(inside.keys() - wanted.keys()), *(state.keys() - {_PACKED, "step"})]
+    if more or type(state.get("step")) is not int:
+        raise ValueError(f"its optimizer's state of a parameter {tuple(parameter.shape)} is not that of its optimizer")
+
+
+def _has(value: Any, shape: Sequence[int], dtype: torch.dtype | None = None) -> bool:
+    alike = isinstance(value, torch.Tensor) and value.layout == torch.strided
+    return alike and tuple(value.shape) == tuple(shape) and dtype in (None, value.dtype)
+
+
+def _wrong(name: str, parameter: torch.Tensor, value: Any) -> ValueError:
+    alike = isinstance(value, torch.Tensor) and value.layout == torch.strided
+    shape = f"the shape {tuple(value.shape)} of {value.dtype}" if alike else f"{type(value).__name__}"
+    return ValueError(f"its optimizer's {name} of a parameter {tuple(parameter.shape)} has {shape}")
 
 
 def _is_count(value: Any) -> bool:

@@ -49,10 +49,10 @@ class TorchEngine(BaseEngine):
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         if last or self.world.size == 1:
             return contextlib.nullcontext()
-        return self.model.no_sync()  # type: ignore[no-any-return]
+        return self.model.no_sync()
 
     def backward(self, loss: torch.Tensor) -> None:
-        self.scaler.scale(loss / self.accumulation).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss / self.accumulation).backward()
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
         norm = None

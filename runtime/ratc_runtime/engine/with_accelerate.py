@@ -57,7 +57,7 @@ class AccelerateEngine(BaseEngine):
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         # Accelerate counts; every step has all its micro-batches, so its count and `last` agree.
         self._last = last
-        return self.accelerator.accumulate(self.model)  # type: ignore[no-any-return]
+        return self.accelerator.accumulate(self.model)
 
     def backward(self, loss: torch.Tensor) -> None:
         if self.accelerator.sync_gradients != self._last:

@@ -196,7 +196,7 @@ class AccelerateDeepSpeedEngine(DeepSpeedEngine):
         return own | found | {"precision": own["precision"]}
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
-        return self.accelerator.accumulate(self._engine)  # type: ignore[no-any-return]
+        return self.accelerator.accumulate(self._engine)
 
     def backward(self, loss: torch.Tensor) -> None:
         self.updating = self.accelerator.sync_gradients  # with the last micro-batch DeepSpeed clips and steps in here

@@ -45,7 +45,7 @@ class Fsdp2Engine(AccelerateEngine):
                 "R594",
                 f"`parallel.wrap` names classes that no module of the model has: {', '.join(missing)}",
                 f"the model's classes with parameters: {', '.join(known)[:400]}",
-                "name classes of the model's layers, or leave `wrap` out",
+                "name classes of the model's layers, or remove `wrap`",
             )
         # Accelerate's own slice of its mesh; nothing that a user could change.
         warnings.filterwarnings("ignore", message="Slicing a flattened dim from root mesh")

@@ -122,7 +122,7 @@ def loss_of_score(before: float, after: float | None, larger_is_better: bool) ->
 def _run(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     if (output / MODEL).exists() and not arguments.force:
-        raise RuntimeFinding("R546", f"{output / MODEL} exists", help="name another folder, or give --force")
+        raise RuntimeFinding("R546", f"{output / MODEL} exists", help="name another folder, or add --force")
     model = inference.open_checkpoint(
         arguments.checkpoint, arguments.lock, "cpu", arguments.batch_size, arguments.trust
     )
@@ -139,7 +139,9 @@ def _run(arguments: argparse.Namespace) -> int:
         before = _measure(model, arguments.split, data_dir, work)
         score_before = before["scores"][name]
         if score_before is None or math.isnan(score_before):
-            raise RuntimeFinding("R547", f"`{name}` means nothing before: there is nothing to hold it to")
+            raise RuntimeFinding(
+                "R547", f"`{name}` has no value before the compression: there is nothing to compare with"
+            )
         if arguments.sparsity:
             prune_weights(model.engine.module, arguments.sparsity, arguments.structured)
         if arguments.quantize:
@@ -191,7 +193,7 @@ def _from_lock(arguments: argparse.Namespace, model: OpenCheckpoint) -> None:
 
 
 def _table(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:
-    rows = [("", "before", "after"), ("bytes", f"{before['bytes']:,}", f"{after['bytes']:,}")]
+    rows: list[tuple[str, ...]] = [("", "before", "after"), ("bytes", f"{before['bytes']:,}", f"{after['bytes']:,}")]
     zeros = (f"{_mean_sparsity(side['sparsity']):.1%}" for side in (before, after))
     rows.append(("zeros", *zeros))
     rows.append((name, *(str(side["scores"][name])[:8] for side in (before, after))))
@@ -218,25 +220,30 @@ def _share(text: str) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Compress, measure and write; return 0, or 1 after a finding or if the score is beyond the tolerance."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime compress", description="Prune and quantize a checkpoint, and measure both."
+        prog="python -m ratc_runtime compress",
+        description="Prune and quantize a checkpoint, and measure the model before and after.",
     )
     parser.add_argument("checkpoint", type=Path, help="what `ratc_runtime evaluate` takes")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
     parser.add_argument("--lock", type=Path, help="the lock, if the file holds none (.safetensors)")
     parser.add_argument(
-        "--batch-size", type=inference.positive, help="samples at a time (default: the lock's micro-batch)"
+        "--batch-size", type=inference.positive, help="samples in a batch (default: the micro-batch of the lock)"
     )
-    group = parser.add_argument_group("how, if not as the lock's section `compression` says")
+    group = parser.add_argument_group("how to compress, instead of the lock's section `compression`")
     group.add_argument("--sparsity", type=_share, help="share of each layer's weights set to zero")
     group.add_argument(
         "--structured", action=argparse.BooleanOptionalAction, help="whole output channels instead of single weights"
     )
-    group.add_argument("--quantize", choices=(*MODES, "none"), help="int8, of weights or of activations too")
-    parser.add_argument("--split", choices=SPLITS, default="val", help="what is scored (default: val)")
-    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
-    group.add_argument("--metric", help="the score that is held (without a section: the lock's best_metric)")
-    group.add_argument("--tolerance", type=float, help="by how much it may be worse (without a section: 0.01)")
-    parser.add_argument("--force", action="store_true", help="write over a model that is there")
+    group.add_argument("--quantize", choices=(*MODES, "none"), help="int8 for weights, or for activations, too")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="split to score (default: val)")
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of the data (default: RAT_DATA_DIR, or the folder in the lock)"
+    )
+    group.add_argument(
+        "--metric", help="the score that may not get worse (without such a section: the lock's best_metric)"
+    )
+    group.add_argument("--tolerance", type=float, help="how much worse it may be (without such a section: 0.01)")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing model")
     parser.add_argument(
         "--trust", action="store_true", help="run code that the checkpoint's lock names, `package.module:callable`"
     )

@@ -63,7 +63,7 @@ def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tu
         apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
         if not apart <= ROUNDING:
             note = f"{apart:.2g} of its largest number apart, where rounding makes less than {ROUNDING:g}"
-            raise RuntimeFinding("R551", "as ONNX the model computes something else", note)
+            raise RuntimeFinding("R551", "the ONNX model gives other results", note)
     return output.stat().st_size, apart
 
 

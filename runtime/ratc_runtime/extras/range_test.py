@@ -204,10 +204,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("lock", type=Path, help="the lock of a compiled spec")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the curve, as JSON")
-    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of the data (default: RAT_DATA_DIR, or the folder in the lock)"
+    )
     parser.add_argument("--low", type=_positive, default=1e-6, help="the first rate (default: 1e-6)")
     parser.add_argument("--high", type=_positive, default=1.0, help="the last rate (default: 1)")
-    parser.add_argument("--steps", type=int, default=100, help="optimizer steps at most (default: 100)")
+    parser.add_argument("--steps", type=int, default=100, help="largest number of optimizer steps (default: 100)")
     arguments = parser.parse_args(argv)
     if arguments.low >= arguments.high or arguments.steps < FEWEST:
         parser.error(f"the first rate is below the last, and there are {FEWEST} steps or more")

@@ -62,7 +62,7 @@ def last_checkpoint(plan: ProgramPlan) -> str | None:
     return str(path) if plan.resume and path.exists() else None
 
 
-class PlanCallback(Callback):  # type: ignore[misc]  # lightning may be absent
+class PlanCallback(Callback):
     """Holds the Trainer to the plan, and takes word between it and the job."""
 
     def __init__(self, plan: ProgramPlan) -> None:

@@ -66,13 +66,13 @@ def last_checkpoint(plan: ProgramPlan) -> str | None:
         try:
             json.loads((path / TRAINER_STATE_NAME).read_bytes())
         except (OSError, ValueError):
-            warn(f"{path} is passed over: it is not whole")  # the Trainer writes this file last
+            warn(f"{path} is skipped: it is not complete")  # the Trainer writes this file last
             continue
         return str(path)
     return None
 
 
-class PlanCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
+class PlanCallback(TrainerCallback):
     """Holds the Trainer to the plan, and takes word between it and the job."""
 
     def __init__(self, plan: ProgramPlan) -> None:

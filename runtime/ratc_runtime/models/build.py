@@ -62,7 +62,7 @@ def build_model(lock: Lock) -> nn.Module:
     if lock.training.activation_checkpointing:
         _checkpoint_blocks(model)
     freeze(model, lock.training.frozen)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _pick(key: str, _module: nn.Module, _given: Any, output: Any) -> Any:

@@ -236,17 +236,13 @@ class ChunkedFactor(NamedTuple):
     def gather(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the map times (heads x batch, pixels, n)."""
         with no_autocast(vectors.device):
-            result: Any = Gather.apply(  # type: ignore[no-untyped-call]
-                self.q, self.k, vectors, self.sums is not None, self.eps, self.pieces
-            )
-        return result[0]  # type: ignore[no-any-return]
+            result: Any = Gather.apply(self.q, self.k, vectors, self.sums is not None, self.eps, self.pieces)
+        return result[0]
 
     def spread(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the map's transpose times (heads x batch, groups, n)."""
         with no_autocast(vectors.device):
-            result: torch.Tensor = Spread.apply(  # type: ignore[no-untyped-call]
-                self.q, self.k, vectors, self.sums, self.eps, self.pieces
-            )
+            result: torch.Tensor = Spread.apply(self.q, self.k, vectors, self.sums, self.eps, self.pieces)
         return result
 
     def dense(self) -> torch.Tensor:
@@ -279,7 +275,7 @@ class Chunked(NamedTuple):
         def attended(q: torch.Tensor) -> tuple[torch.Tensor, ChunkedFactor, ChunkedFactor]:
             pieces = Pieces(heads, len(q) // heads, q.shape[1], k.shape[1], max(1, self.elements))
             with no_autocast(q.device):
-                gathered, sums = Gather.apply(q, k, v, True, eps, pieces)  # type: ignore[no-untyped-call]
+                gathered, sums = Gather.apply(q, k, v, True, eps, pieces)
             return gathered, ChunkedFactor(q, k, sums, eps, pieces), ChunkedFactor(q, k, None, eps, pieces)
 
         return attended

@@ -140,13 +140,13 @@ def _by_kernels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torc
 
     try:
         with config.patch(recompile_limit=max(VARIANTS, config.recompile_limit)):
-            return _compiled()(q, k, v)  # type: ignore[no-any-return]
+            return _compiled()(q, k, v)
     except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit, InductorError) as error:
         raise RuntimeFinding(
             "R553",
             "FlexAttention's kernels cannot be compiled here",
             f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
-            "mend Triton, or compile the spec with model.attention_memory: chunked",
+            "repair the installation of Triton, or compile the spec with model.attention_memory: chunked",
         ) from error
 
 
@@ -180,7 +180,7 @@ def _flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tens
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
     out, aux = flex_attention(q, k, v, scale=1.0, return_aux=AuxRequest(lse=True))
-    return out, aux.lse
+    return out, aux.lse  # type: ignore[return-value]  # never None if it was asked for
 
 
 class Fused(NamedTuple):

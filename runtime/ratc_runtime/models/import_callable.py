@@ -53,7 +53,7 @@ def resolve(role: str, name: str) -> Callable[..., Any]:
         raise RuntimeFinding("R509", f"{role} {name} is a {type(target).__name__}, not a callable")
     allowed.check_home(role, name, target)
     allowed.check_type(role, name, target, place)
-    return target  # type: ignore[no-any-return]
+    return target
 
 
 def _on_path() -> list[str]:

@@ -131,7 +131,7 @@ class _LeanForward:
     ) -> dict[str, Any]:
         module: Any = self.module
         if module.iters < 1:  # no map is computed: the published layer returns memory as it found it
-            return type(module).forward(module, x, input_spacing, input_grid_shape, mask)  # type: ignore[no-any-return]
+            return type(module).forward(module, x, input_spacing, input_grid_shape, mask)
         q_spacing = module._calculate_strided_spacing(input_spacing)
         q_grid_shape = module._calculate_strided_grid_shape(input_grid_shape)
         batch, pixels, features = x.shape

@@ -47,7 +47,7 @@ def explain(error: BaseException, model: torch.nn.Module) -> RuntimeFinding | No
         "R575",
         f"{where} cannot normalise a micro-batch of one sample: it has one value for each channel",
         str(error),
-        "if the smaller last batch of an epoch brings it (`last_batch: keep`): set `training.last_batch: drop`, or a"
+        "if the smaller last batch of an epoch causes it (`last_batch: keep`): set `training.last_batch: drop`, or a"
         " target_batch_size that leaves more samples over\n"
         "otherwise set a larger training.batch_size, or use GroupNorm or LayerNorm in the model",
         everywhere=False,

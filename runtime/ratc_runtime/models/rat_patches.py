@@ -44,7 +44,7 @@ class _Float32Forward:
 
     # torch.compile (2.13) fails on the views between real and complex numbers here: it runs as it is, and the compiled
     # graphs end and begin around it.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch gives it no types
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         module, device_type = self.module, x.device.type
         parameters = module._parameters
@@ -54,7 +54,7 @@ class _Float32Forward:
         autocast = torch.is_autocast_enabled(device_type)
         try:
             for name, parameter in lower.items():
-                parameters[name] = parameter.float()  # type: ignore[assignment]
+                parameters[name] = parameter.float()  # type: ignore[assignment]  # a view, until `finally`
             with torch.autocast(device_type, enabled=False):
                 # The class's forward, so that neither this wrapper nor a hook runs again.
                 result: torch.Tensor = type(module).forward(module, x.float(), *args, **kwargs)

@@ -34,7 +34,7 @@ def define_at_import() -> None:
 class _BeforeTorchvision:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name == "torchvision":
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
             define()
 
 
@@ -45,9 +45,9 @@ def _define(folders: Iterable[str]) -> None:
         return  # torchvision matches this torch and brings its own operators
     if hasattr(torch.ops.torchvision, "nms") or any(loads(Path(folder)) for folder in folders):
         return
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _libraries.append(library)
 
 

@@ -168,6 +168,6 @@ class FolderLock:
 
 def _words(owner: dict[str, Any]) -> str:
     if not owner:
-        return "a process that has not said who it is"
+        return "an unknown process"
     job = f", job {owner['job']}" if owner.get("job") else ""
     return f"process {owner.get('pid')} on {owner.get('host')}{job}, started {owner.get('started')}"

@@ -36,7 +36,7 @@ class TimeAccounting:
         compiling: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.progress, self._compiling = progress, compiling
-        self._now = lambda: now() - compiling()
+        self._now: Callable[[], float] = lambda: now() - compiling()
         self._compiled = compiling()
         self._since = self._interval_since = self._now()
         self._interval_loading = 0.0

@@ -43,9 +43,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m ratc_runtime.program", description="Start a program by its lock, on one node."
     )
     parser.add_argument("--lock", type=Path, required=True, help="the compiled lock.yaml")
-    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: the lock's)")
-    parser.add_argument("--output-dir", type=Path, help="where results go (default: the lock's)")
-    parser.add_argument("--fresh", action="store_true", help="run again although it is finished")
+    parser.add_argument("--data-dir", type=Path, help="folder of the data (default: the folder in the lock)")
+    parser.add_argument("--output-dir", type=Path, help="folder of the results (default: the folder in the lock)")
+    parser.add_argument("--fresh", action="store_true", help="run again although the run is finished")
     parser.add_argument("--start", default="", help="an id of this start of the job")
     parser.add_argument("--node", type=int, default=0, help="this node's number; with srun that of the process")
     parser.add_argument("--local", type=int, help="the process's number on its node, if Slurm starts each")
@@ -103,7 +103,7 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
         return 0
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        raise RuntimeFinding("R567", f"the program {how}", " ".join(command)[:500], "its own messages stand above")
+        raise RuntimeFinding("R567", f"the program {how}", " ".join(command)[:500], "its messages are above")
     _mark(mark)
     if first:
         _wait_for_others(lock, mark)
@@ -160,7 +160,7 @@ def variables(lock: ProgramLock, given: argparse.Namespace, told: Mapping[str, s
     environment = dict(os.environ)
     # What keeps a launcher from importing a file of the spec's folder would keep a script from importing its own.
     environment.pop("PYTHONSAFEPATH", None)
-    for name, value in (lock.handed() | told).items():
+    for name, value in {**lock.handed(), **told}.items():
         environment[f"RATC_{name.upper()}"] = str(value).lower() if isinstance(value, bool) else str(value)
     output = Path(told["output_dir"])
     environment[plan.STOP], environment[plan.STOPPED] = str(output / STOP_FILE), str(output / STOPPED_FILE)
@@ -259,7 +259,7 @@ def _finish(lock: ProgramLock, output: Path, digest: str) -> None:
     """
     found = results.read_results(output)
     if not found:
-        warn(f"the program wrote no {results.RESULTS_FILE}: nothing is known of what it did but that it ended well")
+        warn(f"the program wrote no {results.RESULTS_FILE}: it ended with success, and nothing else is known")
     told = lock.handed()
     wrong = [
         f"{name}: {found[name]}, the lock says {told[name]}"

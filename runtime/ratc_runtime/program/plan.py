@@ -40,7 +40,9 @@ class ProgramPlan(Mapping[str, Any]):
         lock = read_any(lock_path)
         if not isinstance(lock, ProgramLock):
             raise RuntimeFinding(
-                "R505", f"{lock_path} is the lock of the built-in loop", "a spec with `entrypoint` makes the other kind"
+                "R505",
+                f"{lock_path} is the lock of the built-in loop",
+                "this needs the lock of a spec with `entrypoint`",
             )
         lock = elastic.of_start(lock, environment)
         self.lock, self.lock_path = lock, lock_path
@@ -73,7 +75,7 @@ class ProgramPlan(Mapping[str, Any]):
                 "R503",
                 "the program runs with other values than the lock",
                 "\n".join(wrong),
-                "give it the plan's: placeholders in `entrypoint.args`, or `ratc_runtime.plan()`",
+                "pass the values of the plan: placeholders in `entrypoint.args`, or `ratc_runtime.plan()`",
             )
 
     def should_stop(self) -> bool:
@@ -108,7 +110,7 @@ def plan(environment: Mapping[str, str] | None = None) -> ProgramPlan:
     if not environment.get(LOCK):
         raise RuntimeFinding(
             "R502",
-            "there is no plan: the program was not started by a script of ratc's",
+            "there is no plan: the program was not started by a script of ratc",
             f"{LOCK} is not set",
             "start the compiled run.sh, or submit the compiled job",
         )

@@ -8,7 +8,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -52,7 +53,7 @@ class Task(ABC):
     """One task of one lock."""
 
     #: The built-in losses, by the names that a spec has for them.
-    losses: ClassVar[Mapping[str, Callable[..., nn.Module]]]
+    losses: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({})
 
     #: The scores by name, in the order in which they are shown.
     metrics: Mapping[str, Metric]
@@ -100,11 +101,11 @@ class Task(ABC):
         """
         named = self.lock.training.loss
         if named.name in self.losses:
-            return call("loss", named.name, self.losses[named.name], **named.args)  # type: ignore[no-any-return]
+            return call("loss", named.name, self.losses[named.name], **named.args)
         built = build("loss", named.name, **named.args)
         if not callable(built):
             raise RuntimeFinding("R509", f"loss {named.name} returned {type(built).__name__}, which cannot be called")
-        return built  # type: ignore[no-any-return]
+        return built
 
     @abstractmethod
     def collate(self, targets: Sequence[Any]) -> Any:

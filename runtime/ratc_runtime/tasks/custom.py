@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,8 +23,6 @@ from ratc_runtime.tasks.own_scores import Mean, Score
 class Custom(Task):
     """Model, data and loss are the user's. Targets are anything that `default_collate` accepts."""
 
-    losses: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}
-
     def __init__(self, lock: Lock, scores: Mapping[str, Score] | None = None) -> None:
         super().__init__(lock)
         self._scores = dict(scores or {})
@@ -34,7 +32,7 @@ class Custom(Task):
     def model(self, backbone: nn.Module) -> nn.Module:
         """Raise R509: there is no head for RAT's features."""
         raise RuntimeFinding(
-            "R509", "a custom task has no head for RAT", help="name a model of your own, package.module:callable"
+            "R509", "a custom task cannot use the model `rat`", help="name a model of your own, package.module:callable"
         )
 
     def collate(self, targets: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class JointModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         for model in models.values():
-            model.backbone = None  # registered once: its weights are saved once, and in no head
+            model.register_module("backbone", None)  # registered once: its weights are saved once, and in no head
         # A task may be called `train` or `keys`, which a module's attributes cannot.
         self.heads = nn.ModuleDict({f"{name}_head": model for name, model in models.items()})
 
@@ -60,8 +60,6 @@ class WeightedLoss(nn.Module):
 
 class Multi(Task):
     """Several tasks. Everything except the model and the loss is each task's own."""
-
-    losses: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}
 
     def __init__(self, lock: Lock) -> None:
         super().__init__(lock)

@@ -35,12 +35,9 @@ def entry_of(output: Any, key: str) -> Any:
     """Return the entry of a mapping that a model returned. Raises R574 if the key is missing."""
     if isinstance(output, Mapping) and key in output:
         return output[key]
-    given = f"a {type(output).__name__}"
-    if isinstance(output, Mapping):
-        given = f"a mapping with {_listed([str(one) for one in output])}"
     raise RuntimeFinding(
         "R574",
-        f"the model returns {given}, and the lock's model.output is `{key}`",
+        f"the model returns {_form(output)}, and the lock's model.output is `{key}`",
         help="name a key that is there, or remove `model.output`, and compile again",
     )
 
@@ -49,14 +46,17 @@ def mapping_with(output: Any, keys: Sequence[str]) -> Mapping[str, Any]:
     """Return an output that must be a mapping with these keys. Raises R574, with its type, if it is not."""
     if isinstance(output, Mapping) and all(key in output for key in keys):
         return output
-    given = f"a {type(output).__name__}"
-    if isinstance(output, Mapping):
-        given = f"a mapping with {_listed([str(key) for key in output])}"
     raise RuntimeFinding(
         "R574",
-        f"the model returns {given}, and detection needs a mapping with {_listed(keys)}",
+        f"the model returns {_form(output)}, and detection needs a mapping with {_listed(keys)}",
         help="`logits` (B, L, Q, classes) and `boxes` (B, L, Q, 4): see docs/reference/tasks.md, Detection",
     )
+
+
+def _form(output: Any) -> str:
+    if isinstance(output, Mapping):
+        return f"a mapping with {_listed([str(key) for key in output])}"
+    return f"a {type(output).__name__}"
 
 
 def _listed(keys: Sequence[str]) -> str:

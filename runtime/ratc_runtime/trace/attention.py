@@ -35,9 +35,9 @@ def kernel(
         return "math"
     if not _heads_fit(query, key, value, grouped):
         return "math"
-    order = ("flash", "efficient")
+    order = ["flash", "efficient"]
     if capability in ((9, 0), (10, 0)):
-        order = ("cudnn", "flash", "efficient")
+        order = ["cudnn", *order]
     possible = {"cudnn": _cudnn, "flash": _flash, "efficient": _efficient}
     for name in order:
         if possible[name](capability, query, key, value, mask, causal, dropout, grouped):
@@ -163,17 +163,17 @@ def attend(
         if size % 8:
             query, key, value = (F.pad(t, (0, 8 - size % 8)) for t in (query, key, value))
         out = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
-        return out[..., :size] if size % 8 else out  # type: ignore[no-any-return]
+        return out[..., :size] if size % 8 else out
     if name == "cudnn":
-        return aten._scaled_dot_product_cudnn_attention(  # type: ignore[no-any-return]
+        return aten._scaled_dot_product_cudnn_attention(
             query, key, value, mask, training, dropout_p, is_causal, False, scale=scale
         )[0]
     if name == "efficient":
         bias = None if mask is None else _aligned(mask, query, key)
-        return aten._scaled_dot_product_efficient_attention(  # type: ignore[no-any-return]
+        return aten._scaled_dot_product_efficient_attention(
             query, key, value, bias, training, dropout_p, is_causal, scale=scale
         )[0]
-    return aten._scaled_dot_product_attention_math(  # type: ignore[no-any-return]
+    return aten._scaled_dot_product_attention_math(
         query, key, value, mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
     )[0]
 

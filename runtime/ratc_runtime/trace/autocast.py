@@ -182,18 +182,16 @@ def install() -> None:
         for name in names:
             rules[name] = make(_operator(name))
     rules.update({name: _norm(name, overload) for name, overload in NORM.items()})
-    library = torch.library.Library("aten", "IMPL", "AutocastCPU")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("aten", "IMPL", "AutocastCPU")
     registered = torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCPU")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, rule in rules.items():
-            library.impl(name, _guarded(rule), "AutocastCPU", allow_override=True)  # type: ignore[no-untyped-call]
+            library.impl(name, _guarded(rule), "AutocastCPU", allow_override=True)
         for full in registered:
             name = full.removeprefix("aten::")
             if full.startswith("aten::") and name not in rules:  # CUDA has no rule for it
-                library.impl(  # type: ignore[no-untyped-call]
-                    name, torch.library.fallthrough_kernel, "AutocastCPU", allow_override=True
-                )
+                library.impl(name, torch.library.fallthrough_kernel, "AutocastCPU", allow_override=True)
     _libraries.append(library)
     _follow_regions()
 
@@ -212,4 +210,4 @@ def _follow_regions() -> None:
     def init(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
         original(self, "cpu" if device_type == "cuda" else device_type, *args, **kwargs)
 
-    torch.amp.autocast_mode.autocast.__init__ = init  # type: ignore[method-assign]
+    torch.amp.autocast_mode.autocast.__init__ = init  # type: ignore[method-assign]  # for good: a trace is a process

@@ -110,7 +110,8 @@ class Compiler:
 
         table = {operator: rule for operator, rule in select_decomp_table().items() if operator not in _KEPT}
         with self._pads():
-            return compile_fx.compile_fx(module, inputs, inner_compile=self._inner, decompositions=table)
+            inner: Any = self._inner  # AOTAutograd only calls the result
+            return compile_fx.compile_fx(module, inputs, inner_compile=inner, decompositions=table)
 
     @contextlib.contextmanager
     def _pads(self) -> Iterator[None]:
@@ -141,7 +142,7 @@ class Compiler:
         mark_nodes_dislike_padding(module.graph, {})
         if not backward:
             inference = bool(options.get("is_inference"))
-            with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
+            with torch.backends.mkldnn.flags(enabled=False):
                 self.channels_last = GraphLowering.decide_layout_opt(module, is_inference=inference)
         graph = Graph(module.graph, self.mode, backward, self.channels_last, self.timed)
         self.timed = []
@@ -171,7 +172,7 @@ class Graph:
         for source, node in last.items():
             self.dying.setdefault(node, []).append(source)
         output = self.nodes[-1]
-        self.results: tuple[Any, ...] = tuple(output.args[0])  # type: ignore[arg-type]
+        self.results: tuple[Any, ...] = tuple(output.args[0])  # type: ignore[arg-type]  # an output has a tuple
         self.shown = {self.results[place] for place in output.meta.get("user_visible_output_idxs", ())}
 
     def __call__(self, args: list[Any]) -> list[Any]:
@@ -222,12 +223,12 @@ class Graph:
         if isinstance(made, (tuple, list)):
             alive[node] = None
             for part in node.users:
-                alive[part] = made[part.args[1]]  # type: ignore[call-overload]
+                alive[part] = made[_place(part)]
 
     def _several(self, node: Node, values: Any) -> Any:
         if not isinstance(values, (tuple, list)):
             return self._empty(node, values) if isinstance(values, torch.Tensor) else values
-        read = {part.args[1] for part in node.users}
+        read = {_place(part) for part in node.users}
         return [self._several(node, one) if place in read else None for place, one in enumerate(values)]
 
     def _empty(self, node: Node, value: torch.Tensor) -> torch.Tensor:
@@ -286,6 +287,13 @@ def _in_channels_last(value: Any) -> Any:
         return value
     layout = torch.channels_last if value.dim() == 4 else torch.channels_last_3d
     return torch.empty(value.shape, dtype=value.dtype, device="cpu", memory_format=layout)
+
+
+def _place(part: Node) -> int:
+    """Return the place of a node's value among the results of its kernel."""
+    place = part.args[1]
+    assert isinstance(place, int)
+    return place
 
 
 def _owner(node: Node) -> str:

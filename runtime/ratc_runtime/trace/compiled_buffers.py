@@ -48,8 +48,8 @@ _READS, _COMPUTATIONS, _ALL_READS = 4, 30, 8
 _ROW, _LONG = 128, 1024
 
 
-def _packet(node: Node) -> str:
-    return str(node.target.overloadpacket)
+def _packet(operator: torch._ops.OpOverload) -> str:
+    return str(operator.overloadpacket)
 
 
 def _nature(node: Node) -> str:
@@ -68,9 +68,9 @@ def _nature(node: Node) -> str:
     alias = returns[0].alias_info if returns else None
     if node.target is aten.reshape.default or (alias is not None and not alias.is_write):
         return "view"
-    if torch.Tag.pointwise in node.target.tags or _packet(node) in _INLINED:
+    if torch.Tag.pointwise in node.target.tags or _packet(node.target) in _INLINED:
         return "inlined"
-    return "reduction" if _packet(node) in _REDUCTIONS else "library"
+    return "reduction" if _packet(node.target) in _REDUCTIONS else "library"
 
 
 @dataclass

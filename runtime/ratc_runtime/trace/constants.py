@@ -96,7 +96,7 @@ class Constants:
         storage = self._known[tensor.untyped_storage()._cdata][0]
         with _disable_current_modes():
             real = torch.empty(0, dtype=tensor.dtype)
-            return real.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())  # type: ignore[call-overload, no-any-return]
+            return real.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
 
     def forget(self, tensor: torch.Tensor) -> None:
         """Forget the values of a tensor and of all tensors that share its storage."""
@@ -234,7 +234,7 @@ class Constants:
             # A separate storage with the fake one's layout: a result may share an argument's.
             own = torch.empty(size, dtype=torch.uint8).untyped_storage()
             target = torch.empty(0, dtype=fake.dtype)
-            target.set_(own, fake.storage_offset(), fake.shape, fake.stride())  # type: ignore[call-overload]
+            target.set_(own, fake.storage_offset(), fake.shape, fake.stride())
             target.copy_(value)
         address = storage._cdata
         self._known[address] = (own, weakref.ref(storage, lambda _: self._drop(address)))

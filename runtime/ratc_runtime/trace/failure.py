@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-NOT_TRACEABLE, FAILED, OUTPUT, ONE_VALUE = "R315", "R316", "R574", "R575"
+NOT_TRACEABLE, FAILED, OUTPUT, ONE_VALUE, PACKAGE = "R315", "R316", "R574", "R575", "R598"
 # Their frames are ours or torch's: whoever reads the finding looks for a line of the model.
 #: The key of the spec whose code a piece of work runs, if it is not `model.name`.
 _KEYS = {
@@ -28,8 +28,8 @@ _MACHINERY = (str(Path(__file__).parents[1]) + os.sep, sysconfig.get_path("stdli
 
 @dataclass(frozen=True)
 class Failure:
-    """A finding: R315 (cannot be traced), R316 (building or calling the model failed), R574 (its output) or R575 (a
-    normalisation of one value).
+    """A finding: R315 (cannot be traced), R316 (building or calling the model failed), R574 (its output), R575 (a
+    normalisation of one value) or R598 (the optimizer's package).
     """
 
     code: str
@@ -118,8 +118,9 @@ def _explain(error: BaseException, doing: str, model: nn.Module | None) -> Failu
         return Failure(ONE_VALUE, found.message, place, text, found.help)
     if isinstance(error, RuntimeFinding):
         message = f"{error.message}: {error.note}" if error.note else error.message
-        # An output that the task cannot use is no failure of the prediction: training would end with it, too.
-        return Failure(error.code if error.code == OUTPUT else FAILED, message, place, text, error.help)
+        # An output that the task cannot use is no failure of the prediction: training would end with it, too. Nor is
+        # an optimizer without its package.
+        return Failure(error.code if error.code in (OUTPUT, PACKAGE) else FAILED, message, place, text, error.help)
     if isinstance(error, SystemExit):
         return Failure(FAILED, f"{doing} ended the process (exit status {error.code})", place, text)
     if isinstance(error, MemoryError):

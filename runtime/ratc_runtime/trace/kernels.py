@@ -70,8 +70,8 @@ def _softmax(fused: Any) -> Any:
 
     def run(input: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         if input.dtype == torch.float16 and dtype == torch.float32:
-            return fused(input, dim, True)  # type: ignore[no-any-return]
-        return fused(input if dtype is None else input.to(dtype), dim, False)  # type: ignore[no-any-return]
+            return fused(input, dim, True)
+        return fused(input if dtype is None else input.to(dtype), dim, False)
 
     return run
 
@@ -81,12 +81,12 @@ def _dropout(input: torch.Tensor, p: float, train: bool) -> torch.Tensor:
         return input
     if p == 1:
         return input * torch.zeros((), dtype=input.dtype, device=input.device)
-    return aten.native_dropout(input, p, train)[0]  # type: ignore[no-any-return]
+    return aten.native_dropout(input, p, train)[0]
 
 
 def _without_onednn(call: Any) -> Any:
     def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
+        with torch.backends.mkldnn.flags(enabled=False):
             return call(*args, **kwargs)
 
     return run
@@ -97,18 +97,18 @@ def install(capability: tuple[int, int]) -> None:
     autocast.install()
     if _libraries:
         return
-    library = torch.library.Library("aten", "IMPL", "AutogradCPU")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("aten", "IMPL", "AutogradCPU")
 
     def attend(*args: Any, **kwargs: Any) -> torch.Tensor:
         return attention.attend(capability, *args, **kwargs)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        library.impl("dropout", _dropout, "AutogradCPU")  # type: ignore[no-untyped-call]
-        library.impl("softmax.int", _softmax(aten._softmax.default), "AutogradCPU")  # type: ignore[no-untyped-call]
-        library.impl("log_softmax.int", _softmax(aten._log_softmax.default), "AutogradCPU")  # type: ignore[no-untyped-call]
-        library.impl("scaled_dot_product_attention", attend, "AutogradCPU")  # type: ignore[no-untyped-call]
+        library.impl("dropout", _dropout, "AutogradCPU")
+        library.impl("softmax.int", _softmax(aten._softmax.default), "AutogradCPU")
+        library.impl("log_softmax.int", _softmax(aten._log_softmax.default), "AutogradCPU")
+        library.impl("scaled_dot_product_attention", attend, "AutogradCPU")
     _libraries.append(library)
     # Fake tensors have no reserve for oneDNN's fused LSTM: if cuDNN is not taken, the layer runs step by step.
-    torch._VF.lstm = _without_onednn(torch._VF.lstm)  # type: ignore[attr-defined]
+    torch._VF.lstm = _without_onednn(torch._VF.lstm)
     recurrent.install(capability)

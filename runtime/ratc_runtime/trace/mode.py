@@ -197,7 +197,8 @@ class RecordingMode(TorchDispatchMode):
         storage = first.untyped_storage()
         spans = sum((size - 1) * stride for size, stride in zip(first.shape, first.stride(), strict=True)) + 1
         dense = spans == first.numel()
-        return dense and first._use_count() <= HELD and torch._C._storage_Use_Count(storage._cdata) <= 2
+        held = first._use_count()  # type: ignore[attr-defined]  # torch's types do not know it
+        return dense and held <= HELD and torch._C._storage_Use_Count(storage._cdata) <= 2
 
     def _convolve(self, func: Any, args: Any, out: Any) -> None:
         """Record a convolution's results, each followed by its workspace."""

@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ratc_runtime.engine import units
+from ratc_runtime.engine import AUTOCAST, units
 from ratc_runtime.models import fused_maps
 from ratc_runtime.models.build import build_model
 from ratc_runtime.models.chunked_maps import only_enough_for_memory
@@ -27,7 +27,7 @@ from ratc_runtime.trace.owners import Owners
 from ratc_runtime.trace.request import Request
 from ratc_runtime.trace.scratch import Scratch
 from ratc_runtime.trace.work import Kernel
-from ratc_runtime.trace.workload import AUTOCAST, make_engine, run_steps
+from ratc_runtime.trace.workload import make_engine, run_steps
 from ratc_runtime.training.memory_rehearsal import noise
 
 
@@ -161,7 +161,7 @@ def _build(request: Request) -> nn.Module:
     except Exception:  # the real attempt raises the error, if there is one
         gc.collect()
     with _disable_current_modes():
-        return _guarded("building the model", lambda: build_model(request.lock))  # type: ignore[no-any-return]
+        return _guarded("building the model", lambda: build_model(request.lock))
 
 
 @contextlib.contextmanager
@@ -174,13 +174,13 @@ def _fake_parameters() -> Iterator[None]:
             data = torch.empty_strided(data.size(), data.stride(), dtype=data.dtype, device="cpu")
         return original(cls, data, requires_grad)
 
-    nn.Parameter.__new__ = new  # type: ignore[method-assign,assignment]
+    nn.Parameter.__new__ = new  # type: ignore[method-assign]  # until `finally`
     # It draws again until all values are inside, and looks at them; no value matters here.
-    nn.init._no_grad_trunc_normal_ = lambda tensor, *_, **__: tensor  # type: ignore[assignment]
+    nn.init._no_grad_trunc_normal_ = lambda tensor, *_, **__: tensor
     try:
         yield
     finally:
-        nn.Parameter.__new__ = original  # type: ignore[method-assign]
+        nn.Parameter.__new__ = original  # type: ignore[method-assign]  # as above
         nn.init._no_grad_trunc_normal_ = truncated
 
 
@@ -268,7 +268,7 @@ def _as_on_cuda(engine: Any, request: Request) -> None:
     either; the others' default on CUDA is to work on lists ("foreach"), on the CPU tensor by tensor. A loss scale
     decides by its value whether to step: the step that is not skipped needs the memory.
     """
-    torch.nn.utils.clip_grad._has_foreach_support = lambda tensors, device: True  # type: ignore[assignment]
+    torch.nn.utils.clip_grad._has_foreach_support = lambda tensors, device: True
     if engine.optimizer is None:
         return
     if request.capability is not None:

@@ -202,7 +202,7 @@ class _Cudnn(torch.autograd.Function):
         return output, hy, cy
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Any, grad_hy: Any, grad_cy: Any) -> Any:
         if not ctx.train:
             raise RuntimeError("cudnn RNN backward can only be called in training mode")
@@ -304,11 +304,11 @@ class Recurrent:
         buffer = _flat_buffer(weights, shape.buffer)
         if lower is not None and weights[0].dtype not in (lower, torch.float64):
             buffer = torch.zeros(shape.buffer, dtype=lower, device=x.device)
-            weights = _Flatten.apply(buffer, *weights)  # type: ignore[no-untyped-call]
+            weights = _Flatten.apply(buffer, *weights)
         if lower is not None:
             cx = None if cx is None else cx.to(lower)
             hx, x = hx.to(lower), x.to(lower)
-        output, hy, cy = _Cudnn.apply(shape, train, batch_first, x, hx, cx, buffer, *weights)  # type: ignore[no-untyped-call]
+        output, hy, cy = _Cudnn.apply(shape, train, batch_first, x, hx, cx, buffer, *weights)
         return (output, hy) if cy is None else (output, hy, cy)
 
     def replace(self, mode: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -387,7 +387,7 @@ def pack(x: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> tuple[tor
     sizes = [sum(length > step for length in known) for step in range(max(known))]
     with _disable_current_modes():
         batch_sizes = torch.tensor(sizes)
-    return _Pack.apply(x, sizes, batch_first), batch_sizes  # type: ignore[no-untyped-call]
+    return _Pack.apply(x, sizes, batch_first), batch_sizes
 
 
 def pad(
@@ -398,7 +398,7 @@ def pad(
     steps = max(len(sizes), total)
     with _disable_current_modes():
         lengths = torch.tensor([sum(size > place for size in sizes) for place in range(sizes[0])])
-    return _Pad.apply(rows, sizes, steps, batch_first), lengths  # type: ignore[no-untyped-call]
+    return _Pad.apply(rows, sizes, steps, batch_first), lengths
 
 
 def install(capability: tuple[int, int]) -> None:

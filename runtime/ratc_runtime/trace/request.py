@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from types import GenericAlias
 from typing import Any
 
 from pydantic import ValidationError, create_model
@@ -91,7 +92,9 @@ def _open(section: Any, **types: Any) -> Any:
     return create_model(section.__name__, __base__=section, **fields)
 
 
-_LOCK = _open(locks.Lock, training=_open(sections.Training), tasks=dict[str, _open(sections.Part)] | None)
+_LOCK = _open(
+    locks.Lock, training=_open(sections.Training), tasks=GenericAlias(dict, (str, _open(sections.Part))) | None
+)
 
 
 def read(content: Any) -> Request:
@@ -154,7 +157,8 @@ def _lock(asked: dict[str, Any]) -> locks.Lock:
                 raise BadRequest(f"the request has no {at}{key}")
         if part.data.num_classes is None:
             raise BadRequest(f"the request has no {at}data.num_classes")
-    for at, one in {"": lock, **several}.items():
+    every: dict[str, locks.Lock | sections.Part] = {"": lock, **several}
+    for at, one in every.items():
         if (one.task_type == "detection") != (one.detection is not None):
             raise BadRequest(f"the request's {at}detection goes with task_type detection, and only with it")
     if (lock.task_type == "multi") != bool(lock.tasks):

@@ -66,7 +66,7 @@ class _Nature(NamedTuple):
     """The properties of an operator that its arguments do not change."""
 
     name: str
-    count: Callable[..., Any] | None  # its floating-point operations
+    counted_by: Callable[..., Any] | None  # its floating-point operations
     overwrites: bool
     looks_up: bool
     written: tuple[int, ...]  # places of the arguments that it changes
@@ -97,14 +97,14 @@ class Work:
             read = sum(map(moved, given[1:]))
         elif nature.looks_up:
             read = made
-        operations = int(nature.count(*args, out_val=out)) if nature.count else 0
+        operations = int(nature.counted_by(*args, out_val=out)) if nature.counted_by else 0
         if nature.causal is not None and len(args) > nature.causal and args[nature.causal]:
             operations //= 2
-        kind = self.type_of(given[0].dtype if given else None, bool(nature.count))
+        kind = self.type_of(given[0].dtype if given else None, bool(nature.counted_by))
         if func in convolutions.OPERATORS:
             regular = convolutions.is_channels_last(func, args)
         else:
-            regular = aligned(given) if nature.count else ordered([*given, *tensors_in((out,))])
+            regular = aligned(given) if nature.counted_by else ordered([*given, *tensors_in((out,))])
         size = (read + made) * rounds
         self.kernels.append(Kernel(nature.name, kind, regular, phase, rounds, operations * rounds, size))
 

@@ -43,7 +43,7 @@ class DeepSpeedStep:
                 parameter.register_post_accumulate_grad_hook(_forget_gradient)
 
     def model(self, image: Any) -> torch.Tensor:
-        return self.module(pytree.apply(lambda level: level.to(self.dtype), image))  # type: ignore[no-any-return]
+        return self.module(pytree.apply(lambda level: level.to(self.dtype), image))
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         return contextlib.nullcontext()
@@ -52,7 +52,7 @@ class DeepSpeedStep:
         return contextlib.nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        (loss / self.accumulation).backward()  # type: ignore[no-untyped-call]
+        (loss / self.accumulation).backward()
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
         return None
@@ -84,7 +84,7 @@ class PhasedEngine:
 
     @property
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return self.engine.parameter_groups  # type: ignore[no-any-return]
+        return self.engine.parameter_groups
 
     def model(self, image: Any) -> torch.Tensor:
         self.phase("forward")
@@ -98,7 +98,7 @@ class PhasedEngine:
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
         self.phase("clip")
-        return self.engine.update(max_norm)  # type: ignore[no-any-return]
+        return self.engine.update(max_norm)
 
 
 def batches(request: Request, task: Task, batch: int, phase: Phase) -> Iterator[tuple[Any, Any]]:

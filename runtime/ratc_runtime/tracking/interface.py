@@ -92,8 +92,8 @@ class Backend:
 def reason(error: BaseException) -> str:
     """Return an error in one line. If an OSError caused it, return that one, without its wrappers."""
     told = found = error
-    while found.__cause__ or found.__context__:
-        found = found.__cause__ or found.__context__  # type: ignore[assignment]
+    while cause := found.__cause__ or found.__context__:
+        found = cause
         if isinstance(found, OSError):
             told = found
     return f"{type(told).__name__}: {' '.join(str(told).split()):.300}"

@@ -40,7 +40,7 @@ def gather(folder: Path, experiment: str) -> str:
         output = folder.parent / trial["name"]
         for run_id in _known(output):
             source = client if given else _own(output)
-            found = source and _find(source, f"tags.`{tracking.RUN_TAG}` = '{run_id}'")
+            found = None if source is None else _find(source, f"tags.`{tracking.RUN_TAG}` = '{run_id}'")
             if found is not None:
                 child = found if given else _copy(source, found, client, where, run_id)
                 client.set_tag(child, PARENT_TAG, parent)
@@ -124,10 +124,10 @@ def _copy(source: Any, run: str, client: Any, where: str, run_id: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Gather a study; return 1, with a warning, on failure."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime.tracking.study", description="Put a study's trials below one run of MLflow's."
+        prog="python -m ratc_runtime.tracking.study", description="Group the trials of a study below one run of MLflow."
     )
     parser.add_argument("folder", type=Path, help="the study's folder, which holds study.json")
-    parser.add_argument("--experiment", required=True, help="the experiment of MLflow's")
+    parser.add_argument("--experiment", required=True, help="the experiment of MLflow")
     arguments = parser.parse_args(argv)
     tracking.prepare()
     try:

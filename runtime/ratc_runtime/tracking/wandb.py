@@ -102,7 +102,7 @@ class Wandb(Backend):
             id=self.about.id,
             # For an offline run this is set when it is sent.
             resume="allow" if mode == "online" else None,
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,  # type: ignore[arg-type]  # wandb refuses other words
             dir=str(self.about.output_dir),
             config=self.about.config,
             settings=wandb.Settings(

@@ -74,14 +74,14 @@ def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
     if lock.tasks and (own.datasets or own.criterion is not None or own.scores is not None):
         raise RuntimeFinding(
             "R509",
-            "several tasks take no data set, loss or scores from a caller",
+            "with several tasks, data set, loss and scores cannot be passed to UnifiedTrainer",
             help="name them for each task in the spec, `package.module:callable`",
         )
     if own.datasets and lock.data.folds is not None:
         raise RuntimeFinding(
             "R509",
             "the lock has folds, and the data sets come from a caller",
-            help="divide them yourself, or name the data set in the spec, `package.module:callable`",
+            help="divide the samples yourself, or name the data set in the spec, `package.module:callable`",
         )
     return own.datasets or {split: open_data_set(lock, data_dir, split) for split in SPLITS}
 

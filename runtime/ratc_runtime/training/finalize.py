@@ -29,7 +29,7 @@ def stop(run: Run) -> int:
             "R519",
             f"asked to stop after epoch {progress.epoch}, step {progress.step}, and the state cannot be saved",
             "the warning above says why; older checkpoints are kept",
-            "see to the disk, and run the same command again: it continues from the newest checkpoint",
+            "check the disk, then run the same command again: it continues from the newest checkpoint",
         )
     if run.world.main:
         write_results(run.output_dir, {**_common(run), "status": "stopped"})
@@ -176,6 +176,7 @@ def _common(run: Run) -> dict[str, Any]:
     return {
         "experiment_name": run.lock.experiment_name,
         "lock_sha256": run.lock_sha256,
+        "lock": run.lock.model_dump(mode="json"),
         "fingerprint": run.lock.fingerprint(),
         "own_code": run.lock.code(),
         "batch": run.split.record(),

@@ -76,7 +76,7 @@ def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: 
             # A launcher would take status 0 for a finished run.
             raise RuntimeFinding(
                 "R565",
-                f"code of the run's own ended the process, with {error.code!r:.60}",
+                f"your own code ended the process, with {error.code!r:.60}",
                 "".join(traceback.format_tb(error.__traceback__)[-1:]).strip(),
                 "raise an exception if something is wrong; leave exit() to scripts",
                 everywhere=False,
@@ -118,7 +118,7 @@ def start_watched(
                 warn_of(record.told(changed, f"{output_dir} was finished"))
             say(f"already finished: {output_dir / 'results.json'}; --fresh trains again")
             if not data_dir.is_dir():
-                say(f"its data are not needed any more, and {data_dir} is not there")
+                say(f"its data is no longer needed, and {data_dir} does not exist")
         return 0
     compiling.prepare(lock, output_dir, os.environ)
     run = open_run(lock, lock_path, data_dir, output_dir, fresh, own, began)

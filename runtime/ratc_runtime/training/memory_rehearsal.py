@@ -144,7 +144,7 @@ class RehearsalEngine:
         if self.engine.deepspeed:
             torch.autograd.grad(loss, self._wanted, allow_unused=True)
         else:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
         """Clip, allocate the optimizer's memory and drop the gradients. DeepSpeed allocates its state at its start."""

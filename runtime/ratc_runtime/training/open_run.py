@@ -66,7 +66,7 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
         return False
     moved = None not in (results.get("own_code"), lock.code()) and results["own_code"] != lock.code()
     if moved and lock.checkpoint.own_code == "warn":
-        warn(f"own code has changed since {output_dir} was finished")
+        warn(f"your own code has changed since {output_dir} was finished")
     return not moved or lock.checkpoint.own_code == "warn"
 
 
@@ -202,7 +202,8 @@ def _not_reviewed(paths: Sequence[str]) -> RuntimeFinding:
     """Return R593: own modules of these paths were imported, and the lock does not record them."""
     return RuntimeFinding(
         "R593",
-        f"own code was imported that the lock does not record, so nobody sees a change of it: {first_of(paths)}",
+        f"code of your own was imported that the lock does not record, so changes of it are not noticed: "
+        f"{first_of(paths)}",
     )
 
 
@@ -231,7 +232,7 @@ def _compare_data(
         progress.data_changes.append({"epoch": progress.epoch, "step": progress.step, "changes": found})
         if others and progress.step:
             if world.main:
-                warn(f"epoch {progress.epoch + 1} begins again: the order of its samples is another")
+                warn(f"epoch {progress.epoch + 1} begins again: the order of its samples differs")
             progress.step, progress.loss_sum, progress.epoch_seconds = 0, 0.0, 0.0
     return bool(found)
 

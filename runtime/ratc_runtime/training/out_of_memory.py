@@ -78,7 +78,7 @@ def elsewhere(error: str) -> RuntimeFinding:
 
 def ended(when: str, error: str, why: str, split: str, record: Path, checkpoint: Path | None) -> RuntimeFinding:
     """Return R512: the run ends, and its next start takes a smaller micro-batch."""
-    begins = f"continues from {checkpoint}" if checkpoint else "begins again, for nothing was saved before"
+    begins = f"continues from {checkpoint}" if checkpoint else "begins again, because nothing was saved before"
     return RuntimeFinding(
         "R512",
         f"out of memory {when}; {why}",

@@ -125,7 +125,7 @@ class Run:
         missing = self.skipped
         if missing:
             many = counted(len(missing), "sample")
-            lines.append(f"left out for want of an image or a mask: {many}, {min(missing)} the first")
+            lines.append(f"left out because an image or a mask is missing: {many}, {min(missing)} the first")
         return "\n".join(lines)
 
     def reduce_micro_batch(self, when: str, error: str) -> None:

@@ -14,7 +14,8 @@ from ratc_runtime.distributed.phases import phase
 class Engine(Protocol):
     """The interface of a step to torch, Accelerate or DeepSpeed (see engine/)."""
 
-    model: Callable[..., Any]
+    @property
+    def model(self) -> Callable[..., Any]: ...
 
     @property
     def parameter_groups(self) -> list[dict[str, Any]]: ...

@@ -91,7 +91,7 @@ def test_a_probe_states_or_asks_what_the_site_allows(user: User) -> None:
     asked = {question.partition(":")[0] for question in questions}
     assert {f"partitions.{name}.account_required" for name in partitions} <= asked
     assert [question for question in questions if "is DOWN" in question] == [
-        "partitions.closed.state: the partition is DOWN and starts no job now; will it be UP?"
+        "partitions.closed.state: the partition is DOWN and starts no jobs now; will it be UP again?"
     ]
 
 

@@ -57,7 +57,7 @@ def test_a_study_over_two_nodes_finds_its_best_trial(slurm: Slurm, tmp_path: Pat
     best = max(scores, key=lambda name: scores[name])
     assert f"best: {best}" in done.stderr
     # Two nodes are no matter of the machine that collects: it says so, and keeps the values.
-    assert "best/ has the overlay alone, this machine cannot run it: [R401]" in done.stderr
+    assert "best/ holds only the overlay, because this machine cannot run the trial: [R401]" in done.stderr
     values = yaml.safe_load((study / "best" / "overlay.yaml").read_text())
     chosen = next(trial["values"] for trial in found if trial["name"] == best)
     assert values["training"]["learning_rate"] == chosen["training.learning_rate"]

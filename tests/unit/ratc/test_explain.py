@@ -81,7 +81,7 @@ def test_where_the_lock_and_its_inputs_disagree_it_says_so(spec, capsys):
     Path(spec).write_text(SPEC.replace("target_batch_size: 8", "target_batch_size: 16"))
     status, _, err = told(capsys, "compiled/demo/local", "gradient_accumulation_steps")
     assert status == 0
-    assert "the lock says 4, and its inputs give 8 now; `ratc check` says why" in err
+    assert "the lock says 4, but its inputs give 8 now; `ratc check` shows why" in err
 
 
 def test_without_its_spec_a_lock_tells_what_it_knows(spec, capsys):
@@ -89,7 +89,7 @@ def test_without_its_spec_a_lock_tells_what_it_knows(spec, capsys):
     status, out, err = told(capsys, "compiled/demo/local", "training.precision")
     assert status == 0
     assert "training.precision = fp32  [worked out]\n  because: the CPU\n" in out
-    assert "`spec.yaml`, which it was compiled from, is gone" in err
+    assert "`spec.yaml`, from which it was compiled, does not exist any more" in err
 
 
 def test_a_section_and_a_last_part(spec, capsys):
@@ -225,7 +225,7 @@ def test_a_lock_tells_what_it_knows_if_its_inputs_no_longer_compile(spec, capsys
         Path(spec).write_text(SPEC + "nonsense: 1\n")
     status, out, err = told(capsys, "compiled/demo/local", "gradient_accumulation_steps")
     assert (status, out.splitlines()[0]) == (0, "training.gradient_accumulation_steps = 4  [worked out]")
-    assert ("is gone" if what == "facts" else "has errors now") in err
+    assert ("does not exist any more" if what == "facts" else "has errors now") in err
 
 
 def test_a_changed_fact_is_said_and_followed(spec, capsys):
@@ -234,7 +234,7 @@ def test_a_changed_fact_is_said_and_followed(spec, capsys):
     assert main(["compile", spec, "--facts", "facts.yaml"]) == 0
     Path("facts.yaml").write_text("gpus_per_node: 0\ncpus: 2\n")
     _, out, err = told(capsys, "compiled/demo/local", "num_workers")
-    assert "the lock says 3, and its inputs give 1 now; `ratc check` says why" in err
+    assert "the lock says 3, but its inputs give 1 now; `ratc check` shows why" in err
     assert "facts.yaml:2:7" in out
 
 
@@ -243,13 +243,13 @@ def test_an_edited_lock_is_said(spec, capsys):
     lock.write_text(lock.read_text().replace("gradient_accumulation_steps: 4", "gradient_accumulation_steps: 5"))
     _, out, err = told(capsys, "compiled/demo/local", "gradient_accumulation_steps")
     assert out.startswith("training.gradient_accumulation_steps = 4 ")
-    assert "the lock says 5, and its inputs give 4 now" in err
+    assert "the lock says 5, but its inputs give 4 now" in err
 
 
 def test_options_that_would_be_ignored_are_refused(spec, capsys):
     for words in (["--set", "seed=7"], ["--facts", "x.yaml"], ["--seed", "7"], ["--target", "slurm"]):
         status, out, err = told(capsys, "compiled/demo/local", "seed", *words)
-        assert (status, out, f"`{words[0]}` goes with a spec" in err) == (2, "", True)
+        assert (status, out, f"`{words[0]}` needs a spec" in err) == (2, "", True)
     status, _, err = told(capsys, spec, "seed", "--point", "0001")
     assert (status, "the spec has none" in err) == (1, True)
 

@@ -234,7 +234,7 @@ def test_a_home_that_cannot_be_written_costs_one_line(here, monkeypatch, capsys,
     monkeypatch.setenv("HOME", place)
     for _ in range(2):
         cache_folder.keep(os.path.join(cache_folder.folder("traces"), "a.json"), b"{}", 3)
-    assert capsys.readouterr().err.count("ratc: nothing is kept in") == 1
+    assert capsys.readouterr().err.count("ratc: cannot write the cache") == 1
 
 
 def test_a_relative_folder_of_caches_is_ignored_as_its_standard_says(here, monkeypatch):

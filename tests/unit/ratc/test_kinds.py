@@ -34,8 +34,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["validate", "kept.yaml"], "`kept.yaml` is a lock of ratc's, not a spec"),
-        (["compile", "kept.yaml"], "`kept.yaml` is a lock of ratc's, not a spec"),
+        (["validate", "kept.yaml"], "`kept.yaml` is a lock of ratc, not a spec"),
+        (["compile", "kept.yaml"], "`kept.yaml` is a lock of ratc, not a spec"),
         (["validate", "facts.yaml"], "`facts.yaml` is hardware facts, not a spec"),
         (["fit", "cluster.yaml"], "`cluster.yaml` is a cluster's facts, not a spec"),
         (["validate", "accelerate.yaml"], "`accelerate.yaml` is a configuration of Accelerate, not a spec"),

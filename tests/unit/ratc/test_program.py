@@ -98,7 +98,7 @@ def test_a_command_is_asked_about_with_all_its_words(
 def test_the_page_of_a_program_says_nothing_of_a_model(spec: Path) -> None:
     assert main(["report", str(spec)]) == 0
     page = Path("report.html").read_text()
-    assert "what the program takes only its own run can tell" in page
+    assert "ratc cannot predict the memory of a program of your own" in page
     assert "launcher torchrun" in page
     assert "None at" not in page
     assert "feature_dims" not in page
@@ -148,7 +148,7 @@ def test_nothing_is_filled_in_in_a_program_s_name(spec: Path, capsys: pytest.Cap
     assert main(["compile", str(spec)]) == 1
     said = capsys.readouterr().err
     assert "error[R243]" in said
-    assert "stands in the program's own name" in said
+    assert "stands in the name of the program" in said
     assert f"spec.yaml:2:{spec.read_text().splitlines()[1].index('$') + 1}" in said
 
 
@@ -181,4 +181,4 @@ def test_a_sweep_of_a_program_is_an_array(spec: Path) -> None:
 def test_a_study_says_that_it_needs_the_built_in_loop(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec.write_text(SPEC + "tuning: {search_space: {seed: {choices: [1, 2]}}, metric: loss}\n")
     assert main(["tune", str(spec)]) == 1
-    assert "error[R245]: `tuning` is of the built-in loop" in capsys.readouterr().err
+    assert "error[R245]: `tuning` belongs to the built-in loop" in capsys.readouterr().err

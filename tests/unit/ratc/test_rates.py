@@ -93,7 +93,7 @@ def test_the_rules_are_what_they_say(rate, base, factor):
 def test_another_batch_without_a_rule_is_a_warning(tmp_path, capsys):
     path = write(tmp_path, "learning_rate: auto", size=32)
     assert main(["compile", str(path)]) == 0
-    assert "warning[R345]: the learning rate was measured with a global batch of 8, and this run's is 32" in (
+    assert "warning[R345]: the learning rate was measured with a global batch of 8, but the global batch is 32" in (
         capsys.readouterr().err
     )
     assert lock(tmp_path)[0]["training"]["learning_rate"] == 0.01
@@ -102,7 +102,7 @@ def test_another_batch_without_a_rule_is_a_warning(tmp_path, capsys):
 def test_what_cannot_be_taken(tmp_path, capsys):
     path = write(tmp_path, "learning_rate: auto")
     assert main(["compile", str(path), "--set", "model.num_blocks=1"]) == 1
-    assert "error[R344]: the learning rate beside the spec was measured for another one" in capsys.readouterr().err
+    assert "error[R344]: the learning rate beside the spec was measured for another training" in capsys.readouterr().err
     # How data are read, and how long is trained, changes no learning rate.
     assert main(["compile", str(path), "--set", "data.num_workers=0", "--epochs", "3", "--data-dir", "/else"]) == 0
     (tmp_path / "measured_spec.yaml").write_text("learning_rate: -1\n")
@@ -111,7 +111,7 @@ def test_what_cannot_be_taken(tmp_path, capsys):
     assert "measured_spec.yaml:1" in capsys.readouterr().err
     (tmp_path / "measured_spec.yaml").unlink()
     assert main(["compile", str(path)]) == 1
-    assert "`ratc tune lr` measures it" in capsys.readouterr().err
+    assert "run `ratc tune lr SPEC`, which measures it" in capsys.readouterr().err
     path.write_text(SPEC.format(size=8, more="learning_rate: automatic"))
     assert main(["validate", str(path)]) == 1
     path.write_text(SPEC.format(size=8, more="learning_rate: 1e-3, learning_rate_scaling: sqrt"))

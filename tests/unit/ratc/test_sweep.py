@@ -199,7 +199,7 @@ def test_points_that_ask_for_something_else_are_refused(capsys):
 def test_local_runs_no_arrays(capsys):
     Path("spec.yaml").write_text(f"{SPEC}sweep: {{grid: {{seed: [1, 2]}}}}\n")
     assert main(["compile", "spec.yaml"]) == 1
-    assert "error[R401]: the target `local` runs no arrays" in capsys.readouterr().err
+    assert "error[R401]: the target `local` cannot run an array" in capsys.readouterr().err
 
 
 def test_the_script_reads_its_points_name_from_the_table():

@@ -41,7 +41,7 @@ def make(folder: Path) -> None:
         block = np.ascontiguousarray(volume[SIDES[0] : SIDES[1], first:end, HEIGHT[0] : HEIGHT[1]]).astype(np.uint8)
         moved = affine.copy()
         moved[:3, 3] = affine[:3, :3] @ (SIDES[0], first, HEIGHT[0]) + affine[:3, 3]
-        nibabel.save(nibabel.Nifti1Image(block, moved), path)  # type: ignore[attr-defined]
+        nibabel.save(nibabel.Nifti1Image(block, moved), path)
 
     for _, first, end in SLABS:
         save(scan, first, end, folder / _image(first))

@@ -30,5 +30,5 @@ def read(name: str) -> tuple[Any, Any]:
     import nibabel
     import numpy as np
 
-    loaded: Any = nibabel.load(path)  # type: ignore[attr-defined]
+    loaded: Any = nibabel.load(path)
     return np.asarray(loaded.dataobj), loaded.affine

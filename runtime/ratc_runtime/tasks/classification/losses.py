@@ -24,6 +24,8 @@ class CrossEntropy(nn.Module):
     from 0 on for each class, ValueError for a share out of range.
     """
 
+    class_weights: torch.Tensor | None
+
     def __init__(
         self, classes: int, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0
     ) -> None:
@@ -40,8 +42,9 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits = check_logits(logits, target, self.classes).float()
-        weights: torch.Tensor | None = self.class_weights  # type: ignore[assignment]
-        losses = F.cross_entropy(logits, target, weight=weights, reduction="none", label_smoothing=self.label_smoothing)
+        losses = F.cross_entropy(
+            logits, target, weight=self.class_weights, reduction="none", label_smoothing=self.label_smoothing
+        )
         return losses.mean()
 
 

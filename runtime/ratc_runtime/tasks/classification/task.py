@@ -31,7 +31,7 @@ class Classification(Task):
         self.classes = lock.data.num_classes
         # What is traced is a lock without names.
         self.class_names = list(lock.data.class_names or unnamed(self.classes))
-        self.losses = {name: partial(made, classes=self.classes) for name, made in LOSSES.items()}  # type: ignore[misc]
+        self.losses = {name: partial(made, classes=self.classes) for name, made in LOSSES.items()}
 
     def opened(self, datasets: Mapping[str, Any]) -> None:
         """Take the classes' names from the data sets; raise R539 if these, or the lock's own, differ."""
@@ -42,7 +42,7 @@ class Classification(Task):
         lock = self.lock
         return ClassificationModel(
             backbone,
-            backbone.feature_dims,  # type: ignore[arg-type]
+            backbone.feature_dims,  # type: ignore[arg-type]  # an int of RAT
             tuple(lock.data.scales) if lock.model.multi_scale else (1.0,),
             self.classes,
             # The finest image's spacing, which the coarser ones are multiples of.

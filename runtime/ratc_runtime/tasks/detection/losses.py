@@ -46,7 +46,7 @@ class SetPrediction(nn.Module):
 
     def forward(self, output: Mapping[str, Any], target: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """Return a scalar for logits (B, L, Q, C) and boxes (B, L, Q, 4), and a target for each sample."""
-        return sum(self.parts(output, target).values())  # type: ignore[return-value]
+        return sum(self.parts(output, target).values())  # type: ignore[return-value]  # there are three
 
     def parts(self, output: Mapping[str, Any], target: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Return the weighted parts by name: `class`, `l1` and `giou`."""

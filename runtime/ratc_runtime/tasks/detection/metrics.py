@@ -86,7 +86,8 @@ def _evaluate(images: Sequence[Scored], class_names: Sequence[str]) -> dict[str,
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth, found = [], []
+    truth: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for number, image in enumerate(images):
         for row in image.truth.tolist():
             truth.append({**_entry(number, row[:4], row[4], len(truth)), "iscrowd": int(row[5])})

@@ -66,8 +66,8 @@ class Detection(Task):
         spacing = lock.model.args.get("spacing") or 1.0
         return DetectionModel(
             backbone,
-            backbone.feature_dims,  # type: ignore[arg-type]
-            backbone.num_heads,  # type: ignore[arg-type]
+            backbone.feature_dims,  # type: ignore[arg-type]  # an int of RAT
+            backbone.num_heads,  # type: ignore[arg-type]  # also
             scales,
             lock.data.num_classes,
             head.queries,

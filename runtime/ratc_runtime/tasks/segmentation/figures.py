@@ -106,8 +106,8 @@ def _draw_overlay(folder: Path, picture: Picture) -> Path:
     figure, axes = plt.subplots(
         len(rows), 4, figsize=size, layout="constrained", squeeze=False, gridspec_kw={"height_ratios": heights}
     )
-    for number, (row, places) in enumerate(zip(rows, axes, strict=True)):
-        for axis, (title, content) in zip(places, _panels(*row, kinds), strict=True):
+    for number, ((scan, true, found), places) in enumerate(zip(rows, axes, strict=True)):
+        for axis, (title, content) in zip(places, _panels(scan, true, found, kinds), strict=True):
             axis.imshow(np.clip(content, 0, 1), interpolation="nearest")
             axis.set_title(title if whole or title != "image" else PLANES[number], fontsize=12 if whole else 9)
             axis.set_axis_off()

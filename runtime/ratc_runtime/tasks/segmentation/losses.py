@@ -56,7 +56,7 @@ class Combined(nn.Module):
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         bce, dice = self.bce(logits, target), self.dice(logits, target)
-        return self.bce_weight * bce + self.dice_weight * dice  # type: ignore[no-any-return]
+        return self.bce_weight * bce + self.dice_weight * dice
 
 
 class CrossEntropy(nn.Module):
@@ -118,7 +118,7 @@ class ClassCombined(nn.Module):
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         entropy, dice = self.cross_entropy(logits, target), self.dice(logits, target)
-        return self.cross_entropy_weight * entropy + self.dice_weight * dice  # type: ignore[no-any-return]
+        return self.cross_entropy_weight * entropy + self.dice_weight * dice
 
 
 #: Of one foreground class.

@@ -44,7 +44,7 @@ def check_values(target: torch.Tensor, classes: int, ignore_index: int | None, w
     if classes == 1 and (low < 0 or high > 1):
         raise RuntimeFinding(
             "R570",
-            f"{what} is no mask of one class: its values go from {low:g} to {high:g}",
+            f"{what} is not a mask of one class: its values go from {low:g} to {high:g}",
             "data.num_classes is 1: a target is 0 in the background and 1 in the foreground",
             "divide masks of 0 and 255 by 255; if the values are classes, set data.num_classes",
             everywhere=False,

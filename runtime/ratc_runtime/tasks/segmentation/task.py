@@ -36,7 +36,7 @@ class Segmentation(Task):
         self.classes, self.ignore_index = lock.data.num_classes, lock.data.ignore_index
         if self.classes > 1:
             known = {"classes": self.classes, "ignore_index": self.ignore_index}
-            self.losses = {name: partial(made, **known) for name, made in MULTI.items()}  # type: ignore[misc]
+            self.losses = {name: partial(made, **known) for name, made in MULTI.items()}
 
     @property
     def class_labels(self) -> dict[int, str]:
@@ -64,7 +64,7 @@ class Segmentation(Task):
         return SegmentationModel(
             backbone,
             lock.data.channels,
-            backbone.feature_dims,  # type: ignore[arg-type]
+            backbone.feature_dims,  # type: ignore[arg-type]  # an int of RAT
             tuple(lock.data.scales) if lock.model.multi_scale else (1.0,),
             # The finest image's spacing, which the coarser ones are multiples of.
             self._spacing,
@@ -122,8 +122,9 @@ class Segmentation(Task):
         if self.ignore_index is not None:
             ignored = true == self.ignore_index
             predicted, true = predicted.masked_fill(ignored, 0), true.masked_fill(ignored, 0)
-        masks = (mask[0].to(torch.uint8).cpu() for mask in (true, predicted))
-        return Picture(index, name, image.cpu(), *masks, dice, tuple(self._foreground))
+        image = image / 255 if image.dtype == torch.uint8 else image  # a whole picture
+        truth, prediction = (mask[0].to(torch.uint8).cpu() for mask in (true, predicted))
+        return Picture(index, name, image.cpu(), truth, prediction, dice, tuple(self._foreground))
 
     def writer(self, folder: Path, threshold: float) -> MaskWriter:
         """Return the writer of masks in the images' own sizes. `threshold` is for one foreground class."""

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# What every node of a study's job runs. Runs the study demo on 1 node: 30 trials, each on 1 GPU and 16 cores.
+# Every node of the study's job runs this script. Runs the study demo on 1 node: 30 trials, each on 1 GPU and 16 cores.
 # Compiled by ratc from ../spec.yaml: review it, do not edit it.
 # Again, from this folder: ratc compile ../spec.yaml --target lsf -o .
 # Called by job.lsf: node.sh LOCK HEAD PORT ID RANK; RAT_DATA_DIR and RAT_OUTPUT_DIR are set.
 set -euo pipefail
 unset CDPATH
 ulimit -c 0
-ulimit -l unlimited 2>/dev/null || echo "ratc: $(ulimit -l) KiB may be locked, InfiniBand may want more" >&2
-# The batch script asks the study to stop; Ray must not be ended before the trials have saved.
+ulimit -l unlimited 2>/dev/null || echo "ratc: $(ulimit -l) KiB of memory may be locked, InfiniBand may need more" >&2
+# The batch script asks the study to stop; these signals must not end Ray before the trials have saved.
 trap '' TERM USR2
 ratc_lock=$1 ratc_head=$2 ratc_port=$3 ratc_id=$4 ratc_rank=$5
-ratc_head=127.0.0.1  # the job has no other node: nobody else is to reach Ray
+ratc_head=127.0.0.1  # the job has one node: Ray listens on this address only
 ratc_here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-cd -- "$ratc_here"/..  # the spec's folder: its relative paths start here
+cd -- "$ratc_here"/..  # the spec's folder, where its relative paths start
 ratc_data_dir=$RAT_DATA_DIR ratc_output_dir=$RAT_OUTPUT_DIR ratc_tmp=''
 
 ratc_doing=''
@@ -26,10 +26,10 @@ trap ratc_end EXIT
 ratc_refuse() { ratc_doing=''; echo "error[R560]: the environment is not set up: $*" >&2; exit 1; }
 
 # Environment
-ratc_python=python3  # of the environment that the spec names
+ratc_python=python3  # the one of the environment that the spec names
 command -v -- "$ratc_python" >/dev/null || ratc_refuse "there is no $ratc_python"
 
-# What launchers and their libraries would prefer to the lock: of the user's shell, of a launcher above, of what was sourced.
+# Remove variables that launchers and their libraries would use instead of the lock: from your shell, or from sourced files.
 ratc_over=("${!ACCELERATE_@}" "${!FSDP_@}" "${!MEGATRON_LM_@}" "${!PARALLELISM_CONFIG_@}" "${!PET_@}" "${!TORCHELASTIC_@}" "${!TORCH_ELASTIC_@}")
 for ratc_name in RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE NODE_RANK CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT FORK_LAUNCHED DS_ACCELERATOR PYTHON_EXEC NVIDIA_TF32_OVERRIDE PYTORCH_NO_CUDA_MEMORY_CACHING TORCHDYNAMO_DISABLE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE TORCH_COMPILE_DISABLE; do
   if [ -n "${!ratc_name+set}" ]; then ratc_over+=("$ratc_name"); fi
@@ -39,11 +39,11 @@ if [ "${#ratc_over[@]}" -gt 0 ]; then
   unset "${ratc_over[@]}"
 fi
 unset "${!OMPI_COMM_WORLD_@}" "${!MV2_COMM_WORLD_@}" "${!PMI_@}" "${!PMIX_@}" "${!JSM_NAMESPACE_@}" MPI_LOCALRANKID MPI_LOCALNRANKS SLURM_PROCID SLURM_LOCALID
-# From Python 3.11 on `python -m` does not import from the working folder then: a file torch.py there is not torch.
+# With this variable, `python -m` (3.11 and later) imports nothing from the working folder, such as a file torch.py there.
 export PYTHONSAFEPATH=1
 export RAT_DATA_DIR=$ratc_data_dir RAT_OUTPUT_DIR=$ratc_output_dir
 
-# A temporary folder of this start's own, removed at its end; one of an earlier start that was killed, now.
+# Make a temporary folder for this start, which is removed at its end. Remove those of earlier starts that were killed.
 for ratc_folder in "${TMPDIR:-/tmp}" /tmp; do
   for ratc_left in "$ratc_folder/ratc-${ratc_id%.*}".*-"n$ratc_rank".*; do
     if [ -O "$ratc_left" ] && [ ! -L "$ratc_left" ]; then rm -rf -- "$ratc_left" || true; fi
@@ -53,18 +53,18 @@ done
 [ -n "$ratc_tmp" ] || { echo "ratc: no temporary folder can be made on $(hostname)" >&2; exit 1; }
 export TMPDIR=$ratc_tmp
 
-# The first node's output goes to the job's own log too, that of every node to a file.
+# The output of every node goes to a file; that of the first node also to the job's log.
 ratc_log=$RAT_OUTPUT_DIR/logs/$ratc_id-node$ratc_rank.log
 ratc_keep() {
   if [ "$ratc_rank" = 0 ]; then tee -a -- "$ratc_log"; else cat >>"$ratc_log"; fi
 }
-# Ray's sockets need a short path; one of an earlier start that was killed goes now.
+# Ray's sockets need a short path. Remove those of earlier starts that were killed.
 ratc_sockets=/tmp/ratc-ray-$UID-$ratc_id
 for ratc_left in "${ratc_sockets%.*}".*; do
   if [ "$ratc_left" != "$ratc_sockets" ] && [ -O "$ratc_left" ] && [ ! -L "$ratc_left" ]; then rm -rf -- "$ratc_left" || true; fi
 done
 ratc_run() {
-  # Where the first node says that the study is over.
+  # `--over` is the file with which the first node ends Ray on all nodes.
   ratc_ray=(
     ratc.cli.ray_node --rank "$ratc_rank" --head "$ratc_head" --port "$ratc_port" --cpus 32 --gpus 2
     --over "$RAT_OUTPUT_DIR/study/over-$ratc_id" --sockets "$ratc_sockets"
@@ -72,7 +72,7 @@ ratc_run() {
   )
   "$ratc_python" -m ratc_runtime.meeting "$ratc_head" "$ratc_port" "$ratc_rank" || return
   if [ "$ratc_rank" = 0 ]; then
-    # The files here are those that were reviewed: compiled again, they are the same.
+    # Check that the files are the reviewed ones: a new compilation must give the same.
     (cd -- "$ratc_here" && env -u RAT_DATA_DIR -u RAT_OUTPUT_DIR "$ratc_python" -m ratc compile ../spec.yaml --target lsf -o . --check) || return
   fi
   "$ratc_python" -m "${ratc_ray[@]}" \

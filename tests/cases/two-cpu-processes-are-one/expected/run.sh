@@ -6,10 +6,10 @@ set -euo pipefail
 unset CDPATH
 
 ratc_here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-# Where data and results lie may be said when this runs; everything else was decided when it was compiled.
+# RAT_DATA_DIR and RAT_OUTPUT_DIR may replace the folders of data and results; everything else is as compiled.
 [ -z "${RAT_DATA_DIR:-}" ] || RAT_DATA_DIR=$(realpath -m -- "$RAT_DATA_DIR")
 [ -z "${RAT_OUTPUT_DIR:-}" ] || RAT_OUTPUT_DIR=$(realpath -m -- "$RAT_OUTPUT_DIR")
-cd -- "$ratc_here"/..  # the spec's folder: its relative paths start here
+cd -- "$ratc_here"/..  # the spec's folder, where its relative paths start
 ratc_data_dir=data
 ratc_output_dir=outputs/case
 ratc_data_dir=${RAT_DATA_DIR:-$ratc_data_dir}
@@ -30,7 +30,7 @@ export OMP_WAIT_POLICY=passive
 ratc_python=${RATC_PYTHON:-python3}
 command -v -- "$ratc_python" >/dev/null || ratc_refuse "there is no $ratc_python"
 
-# What launchers and their libraries would prefer to the lock: of the user's shell, of a launcher above, of what was sourced.
+# Remove variables that launchers and their libraries would use instead of the lock: from your shell, or from sourced files.
 ratc_over=("${!ACCELERATE_@}" "${!FSDP_@}" "${!MEGATRON_LM_@}" "${!PARALLELISM_CONFIG_@}" "${!PET_@}" "${!TORCHELASTIC_@}" "${!TORCH_ELASTIC_@}")
 for ratc_name in RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE NODE_RANK CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT FORK_LAUNCHED DS_ACCELERATOR PYTHON_EXEC NVIDIA_TF32_OVERRIDE PYTORCH_NO_CUDA_MEMORY_CACHING TORCHDYNAMO_DISABLE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE TORCH_COMPILE_DISABLE; do
   if [ -n "${!ratc_name+set}" ]; then ratc_over+=("$ratc_name"); fi
@@ -40,15 +40,15 @@ if [ "${#ratc_over[@]}" -gt 0 ]; then
   unset "${ratc_over[@]}"
 fi
 unset "${!OMPI_COMM_WORLD_@}" "${!MV2_COMM_WORLD_@}" "${!PMI_@}" "${!PMIX_@}" "${!JSM_NAMESPACE_@}" MPI_LOCALRANKID MPI_LOCALNRANKS SLURM_PROCID SLURM_LOCALID
-# From Python 3.11 on `python -m` does not import from the working folder then: a file torch.py there is not torch.
+# With this variable, `python -m` (3.11 and later) imports nothing from the working folder, such as a file torch.py there.
 export PYTHONSAFEPATH=1
 
-# The files here are those that were reviewed, and the hardware is what they were compiled for.
+# Check that the files are the reviewed ones, and that the hardware is the one of the lock.
 "$ratc_python" -m ratc_runtime.preflight "$ratc_here/lock.yaml" --data-dir="$ratc_data_dir" "$@"
 
-# A signal leaves a stop file; the run saves at the next step and ends by itself.
-rm -f -- "$ratc_output_dir/STOP" 2>/dev/null || true  # what is wrong with the folder, the run says
-# If it cannot be written, the run goes on, and its exit status is still this script's.
+# A signal makes the file STOP; the run then saves a checkpoint at the next step and ends.
+rm -f -- "$ratc_output_dir/STOP" 2>/dev/null || true  # the run itself reports problems of the folder
+# If the file cannot be written, the run goes on; this script still exits with its status.
 trap 'ratc_signal=1; { mkdir -p -- "$ratc_output_dir" && touch -- "$ratc_output_dir/STOP"; } || true' INT TERM USR2
 "$ratc_python" -m accelerate.commands.launch --quiet --config_file "$ratc_here/accelerate.yaml" \
   -m ratc_runtime.train --lock "$ratc_here/lock.yaml" --data-dir="$ratc_data_dir" --output-dir="$ratc_output_dir" "$@" &

@@ -83,7 +83,7 @@ def test_a_missing_file_is_said_once(folder, name, capsys):
 def test_a_spec_that_is_gone_or_renamed(folder, capsys):
     Path("spec.yaml").rename("new name ü.yaml")
     status, said = check(capsys)
-    assert (status, "R427" in said, "is gone" in said) == (1, True, True)
+    assert (status, "R427" in said, "does not exist any more" in said) == (1, True, True)
     Path("new name ü.yaml").write_text(SPEC.replace("demo", "other"))
     assert main(["compile", "new name ü.yaml"]) == 0
     assert "2 compiled specs checked: 1 differs" in check(capsys)[1]

@@ -119,7 +119,7 @@ def test_a_lock_is_known_under_any_name(repository, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "code", "words"),
     [
-        ("nowhere:specs/spec.yaml", "specs/spec.yaml", "R420", "no revision `nowhere`"),
+        ("nowhere:specs/spec.yaml", "specs/spec.yaml", "R420", "not know the revision `nowhere`"),
         ("mian:", "specs/spec.yaml", "R420", "did you mean `main`?"),
         ("HEAD:specs/other.yaml", "specs/spec.yaml", "R421", "no `specs/other.yaml` in revision `HEAD`"),
         ("HEAD:../outside.yaml", "specs/spec.yaml", "R421", "outside the repository"),
@@ -129,7 +129,7 @@ def test_a_lock_is_known_under_any_name(repository, capsys):
         ("empty", "specs/spec.yaml", "R422", "holds no lock.yaml"),
         ("newer/lock.yaml", "specs/spec.yaml", "R428", "from a newer ratc"),
         ("conflict.yaml", "specs/spec.yaml", "R009", "merge conflict"),
-        ("conflict/lock.yaml", "specs/spec.yaml", "R009", "compile files of ratc again"),
+        ("conflict/lock.yaml", "specs/spec.yaml", "R009", "compile the spec again instead"),
     ],
 )
 def test_trouble_is_named_and_is_2(repository, capsys, old, new, code, words):
@@ -164,7 +164,7 @@ def test_outside_of_a_repository(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     Path("spec.yaml").write_text(SPEC)
     status, _, err = diff(capsys, "spec.yaml")
-    assert (status, "in no git repository" in err) == (2, True)
+    assert (status, "not in a git repository" in err) == (2, True)
 
 
 def test_two_bare_revisions_name_no_file(repository, capsys):

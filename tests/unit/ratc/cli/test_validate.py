@@ -273,4 +273,4 @@ def test_classes_that_look_alike_are_refused(tmp_path, monkeypatch, capsys):
         data = f"{{data_dir: data, num_classes: 2, class_names: {names}}}"
         Path("spec.yaml").write_text(f"experiment_name: demo\ndata: {data}\nresources: {{num_gpus: 0}}\n")
         assert main(["validate", "spec.yaml"]) == 1
-        assert "error[R211]: two classes are called" in capsys.readouterr().err
+        assert "error[R211]: two classes have the name" in capsys.readouterr().err

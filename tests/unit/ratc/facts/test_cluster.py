@@ -131,7 +131,7 @@ def test_the_target_local_knows_no_cluster():
         (
             HEAD + "partitions: {p: {nodes: {n: 1}, default_walltime: '2:00', max_walltime: '1:00'}}\n",
             "R325",
-            "the default walltime of `p` is beyond its longest, 1:00",
+            "the default walltime of `p` is longer than its `max_walltime`, 1:00",
         ),
         (HEAD + "partitions: {p: {nodes: {n: 1}}}\nlauncher: blaunch\n", "R325", "`blaunch` does not start"),
         (HEAD + "partitions: {p: {nodes: {n: 1}}}\nephemeral_ports: [9, 8]\n", "R325", "no range"),
@@ -154,7 +154,7 @@ def test_two_kinds_of_nodes_that_the_scheduler_cannot_tell_apart():
     values, found = resolve(["gpu: h100", "num_gpus: 4", WALL], cluster(text))
     assert values is None
     assert [item.code for item in found] == ["R325"]
-    assert "nothing tells the scheduler to take `a` nodes and not `b`" in found[0].message
+    assert "the scheduler cannot tell `a` nodes from `b` nodes" in found[0].message
     typed = text.replace("gpu: h100,", "gpu: h100, gpu_type: h100,").replace("gpu: h200,", "gpu: h200, gpu_type: h200,")
     assert resolve(["gpu: h100", "num_gpus: 4", WALL], cluster(typed))[0]["cluster.node_type"].value == "a"
 
@@ -228,7 +228,7 @@ def test_facts_that_are_not_there(tmp_path, monkeypatch, capsys):
     write(tmp_path, "clusters/ours.yaml")
     status, said = compile_in(tmp_path, monkeypatch, capsys, resources="cluster: our")
     assert status == 1
-    assert "error[R327]: there are no facts of a cluster `our`" in said
+    assert "error[R327]: there are no facts of the cluster `our`" in said
     assert "did you mean `ours`?" in said
     status, said = compile_in(tmp_path, monkeypatch, capsys, resources="cluster: ./x.yaml")
     assert status == 1

@@ -139,6 +139,28 @@ def test_the_machine_has_the_gpus_that_cuda_would_show(monkeypatch, cards, visib
     assert found.memory_bytes > GIB
 
 
+@pytest.mark.parametrize(
+    ("code", "source"),
+    [
+        ("NVML_ERROR_LIBRARY_NOT_FOUND", "this machine"),
+        ("NVML_ERROR_DRIVER_NOT_LOADED", "this machine"),
+        ("NVML_ERROR_LIB_RM_VERSION_MISMATCH", "this machine, whose NVIDIA driver fails: RM has detected an NVML/RM"),
+    ],
+)
+def test_a_driver_that_fails_is_told_from_none(monkeypatch, code, source):
+    import pynvml
+
+    def fail():
+        raise pynvml.NVMLError(getattr(pynvml, code))
+
+    fake_driver(monkeypatch, [A100])
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    found = local.machine({})
+    assert (found.gpus, found.card) == (0, None)
+    assert found.source.startswith(source)
+    assert ("fails" in found.source) == ("fails" in source)
+
+
 #: As NVML names the slices of `nvidia-smi mig -cgi 9,19 -C` on an A100 of 40 GB, with what each has.
 SLICES = {("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 19968): "MIG-3", ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 4864): "MIG-1"}
 

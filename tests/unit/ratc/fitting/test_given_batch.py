@@ -231,7 +231,7 @@ def test_without_the_runtime_the_compiler_compiles_as_before_and_says_so_in_a_li
     status, files, said = compiled("batch_size: 8, target_batch_size: 64")
     assert status == 0
     assert files == with_it
-    assert "is not checked against a100-40: memory cannot be predicted: the runtime is not installed here" in said
+    assert "is not checked against a100-40: memory cannot be predicted: ratc's runtime is not installed here" in said
     assert "warning" not in said
 
 
@@ -284,7 +284,7 @@ def test_fit_for_another_card_says_that_the_given_micro_batch_is_not_judged(comp
     compiled(f"batch_size: {FITS}, target_batch_size: {2 * FITS}", "--no-predict")
     for options in (("--card", "h100"), ("--in", "fp32")):
         assert main(["fit", "spec.yaml", *options]) == 0
-        assert f"\n\nThe spec's own micro-batch, {FITS}, is not judged here" in capsys.readouterr().out
+        assert f"\n\nThe spec's own micro-batch, {FITS}, is not checked here" in capsys.readouterr().out
     compiled("target_batch_size: 32", "--no-predict")
     assert main(["fit", "spec.yaml", "--card", "h100"]) == 0
     assert "own micro-batch" not in capsys.readouterr().out
@@ -354,7 +354,7 @@ def test_of_many_different_points_some_are_checked_and_the_last(compiled):
     status, _, said = compiled("batch_size: 8", "--target", "slurm", spec=spec)
     assert status == 0, said
     assert compiled.traces() == MOST + 1
-    assert f"ratc: the micro-batches of {MOST} different points are checked, and that of the last" in said
+    assert f"ratc: the micro-batches of {MOST} different points and of the last point are checked" in said
 
 
 def test_a_point_that_does_not_fit_is_named(compiled):

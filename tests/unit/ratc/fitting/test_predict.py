@@ -61,7 +61,7 @@ def test_a_cached_prediction_gives_the_same_bytes_without_a_trace(compiled):
     first, again = compiled(2000), compiled(2000)
     assert again[2] == first[2]
     assert "tracing" not in again[3]
-    assert "nothing, because no file has changed" in again[3]
+    assert "nothing, all files are up to date" in again[3]
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_deepspeed_takes_the_lowest_stage_that_needs_no_more_accumulation_and_bu
     status, lock, text, said = compiled(80000, gpus=4)
     assert status == 0, said
     assert lock["engine"]["zero_stage"] == 1
-    assert "zero_stage: 1  # the lowest that needs no more accumulation" in text
+    assert "zero_stage: 1  # the lowest stage that needs no further accumulation" in text
     zero = json.loads(Path("out/deepspeed.json").read_text())["zero_optimization"]
     assert zero["stage"] == 1
     assert zero["reduce_bucket_size"] < 100_000

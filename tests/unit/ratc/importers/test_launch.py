@@ -9,7 +9,7 @@ import pytest
 from ratc.importers import batch, merge
 from ratc.importers.model import Carried, Left
 from ratc.importers.specification import write
-from tests.unit.ratc.importers.test_importers import carried
+from tests.unit.ratc.importers.test_batch import carried
 
 
 def of(command: str) -> dict[str, Any]:

@@ -245,13 +245,13 @@ def test_a_variable_of_the_spec_decides_what_the_key_leaves_open(compiled):
             "contradict each other",
         ),
         ("", "PYTORCH_CUDA_ALLOC_CONF: 'backend:cudaMallocAsync'", "asks for the allocator `cudaMallocAsync`"),
-        ("", "PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:maybe'", "to `maybe`, which torch does not take"),
-        ("", "PYTORCH_CUDA_ALLOC_CONF: 'max_split_size_mb:128,garbage'", "is no list of `option:value`"),
-        ("", "PYTORCH_ALLOC_CONF: 'max_split_size_mb'", "is no list of `option:value`"),
-        ("", "PYTORCH_ALLOC_CONF: '\\n'", "is no list of `option:value`"),
-        ("", "PYTORCH_ALLOC_CONF: 'roundup_power2_divisions:[256:1'", "is no list of `option:value`"),
-        ("", "PYTORCH_HIP_ALLOC_CONF: 'max_split_size_mb:lots'", "to `lots`, which torch does not take"),
-        ("", "PYTORCH_ALLOC_CONF: 'garbage_collection_threshold:-1'", "to `-1`, which torch does not take"),
+        ("", "PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:maybe'", "to `maybe`, which torch does not accept"),
+        ("", "PYTORCH_CUDA_ALLOC_CONF: 'max_split_size_mb:128,garbage'", "is not a list of `option:value`"),
+        ("", "PYTORCH_ALLOC_CONF: 'max_split_size_mb'", "is not a list of `option:value`"),
+        ("", "PYTORCH_ALLOC_CONF: '\\n'", "is not a list of `option:value`"),
+        ("", "PYTORCH_ALLOC_CONF: 'roundup_power2_divisions:[256:1'", "is not a list of `option:value`"),
+        ("", "PYTORCH_HIP_ALLOC_CONF: 'max_split_size_mb:lots'", "to `lots`, which torch does not accept"),
+        ("", "PYTORCH_ALLOC_CONF: 'garbage_collection_threshold:-1'", "to `-1`, which torch does not accept"),
     ],
 )
 def test_variables_that_contradict_are_refused(compiled, training, variables, said):
@@ -316,7 +316,7 @@ def test_an_option_that_torch_does_not_know_is_a_warning(compiled):
 def test_an_option_that_moves_memory_and_is_not_followed_is_a_warning(compiled, option, warned):
     status, _, _, err = compiled(ALIKE, "", f"PYTORCH_CUDA_ALLOC_CONF: '{option}'")
     assert status == 0
-    assert (f"no prediction of memory follows `{option.partition(':')[0]}`" in err) == warned
+    assert (f"the prediction of memory does not take into account `{option.partition(':')[0]}`" in err) == warned
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_an_option_that_moves_memory_and_is_not_followed_is_a_warning(compiled, 
         ("CUBLAS_WORKSPACE_CONFIG: '4096:8'", "is `4096:8`, and cuBLAS takes `:SIZE:COUNT` in KiB"),
         (
             "TORCH_CUBLASLT_UNIFIED_WORKSPACE: 0",
-            "no prediction of memory follows `TORCH_CUBLASLT_UNIFIED_WORKSPACE: 0`",
+            "the prediction of memory does not take into account `TORCH_CUBLASLT_UNIFIED_WORKSPACE: 0`",
         ),
     ],
 )

@@ -80,7 +80,7 @@ def test_what_a_single_point_says_nothing_about_is_not_taken():
         ({"engine": "deepspeed"}, ["engine torch, the step has deepspeed"]),
         (
             {"step": "sha256:1"},
-            ["the model, its code, the loss, the optimizer, the channels or the classes are others"],
+            ["it is of another model, code, loss or optimizer, or of other channels or classes"],
         ),
     ],
 )

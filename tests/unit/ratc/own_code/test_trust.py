@@ -141,7 +141,7 @@ def test_what_a_user_has_predicted_is_there_without_trust(stranger, capsys):
     (stranger / "net.py").write_text(NET.replace("3, 1, 1", "3, 1, 3, padding=1"))
     assert main(["check", "compiled"]) == 1
     said = capsys.readouterr().err
-    assert "own code `net.py`" in said
+    assert "your own code `net.py`" in said
     assert "`net` changed" in said
     assert "warning[R446]" in said
     assert "R404" not in said
@@ -309,7 +309,12 @@ CHANGES = {
     "constant": ("losses.py", "FACTOR = 1", "FACTOR = 100", "code outside of functions and classes changed"),
     "new": ("losses.py", "class Kept:", "class Another: ...\nclass Kept:", "`Another` is new"),
     "imported": ("helpers.py", "return factor", "return 100 * factor", "`scale` changed"),
-    "comment": ("losses.py", "# The factor", "# A factor", "comments, blank lines or an order changed"),
+    "comment": (
+        "losses.py",
+        "# The factor",
+        "# A factor",
+        "only comments, blank lines or the order of definitions changed",
+    ),
 }
 
 
@@ -320,7 +325,7 @@ def test_check_says_what_moved(file, old, new, words, own, capsys):
         assert main(command) == 1
         said = capsys.readouterr().err
         assert said.count("error[") == 1
-        assert f"error[R448]: own code `{file}`" in said
+        assert f"error[R448]: your own code `{file}`" in said
         assert words in said
 
 
@@ -342,10 +347,10 @@ def test_diff_says_what_moved_between_two_revisions(own, capsys):
 def test_a_module_that_goes_or_comes_is_told(own, capsys):
     Path("helpers.py").unlink()
     assert main(["check"]) == 1
-    assert "own code `helpers.py` is not what" in capsys.readouterr().err
+    assert "your own code `helpers.py` has changed since" in capsys.readouterr().err
     Path("losses.py").write_text(LOSSES.replace("from helpers", "from unrelated"))
     assert main(["check"]) == 1
-    assert "own code `unrelated.py`" in capsys.readouterr().err
+    assert "your own code `unrelated.py`" in capsys.readouterr().err
 
 
 def test_points_of_a_sweep_reach_what_they_name(own):

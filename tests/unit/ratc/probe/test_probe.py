@@ -77,7 +77,10 @@ def test_the_slurm_of_the_tests():
     }
     # Its nodes are switched off, and Slurm does not show such nodes.
     assert "large" not in cluster.partitions
-    assert any(question.startswith("partitions.large: none of its nodes") for question in questions(cluster))
+    assert any(
+        question.startswith("partitions.large: the scheduler shows none of its nodes")
+        for question in questions(cluster)
+    )
 
 
 def test_nodes_that_differ_become_node_types():
@@ -95,8 +98,8 @@ def test_nodes_that_differ_become_node_types():
     assert "admin" not in cluster.partitions, "only root may use it"
     asked = questions(cluster)
     assert "node_types.a100-x4.gpu: which card is `a100`: a100-40 or a100-80?" in asked
-    assert "node_types.a100-x4.constraint: how are jobs kept from `a100-x2`, in the same partition?" in asked
-    assert "node_types.gpu.gpu: which card? the scheduler gives its GPUs no type" in asked
+    assert "node_types.a100-x4.constraint: which constraint keeps jobs from `a100-x2`, in the same partition?" in asked
+    assert "node_types.gpu.gpu: which card is it? the scheduler gives no type for its GPUs" in asked
 
 
 def test_lsf_as_documented():
@@ -256,7 +259,7 @@ def test_the_command_writes_a_file_that_a_spec_can_name(what, recording, tmp_pat
     assert "warning[R329]" in capsys.readouterr().err, "the network between the nodes is not known"
     before = Path("clusters/ours.yaml").read_text()
     assert main(arguments) == 1
-    assert "`clusters/ours.yaml` is there already" in capsys.readouterr().err
+    assert "`clusters/ours.yaml` exists already" in capsys.readouterr().err
     assert main([*arguments, "--force"]) == 0
     assert Path("clusters/ours.yaml").read_text() == before
 
@@ -269,8 +272,8 @@ def test_the_command_writes_a_file_that_a_spec_can_name(what, recording, tmp_pat
             ["`scontrol show node -a -o` gave 1", "Unable to contact"],
         ),
         ("sleep 100", ["`scontrol show node -a -o` did not end", "no answer within 0.5 s"]),
-        ("echo surprise", ["hold no nodes with their queues"]),
-        ("printf '\\377\\000\\033[2J'", ["hold no nodes with their queues"]),
+        ("echo surprise", ["show no nodes with their queues"]),
+        ("printf '\\377\\000\\033[2J'", ["show no nodes with their queues"]),
         ("kill -9 $$", ["gave -9"]),
     ],
 )
@@ -291,7 +294,7 @@ def test_a_command_that_may_fail_leaves_its_answer_open(tmp_path, monkeypatch, c
     script = f'case "$2" in node) cat {folder}/nodes.txt;; partition) cat {folder}/partitions.txt;; *) exit 1;; esac'
     commands(tmp_path, monkeypatch, scontrol=script)
     assert main(["probe", "slurm", "-o", "c.yaml"]) == 0
-    assert "`scontrol show config` gave 1; what it tells is left open" in capsys.readouterr().err
+    assert "`scontrol show config` gave 1; the values from it are left open" in capsys.readouterr().err
     assert "gpu_request: `--gpus-per-node`" in Path("c.yaml").read_text()
 
 

@@ -86,13 +86,34 @@ def test_a_mesh_that_does_not_divide_the_processes(asked, gpus, help):
 
 
 @pytest.mark.parametrize(
+    ("training", "betas"),
+    [("lion", [0.9, 0.99]), ("lion, betas: [0.9, 0.999]", [0.9, 0.999]), ("adamw", [0.9, 0.999])],
+)
+def test_lion_is_sharded_with_its_own_betas(training, betas):
+    plan, found = resolved("strategy: fsdp2", f"optimizer: {training}")
+    assert not found
+    assert plan.values["training.betas"].value == betas
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "lion_8bit", "adamw_8bit"])
+def test_zero_takes_only_optimizers_whose_memory_it_knows(optimizer):
+    plan, found = resolved("strategy: deepspeed", f"optimizer: {optimizer}")
+    assert plan is None
+    assert [one.code for one in found] == ["R362"]
+    plan, found = resolved("", f"optimizer: {optimizer}")
+    assert not found
+    assert plan.values["engine.deepspeed"].value is False
+
+
+@pytest.mark.parametrize(
     ("parallel", "training", "line"),
     [
         ("strategy: fsdp2", "optimizer: muon", "optimizer"),
-        ("strategy: fsdp2", "optimizer: adafactor", "optimizer"),
+        ("strategy: fsdp2", "optimizer: adafactor", "needs whole weights"),
+        ("strategy: fsdp2", "optimizer: lion_8bit", "takes no shards"),
         ("strategy: fsdp2", "precision: fp16", "fp16"),
         ("strategy: fsdp2", "compile: true", "compiled graphs"),
-        ("strategy: fsdp2", "use_accelerate: false", "Accelerate alone"),
+        ("strategy: fsdp2", "use_accelerate: false", "needs Accelerate to shard"),
         ("strategy: fsdp2, mixed_precision: bf16", "precision: fp32", "fp32"),
         ("strategy: fsdp2, offload: true", "", ""),
     ],

@@ -46,7 +46,7 @@ def test_what_is_not_known_is_said():
     )
     several = run.predicted(STEP, "h200", 8, 2, 1, 100.0, Links())
     assert several.seconds == 1.0
-    assert several.sentence().endswith("samples/s, without communication (no bandwidth in the facts)")
+    assert several.sentence().endswith("samples/s, without communication, as the facts give no bandwidth")
     measured = run.measured(2.0, 8, 1, "measured on 2026-11-27 with torch 2.11")
     assert measured.sentence().startswith("measured: a step of 8 samples takes 2 s (1.82 s to 2.2 s, measured on")
 
@@ -85,3 +85,11 @@ def test_a_short_step_takes_at_least_the_loop_and_may_wait_for_python(monkeypatc
     assert short.seconds == pytest.approx(0.0011)
     assert short.low == pytest.approx(0.001 + 0.0001 / SPREAD)
     assert short.high == pytest.approx(0.006 + 0.0001 * SPREAD)
+
+
+def test_a_step_in_few_words_for_a_comparison():
+    assert (
+        run.predicted(STEP, "h200", 8, 2, 1, 100.0, Links()).short()
+        == "1 s predicted, 8 samples/s, without communication"
+    )
+    assert run.measured(2.0, 8, 1, "measured on 2026-11-27").short() == "2 s measured, 4 samples/s"

@@ -52,7 +52,7 @@ ValueError: odd
         (evidence(end=End.RUNNING), "R600", None, "job 7 is running"),
         (evidence(end=End.WAITING, record={"reason": "Resources"}), "R600", None, "the reason Resources"),
         (evidence(is_done=True, end=End.WELL), "R600", None, "outputs/demo/results.json"),
-        (evidence(results={"status": "finished"}), "R600", None, "is finished"),
+        (evidence(results={"status": "finished"}), "R600", None, "has finished"),
         (
             evidence("ok\nslurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 1 DUE TO TIME LIMIT ***"),
             "R601",
@@ -91,8 +91,8 @@ ValueError: odd
             "log0:1",
             "must be set",
         ),
-        (evidence("step 1\nstep 2\n"), "R611", "log0:2", "nothing that is known"),
-        (evidence(), "R611", None, "nothing that is known"),
+        (evidence("step 1\nstep 2\n"), "R611", "log0:2", "no known cause was found"),
+        (evidence(), "R611", None, "no known cause was found"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("R6") else "",
 )

@@ -10,7 +10,7 @@ def test_what_is_there_stays_unless_it_may_go(tmp_path: Path) -> None:
     assert new_file.write(str(path), "one", force=False) is None
     refused = new_file.write(str(path), "two", force=False, otherwise="name another file, or ")
     assert refused is not None
-    assert (refused.code, refused.helps) == ("R403", ("name another file, or `--force` writes over it",))
+    assert (refused.code, refused.helps) == ("R403", ("name another file, or use `--force` to overwrite it",))
     assert path.read_text() == "one"
     assert new_file.there(str(path), force=True) is None
     assert new_file.write(str(path), "two", force=True) is None

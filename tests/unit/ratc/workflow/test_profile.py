@@ -167,7 +167,7 @@ def test_where_memory_runs_out_smaller_sizes_are_measured(folder, monkeypatch, c
     [
         ("data.image_size=48", "image size 32 x 32, the step has 48 x 48"),
         ("training.precision=fp32", "precision bf16, the step has fp32"),
-        ("training.loss=dice", "the model, its code, the loss, the optimizer, the channels or the classes are others"),
+        ("training.loss=dice", "it is of another model, code, loss or optimizer, or of other channels or classes"),
     ],
 )
 def test_another_step_is_predicted_and_a_warning_says_why(folder, capsys, option, reason):
@@ -261,7 +261,7 @@ def test_a_request_that_is_none_is_refused(tmp_path, text):
     ("machine", "options", "said"),
     [
         (replace(MACHINE, card=facts.find_card("t4")), [], "this machine has NVIDIA T4, the step is planned for h100"),
-        (MACHINE, ["--set", "training.deepspeed=true", "--num-gpus", "4"], "the step is DeepSpeed's"),
+        (MACHINE, ["--set", "training.deepspeed=true", "--num-gpus", "4"], "a step with DeepSpeed on one GPU"),
     ],
 )
 def test_another_card_and_deepspeed_are_not_measured(folder, monkeypatch, capsys, machine, options, said):
@@ -274,7 +274,7 @@ def test_what_is_for_measuring_alone_is_refused_without_it(folder, capsys):
     assert main(["profile", "spec.yaml", "-o", "facts.yaml"]) == 2
     assert "add --measure" in capsys.readouterr().err
     assert main(["profile", "spec.yaml", "--measure", "--sizes", "4,2"]) == 2
-    assert "`4,2` is no pair of sizes" in capsys.readouterr().err
+    assert "`4,2` is not a pair of sizes" in capsys.readouterr().err
 
 
 @pytest.mark.slow

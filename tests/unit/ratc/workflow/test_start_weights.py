@@ -72,7 +72,7 @@ def test_another_place_of_the_same_weights_changes_no_weight(capsys: pytest.Capt
     write("one.safetensors", name="one.yaml"), write("two.safetensors", name="two.yaml")
     assert main(["diff", "one.yaml", "two.yaml"]) == 1
     told = capsys.readouterr().out
-    assert "the weights lie in another place" in told
+    assert "the weights lie in another file or folder" in told
     assert "breaks resume" not in told
 
 

@@ -252,7 +252,7 @@ def test_two_at_once_submit_one(slurm: Place) -> None:
 def test_a_job_on_another_cluster_cannot_be_asked_about(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
     slurm.program("scontrol", SCONTROL.replace("fake", "green"))
-    assert "on the cluster fake, and cannot be asked about from here" in slurm.refused("R412")
+    assert "on the cluster fake, so its state is not known here" in slurm.refused("R412")
     assert slurm.submit("--again")[0] == 0
     assert slurm.submit()[0] == 0
 
@@ -343,7 +343,7 @@ def test_waiting_for_the_end(slurm: Place) -> None:
 
 
 def test_a_job_that_is_forgotten_while_waiting(slurm: Place) -> None:
-    assert "has forgotten it" in slurm.submit("--wait")[2]
+    assert "no longer knows it" in slurm.submit("--wait")[2]
 
 
 def test_interrupting_the_wait_leaves_the_job(slurm: Place) -> None:

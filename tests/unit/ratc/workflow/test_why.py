@@ -114,7 +114,7 @@ def test_a_log_can_be_given(job: Place, capsys: pytest.CaptureFixture[str]) -> N
     (job.folder / "more.log").write_text("ModuleNotFoundError: No module named 'monai'\n")
     assert main(["why", "--log", "more.log"]) == 1
     said = capsys.readouterr()
-    assert "error[R605]: `monai` is not there on the node" in said.out
+    assert "error[R605]: `monai` does not exist on the node" in said.out
     assert "--> more.log:1:1" in said.out
     assert main(["why", "--log", "not-there.log"]) == 1
     assert "R001" in capsys.readouterr().err

@@ -104,6 +104,21 @@ def test_a_kill_before_the_links_is_made_good_if_nothing_is_left_to_train(
     assert os.readlink(again.path("last")) == os.readlink(again.path("best")) == "epoch-0002-step-000000.pt"
 
 
+def test_a_checkpoint_that_cannot_be_removed_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    checkpoints = make(tmp_path, checkpoint__keep_last=1)
+    monkeypatch.setattr(files, "remove", refuse)
+    for epoch in (1, 2, 3):
+        assert save(checkpoints, epoch, best=[epoch])
+    told = capsys.readouterr().err
+    assert told.count("epoch-0001-step-000000.pt is not kept, and cannot be removed: Operation not permitted") == 1
+    assert "epoch-0002" not in told
+
+
 def test_order_needs_no_clock(tmp_path: Path) -> None:
     """Times of files go backwards, as after a jump of the clock or a copy."""
     checkpoints = make(tmp_path, checkpoint__keep_last=3, training__epochs=5)

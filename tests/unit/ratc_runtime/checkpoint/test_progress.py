@@ -15,6 +15,7 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output import run_history
 
 from tests.helpers.lockfile import BASE
+from tests.helpers.packages import EIGHT_BITS
 from tests.unit.ratc_runtime.checkpoint.test_checkpoint import make, save, train
 
 NAN = float("nan")
@@ -101,6 +102,9 @@ def test_the_starts_of_a_folder_name_no_other_folder(name: Any, tmp_path: Path) 
         {"optimizer": "adamw"},
         {"optimizer": "adafactor"},
         {"optimizer": "muon", "momentum": 0.95},
+        {"optimizer": "lion", "betas": [0.9, 0.99]},
+        pytest.param({"optimizer": "adamw_8bit"}, marks=EIGHT_BITS),
+        pytest.param({"optimizer": "lion_8bit"}, marks=EIGHT_BITS),
         {"optimizer": "torch.optim:Rprop"},
         {"optimizer": "torch.optim:Adam", "optimizer_args": {"amsgrad": True}},
     ],

@@ -137,7 +137,7 @@ def test_masks_have_the_size_of_the_picture_and_bad_ones_are_named(
     assert predict.main([*command, "--force"]) == 1
     shutil.copy(images / "wide.png", images / "b.png")
     assert predict.main([*command, "--force"]) == 1
-    assert "would have one file, b_segmentation.png" in capsys.readouterr().err
+    assert "would be written to the same file, b_segmentation.png" in capsys.readouterr().err
 
 
 def test_two_classes_are_numbers(itself: Any, tmp_path: Path) -> None:
@@ -175,6 +175,78 @@ def test_a_volume_is_put_together_as_it_lies_in_its_file(itself: Any, tmp_path: 
     assert (io_orientation(written.affine) == io_orientation(affine)).all()
 
 
+def fine(shape: tuple[int, ...], seed: int) -> Any:
+    """Return a picture of single bright pixels, which no resized one holds."""
+    return ((np.random.default_rng(seed).random(shape) > 0.7) * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("overlap", ["0", "0.5"])
+def test_large_pictures_are_predicted_in_the_resolution_of_their_files(
+    itself: Any, tmp_path: Path, overlap: str
+) -> None:
+    shapes = {"wide": (45, 100), "tile": (32, 32), "small": (20, 70)}
+    (tmp_path / "images").mkdir()
+    for number, (name, shape) in enumerate(shapes.items()):
+        Image.fromarray(fine(shape, number)).save(tmp_path / f"images/{name}.png")
+    command = [*itself(), str(tmp_path / "images"), "-o", str(tmp_path / "masks"), "--batch-size", "3"]
+    assert predict.main([*command, "--overlap", overlap]) == 0
+    for number, (name, shape) in enumerate(shapes.items()):
+        written = np.asarray(Image.open(tmp_path / f"masks/{name}_segmentation.png"))
+        assert np.array_equal(written, fine(shape, number)), name
+
+
+def test_large_pictures_are_scored_in_the_resolution_of_their_files(itself: Any, tmp_path: Path) -> None:
+    write_data(tmp_path / "data", test=3)
+    for number in range(3):
+        values = fine((50 + 7 * number, 90), number)
+        Image.fromarray(values).save(tmp_path / f"data/images/test{number}.png")
+        Image.fromarray(values).save(tmp_path / f"data/masks/test{number}_segmentation.png")
+    command = [*itself(), "--data-dir", str(tmp_path / "data"), "-o", str(tmp_path / "scores.json")]
+    found = {}
+    for name, more in (("resized", []), ("whole", ["--overlap", "0.25", "--pictures", str(tmp_path / "drawn")])):
+        assert evaluate.main([*command, *more]) == 0
+        found[name] = json.loads((tmp_path / "scores.json").read_text())
+    assert found["whole"]["scores"]["dice"] == 1.0
+    assert found["resized"]["scores"]["dice"] < 0.9
+    assert (found["whole"]["samples"], found["whole"]["overlap"]) == (3, 0.25)
+    assert "overlap" not in found["resized"]
+    assert len(list((tmp_path / "drawn").iterdir())) == 3
+
+
+def test_whole_volumes_are_scored_each_once(itself: Any, tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    names = [f"scan{number}" for number in range(2)]
+    (tmp_path / "data/splits.json").write_text(json.dumps({"train": [], "val": [], "test": names}))
+    for number, name in enumerate(names):
+        voxels = (fine((11, 23, 17), number) / 255).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / f"data/images/{name}.nii.gz")
+        mask = nibabel.Nifti1Image(voxels.astype(np.uint8), np.eye(4))
+        nibabel.save(mask, tmp_path / f"data/masks/{name}_segmentation.nii.gz")
+    changes = {
+        "data__dataset": "volumes",
+        "data__image_size": [8, 8, 8],
+        "data__args": {"window": [0.0, 1.0]},
+    }
+    command = [*itself(**changes), "--data-dir", str(tmp_path / "data"), "-o", str(tmp_path / "scores.json")]
+    assert evaluate.main([*command, "--overlap", "0.5"]) == 0
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert (found["samples"], found["scores"]["dice"]) == (2, 1.0)
+
+
+@pytest.mark.parametrize("main", [evaluate.main, lambda words: predict.main([*words, ".", "-o", "masks"])])
+def test_only_patches_of_masks_are_put_together(
+    itself: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], main: Any
+) -> None:
+    own = {"task_type": "custom", "data__dataset": "mine:Data", "checkpoint__best_metric": "loss"}
+    command = itself(**own, training__loss={"name": "torch.nn:MSELoss", "args": {}})
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    assert main([*command, "--trust", "--overlap", "0.5"]) == 1
+    assert "error[R542]: only patches of segmentation can be put together" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--overlap", "1"])
+
+
 def test_boxes_are_in_pixels_of_the_file_and_read_as_a_data_set(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((40, 80), np.uint8)).save(tmp_path / "a.png")
     writer = BoxWriter(tmp_path / "annotations", ["dot", "ring"], 0.5)
@@ -201,7 +273,7 @@ def test_boxes_are_in_pixels_of_the_file_and_read_as_a_data_set(tmp_path: Path) 
         (["weights.safetensors"], "R508", "holds no lock"),
         (["weights.safetensors", "--lock", "nowhere.yaml"], "R505", "nowhere.yaml"),
         (["weights.safetensors", "--lock", "compiled/lock.yaml", "--device", "tpu9"], "R504", "no device tpu9"),
-        (["other.safetensors", "--lock", "compiled/lock.yaml"], "R509", "are not those of model net:Itself"),
+        (["other.safetensors", "--lock", "compiled/lock.yaml"], "R509", "do not fit the model net:Itself"),
     ],
 )
 def test_what_cannot_be_opened_is_named(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 from pydantic import ValidationError
-from ratc_runtime.config.lock import Lock, read_lock
-from ratc_runtime.config.sections import Part
+from ratc_runtime.config.lock import read_lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.tasks import METRICS, PARTS
 
 from tests.helpers.lockfile import lock_content, write_lock
 
@@ -140,11 +137,6 @@ def test_a_copy_takes_known_names_only(tmp_path: Path) -> None:
         lock.replace(sead=7)
     with pytest.raises(ValidationError):
         lock.seed = 7  # type: ignore[misc]
-
-
-def test_the_tasks_of_a_lock_are_those_of_the_runtime() -> None:
-    assert get_args(Lock.model_fields["task_type"].annotation) == tuple(METRICS)
-    assert get_args(Part.model_fields["task_type"].annotation) == PARTS
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_boxes_that_leave_the_image_go_with_what_belongs_to_them() -> None:
         ([{"RandomCrop": {"size": 4}}], (1, 8, 8), (1, 8, 8), "R532", r"from \(8, 8\) to \(4, 4\)"),
         ([{"ElasticTransform": {}}], (1, 8, 8), (1, 8, 8), "R532", "ElasticTransform cannot be applied"),
         ([{"RandomInvert": {"p": 1}}], (1, 8, 8, 8, 8), (1,), "R532", "has no augmentations"),
-        ([{"RandomVerticalFlip": {"p": 1}}], (1, 8, 8), (1, 4, 4), "R534", "cannot be moved along"),
+        ([{"RandomVerticalFlip": {"p": 1}}], (1, 8, 8), (1, 4, 4), "R534", "cannot be changed together"),
     ],
 )
 def test_what_does_not_fit_is_named(

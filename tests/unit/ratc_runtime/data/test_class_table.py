@@ -67,14 +67,14 @@ def test_folders_say_the_split_if_the_table_does_not(tmp_path: Path) -> None:
         ("path,label,split\na.png,1\n", "labels.csv:2 has 2 cells"),
         ("path,label,split\na.png,,val\n", "labels.csv:2 has no label"),
         ("path,label,split\n,1,val\n", "labels.csv:2 has the path"),
-        ("path,label,split\n/a.png,1,val\n", "no path below the data folder"),
-        ("path,label,split\nx/../../a.png,1,val\n", "no path below the data folder"),
+        ("path,label,split\n/a.png,1,val\n", "not a path below the data folder"),
+        ("path,label,split\nx/../../a.png,1,val\n", "not a path below the data folder"),
         ("path,label,split\na.png,1,validation\n", "the split validation"),
         ("path,label\na.png,1\n", "says no split"),
         ("path,label,split\na.png,1,val\n./a.png,0,train\n", "labels.csv:3 lists a.png, as line 2 does"),
         ('path,label,split\n"a.png,1,val\n', "is not CSV"),
         ("path,label,split\n" + "a" * 300_000 + ",1,val\n", "is not CSV"),
-        ("path,label,split\nA.png,1,val\n", "labels.csv:2 names A.png, which is not there"),
+        ("path,label,split\nA.png,1,val\n", "labels.csv:2 names A.png, which does not exist"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:
@@ -95,7 +95,7 @@ def test_what_is_no_table_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(RuntimeFinding, match="not UTF-8"):
         read(tmp_path / "other.csv")
     for name in ("../labels.csv", "/etc/passwd", "", 3):
-        with pytest.raises(RuntimeFinding, match="no path below the data folder"):
+        with pytest.raises(RuntimeFinding, match="not a path below the data folder"):
             ClassTable(tmp_path, "val", (4, 4), 1, file=name)  # type: ignore[arg-type]
 
 

@@ -56,6 +56,25 @@ def test_folds_are_disjoint_and_cover_all(train: int, val: int, number: int, see
     assert max(map(len, held)) - min(map(len, held)) <= 1
 
 
+class Asked(Named):
+    """A data set that is asked for the target and the files of one sample, as for a baseline."""
+
+    def target(self, index: int) -> str:
+        return f"target of {self.names[index]}"
+
+    def files(self, index: int) -> tuple[str]:
+        return (f"{self.names[index]}.png",)
+
+
+def test_questions_about_a_sample_are_answered_by_its_own_data_set() -> None:
+    sources = [Asked(["t0", "t1", "t2"]), Asked(["v0", "v1", "v2", "v3"])]
+    for part in divide(sources, folds(3)[1], by_file=True):
+        asked = [part.target(position) for position in range(len(part))]
+        assert asked == [f"target of {name}" for name in part.names]
+        assert [part.files(position) for position in range(len(part))] == [(f"{name}.png",) for name in part.names]
+        assert not hasattr(part, "header")
+
+
 def test_groups_stay_together_and_seeds_differ() -> None:
     names = [f"P{patient}_{image}" for patient in range(12) for image in range(patient % 3 + 1)]
     divisions = set()
@@ -66,7 +85,7 @@ def test_groups_stay_together_and_seeds_differ() -> None:
             assert not trained & validated
             divisions.add(tuple(sorted(validated)))
     assert len(divisions) > 3
-    with pytest.raises(RuntimeFinding, match="is of no group"):
+    with pytest.raises(RuntimeFinding, match="belongs to no group"):
         divide([Named(["other"] * 5)], folds(2, 0, "^P")[0], by_file=False)
 
 

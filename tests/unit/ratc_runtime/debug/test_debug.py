@@ -174,7 +174,7 @@ def test_r526_tells_input_weights_and_loss_apart(tmp_path: Path) -> None:
     dark[0, 0, 0, 0] = float("nan")
     assert "the input of the model is not finite" in refused(run, inspector, [(dark, target)]).note
     run.criterion.how = "loss"
-    assert "every module's output is finite, the loss itself is not" in refused(run, inspector).note
+    assert "the outputs of all modules are finite, but the loss is not" in refused(run, inspector).note
     run.criterion.how = ""
     with torch.no_grad():
         run.engine.module.second.bias.fill_(float("inf"))

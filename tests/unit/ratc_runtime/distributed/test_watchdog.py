@@ -331,7 +331,7 @@ def test_a_fault_of_the_watchdogs_own_ends_no_run(tmp_path: Path) -> None:
     code = "watchdog.phases.look = None\nwatchdog.Watchdog._count_time = None\ntime.sleep(3)\nprint('done')"
     done = hanging(tmp_path, code)
     assert (done.returncode, done.stdout) == (0, "done\n")
-    assert "the watchdog has ended, training goes on without: TypeError" in done.stderr
+    assert "the watchdog has ended, and training goes on without it: TypeError" in done.stderr
 
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "failed"])

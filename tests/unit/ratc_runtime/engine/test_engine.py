@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ratc_runtime.training.step import training_step
 from torch import nn
 
 from tests.helpers.lockfile import BASE, write_lock
+from tests.helpers.packages import EIGHT_BITS
 
 LIMIT = 0.25
 
@@ -152,7 +154,7 @@ def test_the_update_is_fused_if_torch_can(tmp_path: Path) -> None:
 def plain_step(weight: float, gradient: float, training: Any, state: dict[str, float]) -> float:
     """One update by the formulas of torch's documentation."""
     rate = training.learning_rate
-    if training.optimizer == "adamw":
+    if training.optimizer in ("adamw", "lion"):
         weight *= 1 - rate * training.weight_decay
     else:
         gradient += training.weight_decay * weight
@@ -160,6 +162,10 @@ def plain_step(weight: float, gradient: float, training: Any, state: dict[str, f
         state["velocity"] = gradient + training.momentum * state["velocity"] if "velocity" in state else gradient
         return weight - rate * state["velocity"]
     first, second = training.betas
+    if training.optimizer == "lion":  # algorithm 2 of its paper
+        mean = state.get("mean", 0)
+        state["mean"] = second * mean + (1 - second) * gradient
+        return weight - rate * math.copysign(1, first * mean + (1 - first) * gradient)
     count = state["count"] = state.get("count", 0) + 1
     state["mean"] = first * state.get("mean", 0) + (1 - first) * gradient
     state["square"] = second * state.get("square", 0) + (1 - second) * gradient**2
@@ -167,7 +173,9 @@ def plain_step(weight: float, gradient: float, training: Any, state: dict[str, f
     return weight - rate * mean / (square**0.5 + 1e-8)
 
 
-@pytest.mark.parametrize(("optimizer", "momentum"), [("adamw", None), ("adam", None), ("sgd", 0.9), ("sgd", 0.0)])
+@pytest.mark.parametrize(
+    ("optimizer", "momentum"), [("adamw", None), ("adam", None), ("sgd", 0.9), ("sgd", 0.0), ("lion", None)]
+)
 def test_updates_are_those_of_the_formulas_and_norms_do_not_decay(
     tmp_path: Path, optimizer: str, momentum: float | None
 ) -> None:
@@ -234,7 +242,7 @@ def test_an_own_optimizer_gets_the_groups_and_its_arguments(tmp_path: Path) -> N
 
 def test_muon_needs_a_matrix(tmp_path: Path) -> None:
     lock = with_training(lock_of(tmp_path), optimizer="muon", momentum=0.95)
-    with pytest.raises(RuntimeFinding, match="left for muon"):
+    with pytest.raises(RuntimeFinding, match="that muon can train"):
         make_optimizer(nn.Sequential(nn.Embedding(3, 2), nn.Conv1d(2, 2, 1)), lock)
 
 
@@ -276,7 +284,109 @@ def test_muon_trains_matrices_and_adamw_the_others(tmp_path: Path) -> None:
     assert [len(made.state[p]) for p in model.parameters()] == [3, 3, 3, 1, 3]
 
 
-@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.9), ("sgd", 0.0), ("adafactor", None), ("muon", 0.95)])
+def test_muon_calls_a_closure_as_any_optimizer(tmp_path: Path) -> None:
+    model = Words()
+    made = make_optimizer(model, with_training(lock_of(tmp_path), optimizer="muon", momentum=0.9))
+    before = model.out.weight.detach().clone()
+
+    def closure() -> torch.Tensor:
+        loss = (model.out.weight**2).sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        loss = made.step(closure)
+    assert loss == (before**2).sum()
+    assert not torch.equal(model.out.weight, before)
+
+
+class Large(nn.Module):
+    """A model with weights of more than 4096 numbers, which bitsandbytes packs, and an embedding, which it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(80, 64)
+        self.first = nn.Linear(64, 81)  # its last block of 256 is not full
+        self.small = nn.Linear(81, 1)
+
+
+@EIGHT_BITS
+@pytest.mark.parametrize(("optimizer", "averages"), [("adamw", 2), ("lion", 1)])
+def test_states_of_8_bits_are_those_of_large_weights_alone(tmp_path: Path, optimizer: str, averages: int) -> None:
+    """The updates are those of the optimizer with states in fp32, within the rounding of 8 bits."""
+    lock = with_training(lock_of(tmp_path), optimizer=f"{optimizer}_8bit", weight_decay=0.1, betas=[0.9, 0.99])
+    model, plain = Large(), Large()
+    made = make_optimizer(model, lock)
+    exact = make_optimizer(plain, with_training(lock, optimizer=optimizer))
+    assert optimizer_facts(made) == {**optimizer_facts(exact), "optimizer": f"{optimizer}_8bit"}
+    for number in range(5):
+        torch.manual_seed(number)
+        for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        made.step()
+        exact.step()
+    widths = {
+        name: [made.state[one][f"state{number + 1}"].element_size() for number in range(averages)]
+        for name, one in model.named_parameters()
+    }
+    wide, narrow = [4] * averages, [1] * averages
+    assert widths == {
+        "words.weight": wide, "first.weight": narrow, "first.bias": wide, "small.weight": wide, "small.bias": wide,
+    }  # fmt: skip
+    rate = lock.training.learning_rate
+    for (name, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        difference = (one - other).abs()
+        if name != "first.weight":
+            assert difference.max() < 1e-3 * rate, name
+        else:  # a sign may turn where an average is almost zero
+            assert difference.median() < 0.05 * rate
+            assert 0 < difference.max() <= 10.1 * rate
+
+
+@EIGHT_BITS
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("state1", torch.zeros(81, 64)),  # the kernel of fp32 would read no table
+        ("state1", torch.zeros(81, 63, dtype=torch.uint8)),
+        ("state2", torch.zeros(81, 64)),
+        ("state2", None),
+        ("absmax1", torch.zeros(20)),  # 81 x 64 numbers are 21 blocks
+        ("absmax2", torch.zeros(21, dtype=torch.float64)),
+        ("qmap1", torch.zeros(255)),
+        ("qmap2", "x"),
+        ("unorm_vec", torch.zeros(1)),
+    ],
+)
+def test_packed_states_that_kernels_would_read_beyond_are_refused(tmp_path: Path, key: str, value: Any) -> None:
+    lock = with_training(lock_of(tmp_path), optimizer="adamw_8bit")
+    engine = TorchEngine(lock, Large())
+    for parameter in engine.module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    engine.optimizer.step()
+    saved = copy.deepcopy(engine.state())
+    engine.load(copy.deepcopy(saved))
+    state = saved["optimizer"]["state"][1]  # of `first.weight`: after `words.weight`, among the decayed
+    assert state["__bnb_optimizer_quant_state__"]["state1"].shape == (81, 64)
+    state["__bnb_optimizer_quant_state__"][key] = value
+    with pytest.raises(ValueError, match="its optimizer's"):
+        engine.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "momentum"),
+    [
+        ("sgd", 0.9),
+        ("sgd", 0.0),
+        ("adafactor", None),
+        ("muon", 0.95),
+        ("lion", None),
+        pytest.param("adamw_8bit", None, marks=EIGHT_BITS),
+        pytest.param("lion_8bit", None, marks=EIGHT_BITS),
+    ],
+)
 def test_an_optimizer_continues_from_its_state(tmp_path: Path, optimizer: str, momentum: float | None) -> None:
     lock = with_training(lock_of(tmp_path), optimizer=optimizer, learning_rate=0.1, momentum=momentum)
     first, second = (TorchEngine(lock, small_model()) for _ in range(2))

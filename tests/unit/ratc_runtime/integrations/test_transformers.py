@@ -125,5 +125,5 @@ def test_the_newest_whole_checkpoint_is_taken(make_plan: Any, capsys: pytest.Cap
             state = '{"global' if name == "checkpoint-12" else "{}"
             (plan.checkpoint_dir / name / "trainer_state.json").write_text(state)
     assert adapter.last_checkpoint(plan) == str(plan.checkpoint_dir / "checkpoint-10")
-    assert capsys.readouterr().err.count("is not whole") == 2
+    assert capsys.readouterr().err.count("is not complete") == 2
     assert adapter.last_checkpoint(make_plan(resume=False)) is None

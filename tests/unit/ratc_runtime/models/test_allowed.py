@@ -356,7 +356,7 @@ def test_preflight_refuses_code_that_was_not_compiled(
                 preflight.check(path, {}, launched=False)
         else:
             preflight.check(path, {}, launched=False)
-            assert "warning: own code differs from the compiled code: losses.py" in capsys.readouterr().err
+            assert "warning: your own code differs from the compiled code: losses.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -470,4 +470,4 @@ def test_a_run_goes_on_only_with_the_code_that_it_was_trained_with(tmp_path: Pat
     done = run_training(lock_of(tmp_path, "warn", training__epochs=3))
     assert done.returncode == 0, done.stderr
     assert "already finished" in done.stdout
-    assert "own code has changed since" in done.stderr
+    assert "your own code has changed since" in done.stderr

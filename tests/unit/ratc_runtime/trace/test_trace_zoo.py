@@ -77,6 +77,7 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     "vit, adafactor": zoo("vit", data__image_size=[64, 64], training__optimizer="adafactor"),
     "bert, muon": zoo("LanguageModel", args={"kind": "bert", "tokens": 128, **SMALL_BERT}, training__optimizer="muon"),
+    "vit, lion": zoo("vit", data__image_size=[64, 64], training__optimizer="lion"),
     "mlp, shared, adam": zoo("Mlp", args={"shared": True}, training__optimizer="adam"),
     # The assignment of objects to queries needs values, which a trace has not: any has the same shapes.
     "rat, queries": request(

@@ -19,6 +19,7 @@ from ratc_runtime.training import memory_rehearsal, out_of_memory
 from torch import nn
 
 from tests.helpers.lockfile import write_lock
+from tests.helpers.packages import EIGHT_BITS
 from tests.processes.test_resume import same
 
 
@@ -127,7 +128,7 @@ def test_sgd_keeps_its_momentum_alone(lock: Lock, monkeypatch: pytest.MonkeyPatc
     assert kept == [len(list(net.parameters())) if momentum else 0] * 3
 
 
-@pytest.mark.parametrize("optimizer", ["adafactor", "muon"])
+@pytest.mark.parametrize("optimizer", ["adafactor", "muon", "lion", pytest.param("adamw_8bit", marks=EIGHT_BITS)])
 def test_other_optimizers_run_and_leave_no_trace(lock: Lock, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
     """Both without a state, as in a new run, and with one, as in a continued run."""
     net = Net()

@@ -238,7 +238,7 @@ def test_a_lock_whose_spec_is_gone_still_has_a_page(tmp_path):
     status, out, _ = ratc("report", "compiled/moles/local", "-o", "-", folder=tmp_path)
     text = words(parsed(out).find("body"))
     assert status == 0
-    assert "Only the lock itself can be told of: its spec spec.yaml is gone." in text
+    assert "Only the lock itself can be shown: its spec spec.yaml does not exist any more." in text
     assert "8 / (4 x 1)" in text
     assert "lock.yaml" in text
 
@@ -270,8 +270,8 @@ def test_the_page_of_a_difference_says_what_diff_says(change, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (("spec.yaml", "-o", "spec.yaml"), 2, "`spec.yaml` is no name for a page"),
-        (("spec.yaml", "spec.yaml", "--set", "seed=1"), 2, "--set is for one spec, not for two sides"),
+        (("spec.yaml", "-o", "spec.yaml"), 2, "`spec.yaml` is not the name of a page"),
+        (("spec.yaml", "spec.yaml", "--set", "seed=1"), 2, "--set needs one spec, and two sides are given"),
         (("none.yaml",), 1, "there is no file `none.yaml`"),
         (("spec.yaml", "--target", "slrum"), 1, "there is no target `slrum`"),
         (("spec.yaml", "--card", "a1000"), 1, "R301"),

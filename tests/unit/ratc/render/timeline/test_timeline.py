@@ -182,7 +182,7 @@ def test_a_measured_choice_claims_no_parts():
     choice = searcher(64).choose(FP32, Strategy(), LARGE)
     told = breakdown.lines(replace(choice, breakdown=Breakdown({}, {}, {})), "measured on 1 May")
     assert told[0].endswith("micro-batch 64, measured on 1 May:")
-    assert "of which kinds was not measured" in told[1]
+    assert "whose kinds were not measured" in told[1]
     assert not any("activations" in line or "bound:" in line for line in told)
 
 

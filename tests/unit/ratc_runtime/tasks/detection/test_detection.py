@@ -1,9 +1,8 @@
-"""Detection: the COCO layout, matching and losses against plain references, scores, and the task's promises."""
+"""Detection: the COCO layout, the head, and the promises of the task."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import subprocess
 import sys
@@ -18,21 +17,14 @@ from PIL import Image
 from ratc_runtime.commands import evaluate, predict
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.coco import CocoDetection
-from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import fused_maps
 from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
-from ratc_runtime.tasks.detection.boxes import generalized_iou, to_centres, to_corners
-from ratc_runtime.tasks.detection.losses import SetPrediction
-from ratc_runtime.tasks.detection.matching import Costs, match
-from ratc_runtime.tasks.detection.metrics import AveragePrecision
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import BASE, environment, results, write_lock
 from tests.helpers.reference_attention import attend
-
-ALONE = World(0, 1, torch.device("cpu"))
 
 
 def lock_of(folder: Path, **changes: Any) -> Lock:
@@ -180,191 +172,6 @@ def test_a_target_of_another_form_is_refused(tmp_path: Path, target: Any) -> Non
     with pytest.raises(RuntimeFinding) as raised:
         make_task(lock_of(tmp_path)).collate([target])
     assert raised.value.code == "R541"
-
-
-def some(samples: int, queries: int, seed: int, counts: tuple[int, ...]) -> tuple[dict[str, torch.Tensor], list[Any]]:
-    """Random outputs of two layers and three classes, and targets with `counts` objects."""
-    make = torch.Generator().manual_seed(seed)
-
-    def boxes(*shape: int) -> torch.Tensor:
-        low = torch.rand(*shape, 2, generator=make) * 0.6
-        return to_centres(torch.cat([low, low + 0.05 + torch.rand(*shape, 2, generator=make) * 0.35], dim=-1))
-
-    output = {"logits": torch.randn(samples, 2, queries, 3, generator=make), "boxes": boxes(samples, 2, queries)}
-    targets = [
-        {
-            "boxes": boxes(count),
-            "labels": torch.randint(3, (count,), generator=make),
-            "crowd_boxes": torch.zeros(0, 4),
-            "crowd_labels": torch.zeros(0, dtype=torch.int64),
-        }
-        for count in counts
-    ]
-    return output, targets
-
-
-def plain_giou(a: list[float], b: list[float]) -> float:
-    def area(box: list[float]) -> float:
-        return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
-
-    overlap = area([max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])])
-    around = area([min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])])
-    union = area(a) + area(b) - overlap
-    return overlap / union - (around - union) / around
-
-
-def test_generalized_iou_is_the_plain_one_and_of_points_is_zero() -> None:
-    boxes = to_corners(some(1, 40, 1, (40,))[1][0]["boxes"])
-    found = generalized_iou(boxes[:20, None], boxes[None, 20:])
-    for (i, one), (j, other) in itertools.product(enumerate(boxes[:20].tolist()), enumerate(boxes[20:].tolist())):
-        assert float(found[i, j]) == pytest.approx(plain_giou(one, other), abs=1e-5)
-    point = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
-    assert float(generalized_iou(point, point)) == 0.0
-
-
-def brute_force(cost: np.ndarray[Any, Any]) -> float:
-    queries, objects = cost.shape
-    if objects > queries:
-        return brute_force(cost.T)
-    return min(
-        sum(cost[q, n] for n, q in enumerate(chosen)) for chosen in itertools.permutations(range(queries), objects)
-    )
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_assignment_is_the_cheapest_of_all(seed: int) -> None:
-    output, targets = some(4, 5, seed, (3, 0, 5, 7))
-    costs = Costs()
-    found = match(output["logits"], output["boxes"], targets, costs)
-    first = 0
-    for sample, target in enumerate(targets):
-        cost = costs.of(output["logits"][sample], output["boxes"][sample], target["labels"], target["boxes"]).numpy()
-        for layer in range(2):
-            here = (found.sample == sample) & (found.layer == layer)
-            query, truth = found.query[here].numpy(), found.truth[here].numpy() - first
-            assert len(query) == min(5, len(target["labels"]))
-            assert len(set(query)) == len(query) == len(set(truth))
-            if len(query):
-                assert cost[layer, query, truth].sum() == pytest.approx(brute_force(cost[layer]), abs=1e-4)
-        first += len(target["labels"])
-
-
-def test_an_object_has_as_many_queries_as_are_asked_for() -> None:
-    """Two queries for each: as if every object were there twice."""
-    output, targets = some(2, 7, 3, (2, 0))
-    twice = [{**one, "boxes": one["boxes"].repeat(2, 1), "labels": one["labels"].repeat(2)} for one in targets]
-    found = match(output["logits"], output["boxes"], targets, Costs(), [[2, 1], [2, 1]])
-    doubled = match(output["logits"], output["boxes"], twice, Costs())
-    first = found.layer == 0
-    assert found.truth[first].bincount().tolist() == [2, 2]
-    assert set(found.query[first].tolist()) == set(doubled.query[doubled.layer == 0].tolist())
-    assert found.truth[~first].bincount().tolist() == [1, 1]
-    assert not bool((found.sample == 1).any())
-
-
-def plain_loss(output: dict[str, torch.Tensor], targets: list[Any], loss: SetPrediction, last: int) -> float:
-    """The same sums, box by box and query by query; `last` is how many queries an object has in the last layer."""
-    costs, whole, first = loss.costs, 0.0, 0
-    most = [*[loss.repeats] * (output["logits"].shape[1] - 1), last]
-    room = [output["logits"].shape[2] // max(1, len(target["labels"])) for target in targets]
-    copies = [[max(1, min(one, free)) for one in most] for free in room]
-    found = match(output["logits"], output["boxes"], targets, costs, copies)
-    logits, boxes = output["logits"].double(), output["boxes"].double()
-    samples, layers, queries, classes = logits.shape
-    for sample, target in enumerate(targets):
-        count = max(1, len(target["labels"]))
-        for layer in range(layers):
-            rows = torch.nonzero((found.sample == sample) & (found.layer == layer)).flatten().tolist()
-            owner = {int(found.query[row]): int(found.truth[row]) - first for row in rows}
-            total = 0.0
-            for query, cls in itertools.product(range(queries), range(classes)):
-                chance = float(logits[sample, layer, query, cls].sigmoid())
-                yes = query in owner and int(target["labels"][owner[query]]) == cls
-                right, alpha = (chance, costs.alpha) if yes else (1 - chance, 1 - costs.alpha)
-                total += costs.classification * alpha * (1 - right) ** costs.gamma * -np.log(right)
-            for query, truth in owner.items():
-                one, other = boxes[sample, layer, query], target["boxes"][truth].double()
-                total += costs.l1 * float((one - other).abs().sum())
-                total += costs.giou * (1 - plain_giou(to_corners(one).tolist(), to_corners(other).tolist()))
-            whole += total / count / copies[sample][layer] / layers / samples
-        first += len(target["labels"])
-    return whole
-
-
-def test_the_loss_is_the_plain_sum_and_that_of_a_batch_the_mean_of_its_parts() -> None:
-    loss = SetPrediction()
-    output, targets = some(4, 5, 11, (3, 0, 5, 1))
-    whole = float(loss(output, targets))
-    assert whole == pytest.approx(plain_loss(output, targets, loss, last=1), rel=1e-5)
-    # Proposals are a layer more, in which an object has several queries.
-    proposals = {key: value[:, :1] for key, value in some(4, 9, 12, (1,) * 4)[0].items()}
-    first = plain_loss(proposals, targets, loss, last=loss.repeats)
-    assert float(loss({**output, "proposals": proposals}, targets)) == pytest.approx((2 * whole + first) / 3, rel=1e-5)
-    parts = [
-        float(loss({key: value[n : n + 1] for key, value in output.items()}, targets[n : n + 1])) for n in range(4)
-    ]
-    assert whole == pytest.approx(sum(parts) / 4, rel=1e-5)
-
-
-def test_the_gradient_is_that_of_finite_differences() -> None:
-    loss = SetPrediction()
-    output, targets = some(2, 4, 5, (2, 1))
-    # Far from where another assignment would be cheaper, and in doubles.
-    wide = {key: value.double().requires_grad_() for key, value in output.items()}
-
-    def at(logits: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.Tensor, "float", lambda tensor: tensor)
-            return loss({"logits": logits, "boxes": boxes}, [{**t, "boxes": t["boxes"].double()} for t in targets])
-
-    assert torch.autograd.gradcheck(at, (wide["logits"], wide["boxes"]), eps=1e-6, atol=1e-4, rtol=1e-3)
-
-
-def perfect(targets: list[Any]) -> dict[str, torch.Tensor]:
-    """Outputs that are the truth."""
-    most = max(len(target["labels"]) for target in targets)
-    logits, boxes = torch.full((len(targets), 1, most, 3), -9.0), torch.full((len(targets), 1, most, 4), 0.5)
-    for sample, target in enumerate(targets):
-        for query, (label, box) in enumerate(zip(target["labels"], target["boxes"], strict=True)):
-            logits[sample, 0, query, label], boxes[sample, 0, query] = 4.0, box
-    return {"logits": logits, "boxes": boxes}
-
-
-def test_scores_are_one_for_the_truth_and_do_not_depend_on_who_saw_what() -> None:
-    names = ["circle", "square", "triangle"]
-    output, targets = some(6, 8, 3, (3, 1, 4, 2, 0, 2))
-    scorer = AveragePrecision(names)
-    scorer.add(perfect(targets), targets)
-    best = scorer.scores(ALONE)
-    assert best == pytest.approx({"map": 1, "map_50": 1, "map_75": 1, **{f"map/{name}": 1 for name in names}})
-    whole, reversed_ = AveragePrecision(names), AveragePrecision(names)
-    whole.add(output, targets)
-    for n in reversed(range(6)):
-        reversed_.add({key: value[n : n + 1] for key, value in output.items()}, targets[n : n + 1])
-    assert whole.scores(ALONE) == reversed_.scores(ALONE)
-    assert whole.scores(ALONE)["map"] < 0.5
-    nothing = AveragePrecision(names)
-    nothing.add({key: value[4:5] for key, value in output.items()}, targets[4:5])
-    assert np.isnan(nothing.scores(ALONE)["map"])
-
-
-def test_what_is_found_in_a_crowd_is_forgiven() -> None:
-    _, (target,) = some(1, 4, 8, (2,))
-    output = perfect([target])
-    extra = torch.tensor([0.2, 0.8, 0.1, 0.1])
-    output["boxes"] = torch.cat([output["boxes"], extra.expand(1, 1, 1, 4)], dim=2)
-    surest = torch.full((1, 1, 1, 3), -9.0)
-    surest[..., target["labels"][0]] = 9.0  # surer than the true ones
-    output["logits"] = torch.cat([output["logits"], surest], dim=2)
-
-    def score(one: Any) -> float:
-        scorer = AveragePrecision(["a", "b", "c"])
-        scorer.add(output, [one])
-        return scorer.scores(ALONE)["map"]
-
-    crowd = {**target, "crowd_boxes": torch.tensor([[0.2, 0.8, 0.3, 0.3]]), "crowd_labels": target["labels"][:1]}
-    assert score(target) < 1
-    assert score(crowd) == pytest.approx(1)
 
 
 def test_head_takes_pyramids_and_every_weight_gets_a_gradient(tmp_path: Path) -> None:

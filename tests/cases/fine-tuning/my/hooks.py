@@ -1,0 +1,7 @@
+class Report:
+    pass
+
+
+class Average:
+    def __init__(self, decay):
+        self.decay = decay

@@ -1,0 +1,2 @@
+class Sharpness:
+    pass

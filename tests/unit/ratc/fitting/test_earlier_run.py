@@ -1,0 +1,128 @@
+"""The speed of a finished run counts for the same step, and for no other; bad files are passed over."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ratc_runtime.config.lock import read_lock
+
+from ratc.cli import main
+from ratc.fitting import earlier_run
+from ratc.workflow import inputs
+from ratc.workflow.request import CompileRequest
+from tests.helpers.lockfile import run_training, write_data
+
+SPEC = """experiment_name: demo
+model: {{name: rat, feature_dims: 8, num_blocks: 1, num_heads: 2, stride: 8}}
+training: {{epochs: {epochs}, batch_size: 2, target_batch_size: {batch}}}
+data: {{data_dir: data, image_size: 32}}
+resources: {{num_gpus: 0, cpus: 2}}
+logging: {{backend: tensorboard}}
+"""
+
+
+def write(epochs: int = 5, batch: int = 4) -> None:
+    Path("spec.yaml").write_text(SPEC.format(epochs=epochs, batch=batch))
+
+
+def found():
+    request = CompileRequest("spec.yaml")
+    loaded = inputs.load(request)
+    plan, said, _ = inputs.resolve(request, loaded.settings)
+    assert plan is not None, said
+    return earlier_run.measured(plan, ".")
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """Compile a spec; the function writes the results that its run would leave."""
+    monkeypatch.chdir(tmp_path)
+    write()
+    assert main(["compile", "spec.yaml"]) == 0
+    lock = read_lock(Path("compiled/demo/local/lock.yaml")).model_dump(mode="json")
+    Path("outputs/demo").mkdir(parents=True)
+    account = {"steps": 100, "samples_per_second": 8.0}
+
+    def write_results(text: str = "", lock=lock, **changes) -> None:
+        content = {"status": "finished", "lock": lock, "account": {**account, **changes}}
+        Path("outputs/demo/results.json").write_text(text or json.dumps(content))
+
+    return write_results
+
+
+def test_the_same_step_takes_the_time_that_it_took(finished):
+    assert found() is None
+    finished()
+    step = found()
+    assert (step.how, step.seconds, step.samples, step.unknown) == ("measured", 0.5, 4, "")
+    assert step.why == "the average of 100 steps in outputs/demo, with waits for data"
+    write(epochs=50)
+    assert found().seconds == 0.5
+
+
+def test_another_step_is_not_measured(finished):
+    finished()
+    write(batch=8)
+    assert found() is None
+
+
+@pytest.mark.parametrize("path", ["model.name", "training.precision", "data.num_workers", "hardware.device"])
+def test_a_value_that_a_step_depends_on_has_to_be_there(finished, path):
+    finished()
+    results = json.loads(Path("outputs/demo/results.json").read_text())
+    section, _, key = path.partition(".")
+    del results["lock"][section][key]
+    finished(lock=results["lock"])
+    assert found() is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "null", '{"lock": 1}', '{"lock": {}, "account": {}}', "[" * 100_000, '"' + "\\ud800" + '"', "\0"],
+)
+def test_a_file_that_is_no_runs_is_passed_over(finished, text):
+    finished(text)
+    assert found() is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"samples_per_second": value} for value in (0, -1, "8", None, True, float("nan"), float("inf"))]
+    + [{"steps": 19}, {"steps": "100"}],
+)
+def test_a_speed_that_is_none_is_passed_over(finished, changes):
+    finished(**changes)
+    assert found() is None
+
+
+def test_a_link_in_place_of_the_file_is_passed_over(finished, tmp_path):
+    finished()
+    Path("outputs/demo/results.json").rename("elsewhere.json")
+    Path("outputs/demo/results.json").symlink_to(tmp_path / "elsewhere.json")
+    assert found() is None
+
+
+def test_a_real_run_is_taken(tmp_path, monkeypatch, capsys, checks_given):
+    """10 images, 2 steps an epoch: the runtime's own file is what the compiler reads."""
+    write_data(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    write(epochs=10)
+    assert main(["compile", "spec.yaml"]) == 0
+    done = run_training(
+        tmp_path / "compiled/demo/local/lock.yaml",
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--output-dir",
+        str(tmp_path / "outputs/demo"),
+    )
+    assert done.returncode == 0, done.stderr
+    speed = json.loads(Path("outputs/demo/results.json").read_text())["account"]["samples_per_second"]
+    assert found().seconds == pytest.approx(4 / speed)
+    write(epochs=20)
+    capsys.readouterr()
+    assert main(["compile", "spec.yaml", "--samples", "10"]) == 0
+    said = capsys.readouterr().err
+    assert "ratc: measured: a step of 4 samples takes" in said
+    assert "an epoch of 2 steps" in said
+    assert main(["explain", "spec.yaml", "training.batch_size"]) == 0
+    assert "measured: a step of 4 samples takes" in capsys.readouterr().out
