@@ -138,7 +138,7 @@ def _slots(plan: Plan, slots: int, why: str) -> tuple[str, str]:
     words = " to ".join(map(str, ends))
     return ",".join(
         str(nodes * slots) for nodes in ends
-    ), f"{words} x {slots} slots, a core each{': ' if why else ''}{why}"
+    ), f"{words} x {slots} slots, one core each{': ' if why else ''}{why}"
 
 
 def _gpus(plan: Plan) -> str | None:

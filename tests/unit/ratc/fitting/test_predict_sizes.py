@@ -1,4 +1,4 @@
-"""The micro-batch and the memory of every node count of an elastic plan, on real traces and a card that facts describe."""
+"""The micro-batch and the memory of every node count of an elastic plan, on real traces and a made-up card."""
 
 from __future__ import annotations
 
