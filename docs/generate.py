@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from ratc.schema import is_section
+
 DOCS = Path(__file__).parent
 SCHEMAS = DOCS.parent / "schemas"
 
@@ -237,8 +239,8 @@ _CARDS_HEAD = (
 
 def _reference(name: str, introduction: str) -> str:
     schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
-    plain = {key: value for key, value in schema["properties"].items() if "properties" not in value}
-    sections = {key: value for key, value in schema["properties"].items() if "properties" in value}
+    plain = {key: value for key, value in schema["properties"].items() if not is_section(value)}
+    sections = {key: value for key, value in schema["properties"].items() if is_section(value)}
     parts = [introduction, "\n## Top level\n\n" if sections else "\n", _table(plain, schema)]
     for key, section in sections.items():
         parts += [f"\n## `{key}`\n\n", section["description"] + "\n\n", _table(section["properties"], section)]

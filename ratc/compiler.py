@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ratc import facts, kinds, layers, resources, rules, schema
+from ratc import elastic, facts, kinds, layers, resources, rules, schema
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Value, Values
 from ratc.rules import secrets
@@ -59,6 +59,7 @@ def check(document: Document) -> tuple[Values | None, tuple[Diagnostic, ...]]:
     settings, found = schema.validate(document, resources.schema("experiment"))
     if settings is None:
         return None, found
+    settings = elastic.settled(settings)
     found = (*found, *rules.check(settings))
     return (None if has_errors(found) else settings), found
 
@@ -181,6 +182,10 @@ def plan_on(
 ) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
     """Resolve settings on settled hardware facts, which all points of a sweep share. Codes: R3xx."""
     # Imported here: `ratc validate` does not resolve.
-    from ratc.resolve import resolve
+    from ratc import resolve
 
-    return resolve(settings, hardware, decision)
+    if elastic.is_range(settings):
+        from ratc import sizes
+
+        return sizes.resolve(settings, hardware, decision)
+    return resolve.resolve(settings, hardware, decision)

@@ -41,7 +41,7 @@ def decided_by_memory(plan: Plan, paths: Iterable[str]) -> bool:
         value = plan.lookup(path)
         if value is None or path in seen:
             continue
-        if path in keys.decided_by_memory() or path.startswith("memory."):
+        if path in keys.decided_by_memory() or path.startswith(("memory.", "elastic.")):
             return True
         seen.add(path)
         ahead += value.inputs

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema_rs
 
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, did_you_mean
-from ratc.schema import key_paths, subschema
+from ratc.schema import is_section, key_paths, subschema
 from ratc.spec import keys
 from ratc.yaml.parse import Document, Node, parse_value
 
@@ -134,7 +134,7 @@ def _typed(override: Override, schema: dict[str, Any], shell_folder: str) -> tup
     key_start = 1 if override.column <= len(source.name) + 2 else len("--set ") + 1
     key_span = Span(source, 1, key_start, 1, override.column - 1)
     sub = subschema(schema, override.path) if override.path else None
-    if sub is None or "properties" in sub:
+    if sub is None or is_section(sub):
         what = "is a section, not a key" if sub else "names no key of a spec"
         helps = _meant(override.path, key_paths(schema))
         return None, Diagnostic("R107", f"`{override.path}` {what}", key_span, helps=helps)

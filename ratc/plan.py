@@ -75,6 +75,8 @@ class Plan:
     values: Values
     settings: Values
     facts: Values = field(default_factory=lambda: Values({}))
+    #: Of an elastic plan, whose values are those of the most nodes: the plans of all node counts, the fewest first.
+    sizes: tuple[Plan, ...] = ()
 
     @property
     def variables(self) -> dict[str, str]:

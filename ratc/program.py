@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ratc.diagnostics import Diagnostic, Span
@@ -35,6 +35,8 @@ HANDED = {
 SWITCHES = ("bf16", "fp16", "tf32")
 #: What is known only when the program starts: these stay in the lock as they are.
 AT_START = ("data_dir", "output_dir", "checkpoint_dir", "resume", "lock")
+#: With a range of nodes, what each number of them has of its own stays too.
+OF_SIZE = ("micro_batch_size", "gradient_accumulation_steps", "nodes", "world_size")
 NAMES = (*HANDED, *SWITCHES, *AT_START)
 
 #: Sections and keys of a spec that mean something for a program of one's own; the others are of the built-in loop.
@@ -128,12 +130,12 @@ def placeholders(text: str) -> list[str]:
     return [match[1] for match in _PLACEHOLDER.finditer(text) if match[1] is not None]
 
 
-def filled(text: str, values: Mapping[str, Any]) -> str:
-    """The text with the values of placeholders; one that is known only at the start stays, and so does `$$`."""
+def filled(text: str, values: Mapping[str, Any], left: Sequence[str] = AT_START) -> str:
+    """The text with the values of placeholders; those that are ``left`` to the start stay, and so does `$$`."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
-        return match[0] if name is None or name in AT_START else word(values[name])
+        return match[0] if name is None or name in left else word(values[name])
 
     return _PLACEHOLDER.sub(value, text)
 

@@ -75,7 +75,7 @@ def subschema(schema: dict[str, Any], path: str) -> dict[str, Any] | None:
     """The schema of the key at a dotted path; ``{}`` inside a free mapping; None if no such key exists."""
     node = schema
     for key in path.split("."):
-        if key in node.get("properties", {}):
+        if is_section(node) and key in node["properties"]:
             node = node["properties"][key]
         elif node.get("additionalProperties", "properties" not in node and "object" in _types(node)) is not False:
             rest = node.get("additionalProperties")
@@ -92,8 +92,13 @@ def key_paths(schema: dict[str, Any], prefix: str = "") -> list[str]:
     paths = []
     for key, child in schema.get("properties", {}).items():
         path = f"{prefix}{key}"
-        paths += key_paths(child, f"{path}.") if "properties" in child else [path]
+        paths += key_paths(child, f"{path}.") if is_section(child) else [path]
     return paths
+
+
+def is_section(schema: dict[str, Any]) -> bool:
+    """Whether a key holds other keys. A mapping in whose place a number may stand is a value."""
+    return "properties" in schema and "integer" not in _types(schema)
 
 
 def _types(schema: dict[str, Any]) -> list[str]:
@@ -111,7 +116,7 @@ def _fill(path: str, node: Node | None, schema: dict[str, Any], into: dict[str, 
 
     A mapping of sections by names that are free is both: a value, and its sections' keys.
     """
-    if "properties" in schema and not (node is not None and node.value is None):
+    if is_section(schema) and not (node is not None and node.value is None):
         children = node.value if node is not None and isinstance(node.value, dict) else {}
         if node is None and "null" in _types(schema):
             into[path] = Value(None, "default", "default of the schema")
@@ -141,6 +146,8 @@ def _coerce(value: Any, schema: dict[str, Any]) -> Any:
         return float(value)
     if isinstance(value, list) and "items" in schema:
         return [_coerce(item, schema["items"]) for item in value]
+    if isinstance(value, dict) and "properties" in schema:
+        return {key: _coerce(item, schema["properties"][key]) for key, item in value.items()}
     return value
 
 
@@ -300,7 +307,7 @@ def _misspelt(missing: str, node: Node, owner: dict[str, Any]) -> tuple[str, ...
         for key, child in node.value.items()
         if key not in known
         and closest(key, known) == missing
-        and isinstance(child.value, dict) == ("properties" in known[missing])
+        and isinstance(child.value, dict) == is_section(known[missing])
     ]
     return (f"write `{missing}` for {_shown(meant[0])}",) if len(meant) == 1 else ()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.layers import SHORT_NAMES, put
-from ratc.schema import key_paths, subschema
+from ratc.schema import is_section, key_paths, subschema
 from ratc.yaml.parse import Document, Node
 
 #: More points than this are a mistake: Slurm and LSF take a thousand in an array unless the site allows more.
@@ -114,7 +114,7 @@ def _wrong_keys(kind: str, node: Node, schema: dict[str, Any]) -> Iterator[Diagn
             helps = ("points may differ in `entrypoint.args`, and in values that its placeholders name",)
             message = f"a sweep cannot vary `{path}`: an array runs one program"
             yield Diagnostic("R332", message, value.key_span, helps=helps)
-        elif sub is None or "properties" in sub:
+        elif sub is None or is_section(sub):
             what = "is a section, not a key" if sub else "names no key of a spec"
             yield Diagnostic("R331", f"`{key}` {what}", value.key_span, helps=did_you_mean(key, key_paths(schema)))
 

@@ -52,7 +52,8 @@ def _without_memory(values: Mapping[str, Value]) -> dict[str, Value]:
 
 def _is_decided(path: str) -> bool:
     """Whether a value is a prediction of memory, or one that it decides."""
-    return path in keys.decided_by_memory() or path.startswith("memory.")
+    of_size = path.startswith("elastic.") and not path.endswith(".world_size")
+    return path in keys.decided_by_memory() or path.startswith("memory.") or of_size
 
 
 def without(comparison: Comparison, ignored: Iterable[Effect]) -> Comparison:

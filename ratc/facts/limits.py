@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ratc import elastic
 from ratc.diagnostics import Diagnostic, Severity, Span, has_errors
 from ratc.facts.cluster import (
     Choice,
@@ -135,6 +136,7 @@ def _site(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagno
             message, place(settings, "nodes"), f"`max_nodes` is {most.value}", most, f"use at most {most.value}"
         )
     fewest = limits["min_nodes"]
+    nodes = elastic.fewest(settings)
     if fewest.value is not None and nodes < fewest.value:
         message = f"{_many(nodes, 'node')} asked for, but a job in {name} must have {fewest.value} or more"
         note = f"`min_nodes` is {fewest.value}"

@@ -23,6 +23,52 @@ _TRAINING = ("optimizer", "compile", "loss")
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
+    """Decide the micro-batch of a plan, and of an elastic plan that of each of its node counts.
+
+    The fewest nodes decide all else, since each of their processes has the most to hold. Codes as `decide_one`.
+    """
+    if not plan.sizes:
+        return decide_one(plan, folder)
+    found: dict[int, Decision | Diagnostic] = {}
+    told: tuple[Diagnostic, ...] = ()
+    first: Decision | None = None
+    last: Decision | None = None
+    for size in plan.sizes:
+        nodes = size.values.get_as(int, "parallel.nodes")
+        own, said = decide_one(size, folder) if first is None else decide_like(size, folder, first)
+        too_large = next((one for one in said if one.code == "R317"), None)
+        if own is not None:
+            first, last = first or own, own
+            found[nodes], told = own, told or said
+        elif too_large is not None:
+            found[nodes] = too_large
+        else:
+            return None, said
+    if last is None:
+        return None, tuple(one for one in found.values() if isinstance(one, Diagnostic))[:1]
+    return replace(last, sizes=found), told
+
+
+def decide_like(plan: Plan, folder: str, chosen: Decision) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
+    """Decide the micro-batch for another number of processes than that of a decision, and keep the rest of it."""
+    if chosen.measured:
+        device, strategy = predict.device_of(plan), predict.strategy_like(plan, chosen)
+        entries = [measured.read(entry) for entry in plan.facts["measured"].value]
+        used = replace(
+            predict.variants(plan, device)[0],
+            attention_memory=chosen.attention_memory,
+            activation_checkpointing=chosen.activation_checkpointing,
+        )
+        step = matching(entries, replace(conditions(plan, used, folder), allocator=chosen.allocator))
+        share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
+        choice = measured.choose(step, share, device, strategy) if step else None
+        if choice:
+            return replace(chosen, choice=choice), ()
+    found = predict.decide_like(plan, folder, chosen)
+    return (found, ()) if isinstance(found, Decision) else (None, found)
+
+
+def decide_one(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """Decide the micro-batch from a measurement of the plan's step, or if there is none from a prediction.
 
     Codes: R516 (a warning), and those of `predict.decide`.

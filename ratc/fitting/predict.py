@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ratc import facts
+from ratc import elastic, facts
 from ratc.catalog import optimizers
 from ratc.catalog.alloc_conf import EXPANDABLE, by_variables, fraction
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
@@ -66,6 +66,39 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
             item if item.code in NO_USE else replace(item, severity=Severity.WARNING, helps=(*item.helps, measure))
             for item in stopped.found
         )
+
+
+def decide_like(plan: Plan, folder: str, chosen: Decision) -> Decision | tuple[Diagnostic, ...]:
+    """Return the decision for a plan of another number of processes, with all that another decision chose but the
+    micro-batch; or the findings if nothing fits or there is no trace. Codes: R315, R316, R317.
+    """
+    device, wanted = device_of(plan), strategy_like(plan, chosen)
+    library = Library(plan, folder, plan.settings["model.name"].span)
+    share = plan.values.get_as(int, "training.global_batch_size") // wanted.world_size
+    searcher = Searcher(library, share, expandable=chosen.allocator == EXPANDABLE)
+    used = replace(
+        variants(plan, device)[0],
+        engine="torch",
+        attention_memory=chosen.attention_memory,
+        activation_checkpointing=chosen.activation_checkpointing,
+    )
+    try:
+        choice = searcher.choose(used, wanted, device)
+        if choice is not None:
+            return replace(chosen, choice=choice)
+        return (_too_large(why_nothing(searcher, library, plan, used, wanted, device), plan),)
+    except NoTrace as stopped:
+        return stopped.found
+
+
+def strategy_like(plan: Plan, chosen: Decision) -> Strategy:
+    """Return the strategy of a decision for a plan of another number of processes."""
+    strategy = chosen.choice.estimate.strategy
+    if strategy.engine != "fsdp2":
+        return replace(strategy, world_size=plan.values.get_as(int, "parallel.world_size"))
+    size = sharding.group(Context(plan.settings, plan.facts, None, dict(plan.values)))
+    assert size is not None, "a plan without a mesh is no plan"
+    return _fsdp2(plan, size)
 
 
 def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Variant], strategy: Strategy) -> Decision:
@@ -131,6 +164,7 @@ def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Ca
     if size is not None and not list(sharding.conflicts(context)):
         found.append(strategies.Candidate("fsdp2", _fsdp2(plan, size), steps))
     known = optimizers.of(settings.get_as(str, "training.optimizer")).zero
+    known = known and settings["training.deepspeed"].value is not False and not elastic.is_range(settings)
     if known and device.compute_capability and settings["training.use_accelerate"].value:
         stage = settings["training.zero_stage"].value
         stages = STAGES if stage is None else (int(stage),)

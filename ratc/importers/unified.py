@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratc import resources
 from ratc.importers import keys
 from ratc.importers.model import Carried, Item, Left
-from ratc.schema import subschema
+from ratc.schema import is_section, subschema
 from ratc.yaml.parse import Document
 
 
@@ -17,7 +17,7 @@ def read(document: Document) -> tuple[Item, ...]:
         source, span = ".".join(names), keys.place(node)
         if any("." in name for name in names) or not source or subschema(schema, source) is None:
             items.append(Left(source or "the file", span, keys.UNKNOWN))
-        elif "properties" in (subschema(schema, source) or {}) and node.value is not None:
+        elif is_section(subschema(schema, source) or {}) and node.value is not None:
             empty = isinstance(node.value, dict)
             items.append(Left(source, span, "it is empty" if empty else "it must be a mapping of keys", empty))
         else:

@@ -183,7 +183,7 @@ def _keys(section: dict[str, Any], there: set[str]) -> Iterator[Completion]:
     for key, described in section.get("properties", {}).items():
         if key in there or described.get("deprecated"):
             continue
-        insert = f"{key}:\n  " if "properties" in described else f"{key}: "
+        insert = f"{key}:\n  " if schema.is_section(described) else f"{key}: "
         text = _described(key, described) if described.get("description") else ""
         yield Completion(key, insert, _kind(described), text, True)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from ratc.diagnostics import Diagnostic
 from ratc.memory.choose import Choice
 from ratc.units import size_text
 
@@ -45,6 +47,8 @@ class Decision:
     strategy_reason: str = ""
     #: The units of FSDP2.
     units: tuple[Unit, ...] = ()
+    #: Of an elastic plan: the decision of each node count, or the finding if nothing fits with so many.
+    sizes: Mapping[int, Decision | Diagnostic] = field(default_factory=dict)
 
     @property
     def zero_stage(self) -> int:

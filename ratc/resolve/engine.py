@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc import elastic
 from ratc.catalog import optimizers
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.resolve.context import Context
@@ -38,6 +39,9 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("engine.deepspeed", chosen == "deepspeed", why, "spec:parallel.strategy")
     elif asked.value is not None:
         context.keep("training.deepspeed", under="engine.deepspeed")
+    elif elastic.is_range(settings):
+        why = "its checkpoints do not go on with another number of processes, and the nodes are a range"
+        context.derive("engine.deepspeed", False, why, f"spec:{elastic.FEWEST}")
     else:
         use = cuda and world > 1 and bool(accelerate.value) and not apart
         reasons = {(True, True): f"{world} GPUs", (True, False): "use_accelerate is false"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ratc import program
+from ratc import elastic, program
 from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
 
@@ -31,9 +31,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     inputs = (f"spec:entrypoint.{kind}",)
     context.derive("entrypoint.kind", kind, "from the `entrypoint`", *inputs)
     context.derive("entrypoint.program", first, "", *inputs)
-    words = [program.filled(word, handed) if isinstance(word, str) else program.word(word) for word in rest]
+    # With a range of nodes the lock's arguments are those of all: what differs is filled in at the start.
+    left = (*program.AT_START, *program.OF_SIZE) if elastic.is_range(settings) else program.AT_START
+    words = [program.filled(word, handed, left) if isinstance(word, str) else program.word(word) for word in rest]
     names = {name for _, text in program.texts(settings) for name in program.placeholders(text)}
-    paths = [program.HANDED[name] for name in names if name in program.HANDED]
+    paths = [program.HANDED[name] for name in names if name in program.HANDED and name not in left]
     context.derive("entrypoint.args", words, "", "spec:entrypoint.args", *sorted(paths))
 
 

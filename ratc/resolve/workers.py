@@ -74,7 +74,7 @@ def _threads(context: Context) -> None:
     (cores, _), processes = _cores(context), context.value("parallel.processes_per_node")
     path = "parallel.threads_per_process"
     if cores is None:
-        context.derive(path, None, "the number of cores is not known")
+        context.derive(path, None, "the number of cores is not known", "parallel.processes_per_node")
         return
     share = max(1, cores // processes)
     if context.value("hardware.device") == "cuda":

@@ -13,6 +13,7 @@ from ratc.rules import (
     classes,
     custom,
     dimensions,
+    elastic,
     entrypoint,
     exclusive,
     grid,
@@ -38,6 +39,7 @@ RULES = (
     custom,
     entrypoint,
     exclusive,
+    elastic,
     heads,
     scales,
     secrets,
@@ -52,7 +54,7 @@ RULES = (
     unexpanded,
 )
 #: For a program of the user's instead of the built-in loop: the other rules are about the loop.
-OF_PROGRAM = (entrypoint, exclusive, secrets, readonly, launch_variables, unexpanded)
+OF_PROGRAM = (entrypoint, exclusive, elastic, secrets, readonly, launch_variables, unexpanded)
 
 
 def check(settings: Values) -> tuple[Diagnostic, ...]:

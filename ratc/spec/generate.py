@@ -104,7 +104,7 @@ def _flatten(node: Any, definitions: dict[str, Any]) -> Any:
     if "patternProperties" in node:
         ((pattern, value),) = node.pop("patternProperties").items()
         node |= {"propertyNames": {"pattern": pattern}, "additionalProperties": value}
-    if "properties" in node:
+    if "properties" in node and "integer" not in node.get("type", ()):
         node.pop("default", None)  # a section's default says no more than its keys' defaults
     flat = {key: _flatten(value, definitions) for key, value in node.items()}
     if isinstance(flat.get("title"), str):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 from ratc.spec.base import (
     MEMORY,
@@ -142,6 +143,15 @@ class Parallel(Section):
     )
 
 
+class NodeRange(TypedDict):
+    """From how many machines to how many a job takes. A mapping, not a section: a number may stand in its place."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    min: Annotated[PositiveInt, Field(description="Fewest machines.")]
+    max: Annotated[PositiveInt, Field(description="Most machines.")]
+
+
 class Resources(Section):
     """Resources of the job. Absent on `local`: all of the machine."""
 
@@ -152,9 +162,14 @@ class Resources(Section):
         examples=["example-slurm", "../clusters/ours.yaml"],
     )
     nodes: Annotated[
-        PositiveInt,
+        PositiveInt | NodeRange,
         Key((Effect.COST,), "another number of nodes", plan="parallel.nodes", option="nodes", order=10),
-    ] = Field(1, description="Machines.", examples=[1, 4])
+    ] = Field(
+        1,
+        description="Machines; with `min` and `max` the job takes from so many to so many, and may come back on "
+        "another number (docs/concepts/elastic.md).",
+        examples=[1, 4, {"min": 2, "max": 8}],
+    )
     num_gpus: Annotated[
         Count | None,
         Key(

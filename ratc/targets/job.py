@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ratc.catalog import alloc_conf, launch_variables
@@ -43,6 +44,13 @@ def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
         each = f"{counted(pool.gpus, 'GPU')} and " if pool.gpus else ""
         trials, cores = counted(pool.trials, "trial"), counted(pool.cpus, "core")
         return f"Runs the study {values['experiment_name'].value} {where}: {trials}, each on {each}{cores}."
+    if plan.sizes:
+        device = values["hardware.card"].value or "the CPU"
+        worlds = either([str(size.values["parallel.world_size"].value) for size in plan.sizes])
+        return (
+            f"Trains {values['experiment_name'].value} {where}: {worlds} processes on {device}, "
+            f"{values['training.precision'].value}, global batch {values['training.global_batch_size'].value}."
+        )
     world = values["parallel.world_size"].value
     device = values["hardware.card"].value or "the CPU"
     batch = " x ".join(
@@ -66,9 +74,21 @@ def why(plan: Plan, path: str) -> str:
 
 
 def where(plan: Plan) -> str:
-    """``on 2 nodes``."""
+    """``on 2 nodes``; of an elastic plan ``on 2, 4 or 8 nodes``."""
+    if plan.sizes:
+        return f"on {either(counts(plan))} nodes"
     nodes = plan.values["parallel.nodes"].value
     return f"on {nodes} node{'s' if nodes > 1 else ''}"
+
+
+def counts(plan: Plan) -> list[str]:
+    """The numbers of nodes of an elastic plan, the fewest first; empty for a plan of one number."""
+    return [str(size.values["parallel.nodes"].value) for size in plan.sizes]
+
+
+def either(words: Sequence[str]) -> str:
+    """``2, 4 or 8``."""
+    return " or ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
 def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
@@ -156,6 +176,7 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
         accelerate=launcher == "accelerate",
         processes=str(values["parallel.processes_per_node"].value),
         nodes=str(values["parallel.nodes"].value),
+        counts=bool(plan.sizes),
         several=values["parallel.nodes"].value > 1 or starts_each(plan),
         **head,
     )
@@ -218,6 +239,8 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
         "data_dir": values["data.data_dir"].value,
         "output_dir": values["output_dir"].value,
         "nodes": str(nodes),
+        "counts": " ".join(reversed(counts(plan))),
+        "named_counts": either(counts(plan)),
         # Ray needs a port on one node, too, and so do processes that Slurm starts.
         "several": nodes > 1 or pool is not None or starts_each(plan),
         "study": pool is not None,

@@ -33,6 +33,7 @@ SECTIONS = (
     "checkpoint",
     "output_dir",
     "parallel",
+    "elastic",
     "hardware",
     "memory",
     "health",

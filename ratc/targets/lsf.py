@@ -41,12 +41,28 @@ def files(
             message, span = f"`{key}` has no effect with the target `lsf`", settings[f"resources.{key}"].span
             found.append(Diagnostic("R405", message, span, helps=(instead,), severity=Severity.WARNING))
     jsrun = plan.values["job.start"].value == "jsrun"
+    if (why := _one_size(plan)) is not None:
+        span, helps = settings["resources.nodes"].span, ("give `nodes` as one number",)
+        return None, (Diagnostic("R401", why, span, helps=helps),)
     blaunch = plan.values["job.start"].value == "blaunch" and plan.values["parallel.nodes"].value > 1
     rank = "${JSM_NAMESPACE_RANK:?}" if jsrun else "$5"
     node = job.node(plan, place, NAME, rank, shape, given=blaunch)
     script = Artifact(NAME, _script(plan, place, node, shape), consumer="bash")
     engine = [] if isinstance(shape, Pool) else job.engine_files(plan, place)
     return (*engine, node, script), tuple(found)
+
+
+def _one_size(plan: Plan) -> str | None:
+    """Return why an elastic plan cannot be asked for here; None if it can."""
+    values, facts = plan.values, plan.facts
+    if not plan.sizes:
+        return None
+    if values["job.start"].value == "jsrun":
+        return "`-nnodes`, which a job for jsrun asks with, is one number, and the nodes are a range"
+    counted = [key for key in ("rusage", "memory_limit") if facts[f"cluster.lsf.{key}"].value == "job"]
+    if counted and values["job.memory_bytes_per_node"].value is not None:
+        return "this site counts memory by job, and the nodes are a range: their memory is no one number"
+    return None
 
 
 def _script(plan: Plan, place: Place, node: Artifact, shape: Shape | Pool | None) -> str:
@@ -57,6 +73,7 @@ def _script(plan: Plan, place: Place, node: Artifact, shape: Shape | Pool | None
         directives=_directives(plan, shape if isinstance(shape, Shape) else None),
         node_digest=node.digest.removeprefix("sha256:"),
         container=job.container(plan),
+        slots=str(_slots_of_a_node(plan)),
         jsrun=plan.values["job.start"].value == "jsrun",
         blaunch=plan.values["job.start"].value == "blaunch" and plan.values["parallel.nodes"].value > 1,
         health=job.checks_health(plan),
@@ -98,16 +115,31 @@ def _resources(plan: Plan) -> list[tuple[str, str | None, str]]:
     time = ("-W", lsf_time(walltime) if walltime else None, job.why(plan, "job.walltime_seconds"))
     if values["job.start"].value == "jsrun":
         return [("-nnodes", str(nodes), "whole nodes"), time]
-    slots = values["job.cpus_per_node"].value or values["parallel.processes_per_node"].value
+    slots = _slots_of_a_node(plan)
     why = job.why(plan, "job.cpus_per_node")
     sections, limit = _requirement(plan, nodes, slots)
     return [
-        ("-n", str(nodes * slots), f"{nodes} x {slots} slots, one core each{': ' if why else ''}{why}"),
+        ("-n", *_slots(plan, slots, why)),
         ("-R", f'"{" ".join(section for section, _ in sections)}"', "; ".join(why for _, why in sections if why)),
         ("-gpu", _gpus(plan), ""),
         limit,
         time,
     ]
+
+
+def _slots_of_a_node(plan: Plan) -> int:
+    values = plan.values
+    return int(values["job.cpus_per_node"].value or values["parallel.processes_per_node"].value)
+
+
+def _slots(plan: Plan, slots: int, why: str) -> tuple[str, str]:
+    """Return the slots, and where they come from; of an elastic plan the fewest and the most."""
+    counts = [int(count) for count in job.counts(plan)] or [plan.values.get_as(int, "parallel.nodes")]
+    ends = sorted({counts[0], counts[-1]})
+    words = " to ".join(map(str, ends))
+    return ",".join(
+        str(nodes * slots) for nodes in ends
+    ), f"{words} x {slots} slots, one core each{': ' if why else ''}{why}"
 
 
 def _gpus(plan: Plan) -> str | None:

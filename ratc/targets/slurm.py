@@ -62,12 +62,14 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
         if not job.starts_each(plan)
         else "Slurm starts every process"
     )
+    # With a number of tasks Slurm gives a range's fewest nodes, and never more: seen on 22.05.
+    on_a_node = 1 if plan.sizes else tasks
     what = [
-        ("--nodes", values["parallel.nodes"].value, ""),
-        ("--ntasks-per-node", tasks, why),
+        ("--nodes", _nodes(plan), "as many as there are" if plan.sizes else ""),
+        ("--ntasks-per-node", None if plan.sizes else tasks, why),
         _gpus(plan),
         ("--constraint", given["constraint"], job.why(plan, "job.constraint")),
-        ("--cpus-per-task", cpus.value and max(1, cpus.value // tasks), job.why(plan, "job.cpus_per_node")),
+        ("--cpus-per-task", cpus.value and max(1, cpus.value // on_a_node), job.why(plan, "job.cpus_per_node")),
         ("--mem", f"{megabytes}M" if megabytes else None, job.why(plan, "job.memory_bytes_per_node")),
         ("--time", slurm_time(walltime.value) if walltime.value else None, job.why(plan, "job.walltime_seconds")),
     ]
@@ -87,6 +89,12 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
         (title, [(_directive(option, value), why) for option, value, why in lines if value is not None])
         for title, lines in groups
     ]
+
+
+def _nodes(plan: Plan) -> str:
+    """Return the number of nodes, or the range of an elastic plan."""
+    counts = job.counts(plan) or [str(plan.values["parallel.nodes"].value)]
+    return "-".join(dict.fromkeys((counts[0], counts[-1])))
 
 
 def _range(shape: Shape | None) -> str | None:
@@ -123,9 +131,14 @@ def _aligned(lines: list[tuple[str, str]]) -> list[str]:
 
 def _start(plan: Plan) -> list[str]:
     """Return the lines of srun. Since 22.05 it does not inherit --cpus-per-task from sbatch."""
-    words = ["srun", f"--nodes={plan.values['parallel.nodes'].value}", f"--ntasks-per-node={job.tasks_per_node(plan)}"]
-    if plan.values["job.cpus_per_node"].value is not None:
-        words.append('--cpus-per-task="$SLURM_CPUS_PER_TASK"')
+    nodes = plan.values["parallel.nodes"].value
+    asked = ['--nodes="$ratc_nodes"', '--nodelist="$ratc_nodelist"'] if plan.sizes else [f"--nodes={nodes}"]
+    words = ["srun", *asked, f"--ntasks-per-node={job.tasks_per_node(plan)}"]
+    cpus = plan.values["job.cpus_per_node"].value
+    if cpus is not None:
+        # A range's own directive has all cores of a node.
+        share = str(max(1, cpus // job.tasks_per_node(plan))) if plan.sizes else '"$SLURM_CPUS_PER_TASK"'
+        words.append(f"--cpus-per-task={share}")
     words.append("--kill-on-bad-exit=1")
     image = plan.settings["environment.container"].value
     if image is not None and plan.facts["cluster.container"].value == "pyxis":

@@ -9,7 +9,7 @@ from typing import Any
 
 from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.layers import SHORT_NAMES
-from ratc.schema import key_paths, subschema
+from ratc.schema import is_section, key_paths, subschema
 from ratc.sweep import Point
 from ratc.yaml.parse import Node
 
@@ -135,7 +135,7 @@ def _wrong_key(key: str, path: str, node: Node, schema: dict[str, Any]) -> Diagn
         helps = ("all trials have the same target and the same request to the scheduler",)
         return Diagnostic("R332", f"a study cannot vary `{path}`", node.key_span, helps=helps)
     sub = subschema(schema, path)
-    if sub is None or "properties" in sub:
+    if sub is None or is_section(sub):
         what = "is a section, not a key" if sub else "names no key of a spec"
         return Diagnostic("R331", f"`{key}` {what}", node.key_span, helps=did_you_mean(path, key_paths(schema)))
     return None

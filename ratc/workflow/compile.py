@@ -153,7 +153,8 @@ def make(
         plan, more, _ = inputs.decide(request, loaded.settings, gathered, known=known)
         found += more
         if plan is not None and checks is not None:
-            found += checks.check(plan, request.folder)
+            # Of an elastic plan each process of the fewest nodes has the most to hold.
+            found += checks.check((*plan.sizes, plan)[0], request.folder)
         if plan is None or has_errors(found):
             return None, found
         traced = checks is not None and not checks.untraceable

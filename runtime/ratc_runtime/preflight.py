@@ -20,7 +20,7 @@ from typing import Any
 from ratc_runtime.checks import first_weights
 from ratc_runtime.checks.card import check_card
 from ratc_runtime.checks.imports import check_entrypoint_imports, check_imports, is_found
-from ratc_runtime.config import allocator, optimizers
+from ratc_runtime.config import allocator, elastic, optimizers
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.config.program_lock import ProgramLock, read_any
 from ratc_runtime.config.yaml_file import load_yaml, open_regular, sha256_of
@@ -225,7 +225,7 @@ def check_trackers(lock: Lock) -> None:
 
 
 def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_folder: Path | None = Path()) -> Lock:
-    """Read the lock and run every check that needs no torch; return the lock.
+    """Read the lock and run every check that needs no torch; return the lock, of an elastic one the row of this start.
 
     `launched`: a launcher has set the world size, which is not yet the case for run.sh's own call. `own_folder` is the
     spec's folder with own modules; with None they are not checked.
@@ -242,9 +242,10 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_f
         by_launcher = lock.engine.use_accelerate or lock.parallel.world_size > 1
         if by_launcher and not launched and _is_searched_first(own_folder, environment):
             allowed.check_hidden(own_folder)
+    check_batch(lock, folder)
+    lock = elastic.of_start(lock, environment)
     if launched:
         check_world_size(lock, environment)
-    check_batch(lock, folder)
     check_card(lock, environment)
     check_attention(lock)
     if launched:
@@ -270,6 +271,7 @@ def check_program(
     lock: ProgramLock, lock_path: Path, environment: Mapping[str, str], own_folder: Path = Path()
 ) -> None:
     """Run every check for the lock of a spec's own program. `own_folder` is the spec's."""
+    elastic.of_start(lock, environment)
     folder = lock_path.resolve().parent
     check_artifacts(lock, folder)
     if lock.point is not None:

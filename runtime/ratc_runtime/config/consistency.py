@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ratc_runtime.config import optimizers
+from ratc_runtime.config import elastic, optimizers
 from ratc_runtime.config.refusal import Wrong
 from ratc_runtime.tasks import metrics
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def contradictions(lock: Lock) -> Iterator[Wrong]:
     """Yield every contradiction of a lock with valid values."""
     yield from _of_processes(lock)
+    yield from elastic.contradictions(lock)
     yield from _of_task(lock, "")
     for name in lock.tasks or {}:
         yield from _of_task(lock.part(name), f"tasks.{name}.")

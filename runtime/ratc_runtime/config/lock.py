@@ -34,6 +34,7 @@ from ratc_runtime.config.sections import (
     Parallel,
     Part,
     Section,
+    Size,
     Training,
 )
 from ratc_runtime.config.yaml_file import MAX_LOCK_BYTES, load_yaml, open_regular
@@ -112,6 +113,11 @@ class Lock(Files, Section):
         "it when the script runs."
     )
     parallel: Parallel
+    elastic: dict[str, Size] | None = Field(
+        default=None,
+        description="The split of the batch by number of nodes. It is there only if `resources.nodes` is a range; a "
+        "start takes the row of the nodes that it was given.",
+    )
     hardware: Hardware
     memory: Memory
     inputs: dict[str, str] = Field(description="Digests of the files from which the lock was compiled, by their path.")

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from ratc_runtime.config import elastic
 from ratc_runtime.config.lock import Files, Lock, load, lock_from
 from ratc_runtime.config.refusal import LOCK_VERSION, Wrong, not_plain, refuse_all, wrong_values
-from ratc_runtime.config.sections import Hardware, Health, OwnModule, Parallel, Positive, Section
+from ratc_runtime.config.sections import Hardware, Health, OwnModule, Parallel, Positive, ProgramSize, Section
 
 #: More than any machine has: the first node waits for the word of each.
 MOST_PROCESSES = 1_000_000
@@ -39,6 +40,8 @@ HANDED = {
 }
 #: What is filled in in arguments when the program starts.
 AT_START = ("data_dir", "output_dir", "checkpoint_dir", "resume", "lock")
+#: The same of an elastic lock alone: what each number of nodes has of its own.
+OF_SIZE = ("micro_batch_size", "gradient_accumulation_steps", "nodes", "world_size")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _PLACEHOLDER = re.compile(r"\$(?:\$|\{([^{}]*)\})")
 
@@ -115,6 +118,11 @@ class ProgramLock(Files, Section):
     checkpoint: ProgramCheckpoint
     output_dir: str = Field(description="Folder of the results, relative to the spec's folder.")
     parallel: Parallel
+    elastic: dict[str, ProgramSize] | None = Field(
+        default=None,
+        description="The split of the batch by number of nodes. It is there only if `resources.nodes` is a range; a "
+        "start takes the row of the nodes that it was given.",
+    )
     hardware: Hardware
     inputs: dict[str, str] = Field(description="Digests of the files from which the lock was compiled, by their path.")
     artifacts: dict[str, str] = Field(
@@ -141,8 +149,10 @@ class ProgramLock(Files, Section):
 
     def identity(self) -> str:
         """Return a digest of the program with its files, its arguments and the values that it is told."""
-        entry = self.entrypoint
-        told = [entry.kind, entry.program, entry.args, self.handed(), self.code()]
+        entry, handed = self.entrypoint, self.handed()
+        if self.elastic is not None:  # the same run on any number of nodes
+            handed = {name: value for name, value in handed.items() if name not in OF_SIZE}
+        told = [entry.kind, entry.program, entry.args, handed, self.code()]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -172,6 +182,7 @@ def read_any(path: Path) -> Lock | ProgramLock:
 def _contradictions(lock: ProgramLock) -> Iterator[Wrong]:
     """Yield every contradiction of a lock whose values are right one by one."""
     parallel, entry, training = lock.parallel, lock.entrypoint, lock.training
+    yield from elastic.contradictions(lock)
     if parallel.nodes * parallel.processes_per_node != parallel.world_size:
         yield Wrong("parallel.nodes", "x processes_per_node is not its world_size")
     if parallel.world_size > MOST_PROCESSES:
@@ -185,6 +196,7 @@ def _contradictions(lock: ProgramLock) -> Iterator[Wrong]:
         yield Wrong("entrypoint.program", f"is {entry.program!r:.80}, expected the name of a module")
     for number, text in enumerate(entry.args):
         for match in _PLACEHOLDER.finditer(text):
-            if match[1] is not None and match[1] not in AT_START:
-                wrong = f"holds {match[0]:.80}, expected one of {', '.join(AT_START)}"
+            known = AT_START if lock.elastic is None else (*AT_START, *OF_SIZE)
+            if match[1] is not None and match[1] not in known:
+                wrong = f"holds {match[0]:.80}, expected one of {', '.join(known)}"
                 yield Wrong(f"entrypoint.args[{number}]", wrong)

@@ -347,6 +347,22 @@ class Parallel(Section):
     )
 
 
+class ProgramSize(Section):
+    """The split of the global batch on one number of nodes."""
+
+    world_size: Positive = Field(description="Processes in all.")
+    micro_batch_size: Positive = Field(description="Samples in one forward pass of one process.")
+    gradient_accumulation_steps: Positive = Field(description="Forward passes of a process in an optimizer step.")
+
+
+class Size(ProgramSize):
+    """The split of the global batch on one number of nodes, and the memory predicted for it."""
+
+    prefetch_factor: int | None = Field(description="As in `data`.")
+    peak_allocated_bytes: int | None = Field(description="As in `memory`.")
+    peak_reserved_bytes: int | None = Field(description="As in `memory`.")
+
+
 class Hardware(Section):
     """The device that the lock was compiled for."""
 

@@ -47,7 +47,14 @@ class RunHistory:
     """
 
     def __init__(
-        self, output_dir: Path, fingerprint: str, from_scratch: bool, checkpoint_id: str | None, epoch: int, step: int
+        self,
+        output_dir: Path,
+        fingerprint: str,
+        from_scratch: bool,
+        checkpoint_id: str | None,
+        epoch: int,
+        step: int,
+        world_size: int = 1,
     ) -> None:
         path = output_dir / FILE
         earlier = [] if from_scratch else [start for start in read(path) if start.get("fingerprint") == fingerprint]
@@ -62,6 +69,7 @@ class RunHistory:
             "host": socket.gethostname(),
             "epoch": epoch,
             "step": step,
+            "world_size": world_size,
         }
         self.all = [*earlier, this]
         text = "".join(json.dumps(start) + "\n" for start in self.all)
@@ -72,7 +80,10 @@ class RunHistory:
 
     def record(self) -> dict[str, Any]:
         """Return the entry for results.json: the number of starts, and the last ones."""
-        shown = [{key: start.get(key) for key in ("time", "host", "epoch", "step")} for start in self.all[-SHOWN:]]
+        shown = [
+            {key: start.get(key) for key in ("time", "host", "epoch", "step", "world_size")}
+            for start in self.all[-SHOWN:]
+        ]
         return {"number": len(self.all), "last": shown}
 
     def tags(self, checkpoint: str | None) -> dict[str, str]:

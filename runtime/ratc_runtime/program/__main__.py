@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from ratc_runtime.config import elastic
 from ratc_runtime.config.lock import lock_digest
 from ratc_runtime.config.program_lock import ProgramLock, fill, read_any
 from ratc_runtime.distributed.stop import STOP_FILE, STOPPED_FILE
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             raise RuntimeFinding(
                 "R505", f"{given.lock} names no program", "", "run the script that was compiled with it"
             )
-        return run(lock, given)
+        return run(elastic.of_start(lock, os.environ), given)
     except RuntimeFinding as finding:
         print(finding.render(), file=sys.stderr, flush=True)
         return 1
@@ -138,7 +139,8 @@ def _set_aside(checkpoints: Path) -> None:
 def words(lock: ProgramLock, launcher: list[str], told: Mapping[str, str]) -> list[str]:
     """Return the command: the launcher's words with the program in the place of `{}`."""
     entry, alone = lock.entrypoint, launcher == [HERE]
-    program, args = entry.program, [fill(word, told) for word in entry.args]
+    known = {name: str(value) for name, value in lock.handed().items()} | dict(told)
+    program, args = entry.program, [fill(word, known) for word in entry.args]
     if program.startswith("-") and entry.kind != "module":  # neither Python nor a launcher takes it for an option
         program = shutil.which(program) or program if entry.kind == "command" else f"./{program}"
     if not alone and args[:1] == ["--"]:

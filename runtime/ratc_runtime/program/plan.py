@@ -34,6 +34,7 @@ class ProgramPlan(Mapping[str, Any]):
     """The values of the lock by name (`micro_batch_size`, `precision`, …), and word to and from the job."""
 
     def __init__(self, lock_path: Path, environment: Mapping[str, str]) -> None:
+        from ratc_runtime.config import elastic
         from ratc_runtime.config.program_lock import ProgramLock, read_any
 
         lock = read_any(lock_path)
@@ -43,6 +44,7 @@ class ProgramPlan(Mapping[str, Any]):
                 f"{lock_path} is the lock of the built-in loop",
                 "this needs the lock of a spec with `entrypoint`",
             )
+        lock = elastic.of_start(lock, environment)
         self.lock, self.lock_path = lock, lock_path
         self.data_dir = Path(environment.get(DATA_DIR) or lock.data.data_dir)
         self.output_dir = Path(environment.get(OUTPUT_DIR) or lock.output_dir)

@@ -181,6 +181,7 @@ def _common(run: Run) -> dict[str, Any]:
         "fingerprint": run.lock.fingerprint(),
         "own_code": run.lock.code(),
         "batch": run.split.record(),
+        "world_size": run.world.size,
         "job": launch_environment.record(os.environ),
         "health": health.summary(run.output_dir),
         "epochs": progress.history,

@@ -112,6 +112,8 @@ class Split:
     def write(self) -> None:
         """Write the record atomically; raise R510 on failure. Any rank may call this."""
         content = {"version": VERSION, "lock_sha256": self._sha256, **self.record()}
+        if self.reviewed.elastic is not None:
+            content["world_size"] = self.reviewed.parallel.world_size
         try:
             atomic.write_text(self.path, json.dumps(content, indent=2) + "\n", sync=True, shared=True)
         except OSError as error:
@@ -140,6 +142,8 @@ class Split:
             content = json.loads(self.path.read_bytes())
             if content["version"] != VERSION or content["lock_sha256"] != self._sha256:
                 return []  # another lock was not tried yet
+            if content.get("world_size", self.reviewed.parallel.world_size) != self.reviewed.parallel.world_size:
+                return []  # nor was this number of nodes
             found = [Reduction(**one) for one in content["out_of_memory"]]
             for one in found:
                 with_micro_batch(self.reviewed, one.after)

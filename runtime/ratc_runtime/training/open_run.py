@@ -143,7 +143,13 @@ def open_run(
     history, sources = None, {}
     if world.main:
         history = RunHistory(
-            output_dir, lock.fingerprint(), from_scratch, progress.tracking_id, progress.epoch, progress.step
+            output_dir,
+            lock.fingerprint(),
+            from_scratch,
+            progress.tracking_id,
+            progress.epoch,
+            progress.step,
+            world.size,
         )
         if saved is None and len(history.all) > 1:
             warn(f"earlier starts of this run left no checkpoint in {output_dir}: training starts from the beginning")

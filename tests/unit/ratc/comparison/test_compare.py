@@ -181,6 +181,8 @@ def other(value: Any) -> Any:
         return value + 1
     if isinstance(value, list):
         return [other(item) for item in value]
+    if isinstance(value, dict):
+        return {key: other(item) for key, item in value.items()}
     return f"{value}x"
 
 
@@ -198,6 +200,7 @@ CHOICES = {
     "data.scales": ([1.0], [1.0, 0.5]),
     "data.augmentations": ([], [{"RandomVerticalFlip": {"p": 0.5}}]),
     "checkpoint.resume": ("auto", "never"),
+    "training.init_from.digest": (f"sha256:{'0' * 64}", f"sha256:{'1' * 64}"),
     "parallel.backend": ("gloo", "nccl"),
     "parallel.strategy": ("ddp", "fsdp2"),
     "fsdp2.shard": ("full", "grads"),

@@ -199,7 +199,7 @@ def compiled(runtime, tmp_path, monkeypatch, capsys):  # noqa: F811
         (HELPED, "allocator: native", "native", 32, None),
         (HELPED, "allocator: expandable_segments", "expandable_segments", 64, None),
         (ALIKE, "", "native", 64, "expandable segments would not raise the micro-batch"),
-        (ALIKE, "batch_size: 8", "native", 8, "no prediction asks for expandable segments"),
+        (ALIKE, "batch_size: 8", "native", 8, "the default: no prediction asks for expandable segments"),
     ],
 )
 def test_the_lock_says_which_and_why(compiled, mib, training, allocator, micro, reason):
@@ -244,7 +244,7 @@ def test_a_variable_of_the_spec_decides_what_the_key_leaves_open(compiled):
             "PYTORCH_ALLOC_CONF: 'expandable_segments:True', PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:False'",
             "contradict each other",
         ),
-        ("", "PYTORCH_CUDA_ALLOC_CONF: 'backend:cudaMallocAsync'", "asks for the allocator `cudaMallocAsync`"),
+        ("", "PYTORCH_CUDA_ALLOC_CONF: 'backend:cudaMallocAsync'", "asks for the allocator backend `cudaMallocAsync`"),
         ("", "PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:maybe'", "to `maybe`, which torch does not accept"),
         ("", "PYTORCH_CUDA_ALLOC_CONF: 'max_split_size_mb:128,garbage'", "is not a list of `option:value`"),
         ("", "PYTORCH_ALLOC_CONF: 'max_split_size_mb'", "is not a list of `option:value`"),

@@ -53,6 +53,8 @@ def whole() -> dict[str, Any]:
     content["model"]["output"] = "out"
     content["parallel"]["strategy"] = "fsdp2"
     content["checkpoint"]["own_code"] = "warn"
+    split = {"world_size": 2, "micro_batch_size": 1, "gradient_accumulation_steps": 2, "prefetch_factor": 2}
+    content["elastic"] = {"2": {**split, "peak_allocated_bytes": 1, "peak_reserved_bytes": 1}}
     return {
         **content,
         "detection": head,

@@ -116,7 +116,7 @@ def test_images_that_are_transparent_in_part_are_counted(
             other.convert("LA" if kind == "LA" else "RGBA").save(path)
     status, _, err = checked(lock_with(), project, capsys, "--all")
     assert status == 0, err
-    said = "warning: [R579] 1 of 10 images of train that were read are transparent in part"
+    said = "warning: [R579] 1 of 10 images of train that were read are partly transparent"
     assert (said in err) == told
     look(project / "data")
     assert (said in capsys.readouterr().err) == told

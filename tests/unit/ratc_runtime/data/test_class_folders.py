@@ -86,7 +86,7 @@ def test_the_check_says_what_is_there_and_what_cannot_be_used(tmp_path: Path, ca
     assert "R506" in said
     assert "test/light/01.png cannot be decoded" in said
     assert "1 of 14 images of train that were read have an EXIF orientation" in said
-    assert "1 of 14 images of train that were read are transparent in part" in said
+    assert "1 of 14 images of train that were read are partly transparent" in said
     assert "light/notes.txt for one" in said
     assert "R578" in said
     with Image.open(tmp_path / "drawn/samples.png") as drawn:

@@ -224,8 +224,8 @@ def pages(kind: str) -> Any:
     [
         (eps, "none of BMP"),
         (lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n"), "none of BMP"),
-        (lambda path: os.mkfifo(path), "no regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+        (lambda path: os.mkfifo(path), "not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
         (pages("TIFF"), "several frames"),
         (pages("GIF"), "several frames"),
         (pages("PNG"), "several frames"),

@@ -147,7 +147,7 @@ def test_the_limit_is_the_locks_unless_the_environment_says_otherwise(
     assert watchdog.limit(lock, {"RATC_TIMEOUT_SECONDS": "0"}) is None
     for wrong in ("soon", "-1", "nan", "inf"):
         assert watchdog.limit(lock, {"RATC_TIMEOUT_SECONDS": wrong}) == 90
-        assert f"RATC_TIMEOUT_SECONDS='{wrong}' is no number of seconds" in capsys.readouterr().err
+        assert f"RATC_TIMEOUT_SECONDS='{wrong}' is not a number of seconds" in capsys.readouterr().err
     found = group_timeout(lock)
     assert found is not None
     assert found.total_seconds() > 90, "torch would speak first, and cannot say which rank it is"

@@ -1,0 +1,43 @@
+"""Settings whose `resources.nodes` is a range: a job that takes as many nodes as it is given.
+
+``resources.nodes`` is the most nodes for every reader; those that know of the range ask here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ratc.plan import Value, Values
+
+NODES, FEWEST = "resources.nodes", "resources.nodes.min"
+
+
+def settled(settings: Values) -> Values:
+    """Return valid settings with the most nodes as `resources.nodes`, and the fewest beside it if they differ."""
+    given = settings[NODES]
+    if not isinstance(given.value, dict):
+        return settings
+    fewest, most = (replace(given, value=given.value[end]) for end in ("min", "max"))
+    told: dict[str, Value] = {}
+    for path, value in settings.items():
+        told[path] = value
+        if path == NODES:
+            told[NODES] = most
+            if fewest.value != most.value:
+                told[FEWEST] = fewest
+    return Values(told)
+
+
+def is_range(settings: Values) -> bool:
+    """Whether the job takes from so many to so many nodes."""
+    return FEWEST in settings
+
+
+def fewest(settings: Values) -> int:
+    """The fewest nodes that the job takes."""
+    return settings.get_as(int, FEWEST if is_range(settings) else NODES)
+
+
+def at(settings: Values, nodes: int) -> Values:
+    """The settings of a range for one number of its nodes. They still say that there is a range."""
+    return Values({**settings, NODES: replace(settings[NODES], value=nodes)})

@@ -1,0 +1,48 @@
+"""R371 and R372: a range of nodes that is none, and keys that do not go with one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic
+from ratc.elastic import FEWEST, NODES, is_range
+from ratc.plan import Values
+
+#: More node counts than this are a mistake: each has a row in the lock that people review.
+MOST_COUNTS = 1024
+
+
+def check(settings: Values) -> Iterator[Diagnostic]:
+    """Check for a range from few to more nodes, with one global batch and one run."""
+    if not is_range(settings):
+        return
+    nodes, (fewest, most) = settings[NODES], (settings.get_as(int, path) for path in (FEWEST, NODES))
+    if fewest > most:
+        helps = (f"write `{{min: {most}, max: {fewest}}}`",)
+        yield Diagnostic("R371", f"`min: {fewest}` is more than `max: {most}`", nodes.span, helps=helps)
+        return
+    if most - fewest >= MOST_COUNTS:
+        message = f"a range of {most - fewest + 1:,} node counts; {MOST_COUNTS:,} are the most"
+        yield Diagnostic("R371", message, nodes.span)
+        return
+    total, target = settings["resources.num_gpus"], settings["training.target_batch_size"]
+    if total.value:
+        message = "`num_gpus` is one number, and the nodes are a range"
+        yield Diagnostic("R372", message, total.span, helps=("use `gpus_per_node`",))
+    if target.value is None:
+        message = "a range of nodes needs `target_batch_size`: it is the same for all of them"
+        span = settings["training.batch_size"].span or nodes.span
+        yield Diagnostic("R372", message, span, helps=("add `target_batch_size` under `training`",))
+    for section, what in (("sweep", "an array"), ("tuning", "a study")):
+        given = next((path for path in settings if path.startswith(section) and settings.given(path)), None)
+        if given is not None:
+            message = f"{what} does not go with a range of nodes: its runs share one request"
+            yield Diagnostic("R372", message, nodes.span, helps=("give `nodes` as one number",))
+    of_deepspeed = (settings[f"training.{key}"] for key in ("deepspeed", "zero_stage", "offload_optimizer"))
+    asked = [one for one in of_deepspeed if one.value]
+    asked += [one for one in (settings["parallel.strategy"],) if one.value == "deepspeed"]
+    if asked:
+        message = "DeepSpeed does not go with a range of nodes"
+        note = "its checkpoints are read by as many processes as wrote them"
+        helps = ("use `strategy: fsdp2`, `ddp` or `auto`",)
+        yield Diagnostic("R372", message, asked[0].span, (note,), helps)

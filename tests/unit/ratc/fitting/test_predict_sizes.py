@@ -1,0 +1,70 @@
+"""The micro-batch and the memory of every node count of an elastic plan, on real traces and a made-up card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ratc.cli import main
+
+pytestmark = pytest.mark.slow
+
+SPEC = """experiment_name: small
+data: {{data_dir: data, image_size: 32, channels: 1}}
+model: {{feature_dims: {features}, num_blocks: 2, num_heads: 2, iters: 1, sga_kernel_size: 5, stride: 4}}
+training: {{target_batch_size: {batch}}}
+parallel: {{strategy: {strategy}}}
+resources: {{nodes: {nodes}, gpus_per_node: 4}}
+"""
+FACTS = "gpus_per_node: 4\ngpu: made-up\ngpu_memory_mib: {memory}\ncompute_capability: '8.0'\ncpus: 16\n"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch, capsys, cache):
+    """Compile a spec for Slurm on cards of so many MiB; returns the status, the lock, and the messages."""
+
+    def run(nodes, strategy="fsdp2", memory=80_000, features=16, batch=512):
+        monkeypatch.setenv("RATC_CACHE", str(cache))
+        monkeypatch.chdir(tmp_path)
+        Path("spec.yaml").write_text(SPEC.format(nodes=nodes, strategy=strategy, features=features, batch=batch))
+        Path("facts.yaml").write_text(FACTS.format(memory=memory))
+        status = main(["compile", "spec.yaml", "--facts", "facts.yaml", "--target", "slurm", "-o", "out"])
+        lock = yaml.safe_load(Path("out/lock.yaml").read_text()) if status == 0 else {}
+        return status, lock, capsys.readouterr().err
+
+    return run
+
+
+def split(lock):
+    """What a row of a lock for one number of nodes would hold."""
+    training, memory = lock["training"], lock["memory"]
+    return {
+        "world_size": lock["parallel"]["world_size"],
+        "micro_batch_size": training["micro_batch_size"],
+        "gradient_accumulation_steps": training["gradient_accumulation_steps"],
+        "prefetch_factor": lock["data"]["prefetch_factor"],
+        "peak_allocated_bytes": memory["peak_allocated_bytes"],
+        "peak_reserved_bytes": memory["peak_reserved_bytes"],
+    }
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
+def test_every_row_is_the_plan_of_its_nodes(strategy, compiled):
+    status, lock, said = compiled("{min: 1, max: 4}", strategy, memory=1100)
+    assert status == 0, said
+    assert list(lock["elastic"]) == ["1", "2", "4"]
+    assert lock["elastic"]["4"] == split(lock)
+    for nodes, row in lock["elastic"].items():
+        status, alone, said = compiled(nodes, strategy, memory=1100)
+        assert status == 0, said
+        assert split(alone) == row
+        for section in ("model", "fsdp2", "engine"):
+            assert {**(alone.get(section) or {}), "shard_size": 0} == {**(lock.get(section) or {}), "shard_size": 0}
+    assert len({row["micro_batch_size"] for row in lock["elastic"].values()}) > 1

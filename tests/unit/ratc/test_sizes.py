@@ -1,0 +1,122 @@
+"""A range of nodes: every count keeps the global batch, and what cannot is named."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ratc import compiler
+from ratc.compiler import File, Inputs
+from ratc.diagnostics import Severity
+from ratc.facts import Machine
+from ratc.plan import Plan
+from ratc.program import is_program
+from ratc.sizes import OWN
+from tests.effort import examples
+
+MACHINE = Machine(gpus=0, card=None, cpus=64, memory_bytes=16 << 30, source="this machine")
+LOOP = "experiment_name: e\ndata: {data_dir: d}\n"
+PROGRAM = 'experiment_name: e\nentrypoint: {script: t.py, args: ["${micro_batch_size}", "${epochs}"]}\n'
+
+
+def resolved(text: str, decision=None):
+    settings, found = compiler.analyse(Inputs(File("spec.yaml", text.encode())))
+    if settings is None:
+        return None, found
+    plan, more = compiler.plan(settings, None, MACHINE, decision)
+    return plan, (*found, *more)
+
+
+def spec(fewest: int, most: int, gpus: int, training: str, head: str = LOOP, more: str = "") -> str:
+    nodes = f"{{min: {fewest}, max: {most}}}"
+    return f"{head}training: {{{training}}}\nresources: {{nodes: {nodes}, gpus_per_node: {gpus}, gpu: h100}}\n{more}"
+
+
+def own(plan: Plan, nodes: int) -> dict[str, object]:
+    return {
+        name: plan.values[f"elastic.{nodes}.{name}"].value for name in OWN if f"elastic.{nodes}.{name}" in plan.values
+    }
+
+
+@settings(max_examples=examples(200))
+@given(
+    fewest=st.integers(1, 6),
+    more=st.integers(1, 12),
+    gpus=st.sampled_from([0, 1, 2, 4, 8]),
+    batch=st.integers(1, 1500),
+    micro=st.none() | st.integers(1, 8),
+    program=st.booleans(),
+)
+def test_every_node_count_keeps_the_global_batch_and_the_others_cannot(fewest, more, gpus, batch, micro, program):
+    training = f"target_batch_size: {batch}" + (f", batch_size: {micro}" if micro else "")
+    most, each = fewest + more, max(gpus, 1)
+    plan, found = resolved(spec(fewest, most, gpus, training, PROGRAM if program else LOOP))
+    able = [nodes for nodes in range(fewest, most + 1) if batch % (nodes * each * (micro or 1)) == 0]
+    if fewest not in able:
+        assert plan is None
+        (error,) = (one for one in found if one.severity is Severity.ERROR)
+        assert error.code == "R369"
+        assert (", ".join(map(str, able[:1])) in error.notes[0]) if able else "no count" in error.notes[0]
+        return
+    assert plan is not None, found
+    assert [size.values["parallel.nodes"].value for size in plan.sizes] == able
+    assert ("R370" in [one.code for one in found]) == (len(able) <= more)
+    for nodes, size in zip(able, plan.sizes, strict=True):
+        row = own(plan, nodes)
+        assert row["world_size"] == nodes * each
+        assert row["micro_batch_size"] * row["gradient_accumulation_steps"] * row["world_size"] == batch
+        assert size.values["training.global_batch_size"].value == batch
+        assert row["micro_batch_size"] == size.values["training.micro_batch_size"].value
+    assert plan.values["parallel.nodes"].value == able[-1]
+    assert is_program(plan.settings) == program
+
+
+def test_the_same_number_twice_is_a_number():
+    plan, _ = resolved(spec(2, 2, 4, "target_batch_size: 64"))
+    other, _ = resolved(spec(2, 2, 4, "target_batch_size: 64").replace("{min: 2, max: 2}", "2"))
+    assert plan.sizes == ()
+    assert {path: value.value for path, value in plan.values.items()} == {
+        path: value.value for path, value in other.values.items()
+    }
+
+
+def test_each_reason_of_a_count_that_is_left_out_is_named_once():
+    sharded = "parallel: {strategy: fsdp2, shard: hybrid, shard_size: 8}\n"
+    _, found = resolved(spec(4, 10, 4, "target_batch_size: 1920, batch_size: 1", more=sharded))
+    (warning,) = (one for one in found if one.code == "R370")
+    assert "5, 7 and 9 cannot" in warning.message
+    assert warning.notes == (
+        "5 nodes: groups of 8 processes (`shard_size`) make no mesh of 20",
+        "7 nodes: global batch 1920 cannot be split over 28 GPUs and micro-batches of 1",
+    )
+
+
+def test_deepspeed_is_not_taken_and_fsdp2_needs_several_processes():
+    plan, _ = resolved(spec(1, 4, 4, "target_batch_size: 64"))
+    assert plan.values["engine.deepspeed"].value is False
+    assert plan.values["engine.deepspeed"].inputs == ("spec:resources.nodes.min",)
+    plan, found = resolved(spec(1, 4, 1, "target_batch_size: 64", more="parallel: {strategy: fsdp2}\n"))
+    assert plan is None
+    (error,) = (one for one in found if one.code == "R369")
+    assert "`parallel.strategy` would be ddp instead of fsdp2" in error.message
+
+
+@pytest.mark.parametrize(
+    ("nodes", "code"),
+    [
+        ("{min: 4, max: 2}", "R371"),
+        ("{min: 1, max: 5000}", "R371"),
+        ("{min: 1, max: 1000000000}", "R371"),
+        ("{min: 2}", "R105"),
+        ("{min: 0, max: 2}", "R104"),
+        ("{min: 1, max: 2, step: 2}", "R101"),
+        ("{}", "R105"),
+        ("[1, 2]", "R102"),
+        ("null", "R102"),
+        ("2-8", "R102"),
+    ],
+)
+def test_what_is_no_range_is_refused(nodes, code):
+    text = spec(1, 2, 4, "target_batch_size: 64").replace("{min: 1, max: 2}", nodes)
+    plan, found = resolved(text)
+    assert plan is None
+    assert {one.code for one in found} == {code}
