@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# What every node of a job runs. Trains demo on 1, 2 or 3 nodes: 4, 8 or 12 processes on a100-80, bf16, global batch 96.
+# Every node of the job runs this script. Trains demo on 1, 2 or 3 nodes: 4, 8 or 12 processes on a100-80, bf16, global batch 96.
 # Compiled by ratc from ../spec.yaml: review it, do not edit it.
 # Again, from this folder: ratc compile ../spec.yaml --target lsf -o .
 # Called by job.lsf: node.sh LOCK HEAD PORT ID RANK; RAT_DATA_DIR and RAT_OUTPUT_DIR are set.
 set -euo pipefail
 unset CDPATH
 ulimit -c 0
-ulimit -l unlimited 2>/dev/null || echo "ratc: $(ulimit -l) KiB may be locked, InfiniBand may want more" >&2
-# The batch script asks the run to stop; the launcher must not be ended before it has saved.
+ulimit -l unlimited 2>/dev/null || echo "ratc: $(ulimit -l) KiB of memory may be locked, InfiniBand may need more" >&2
+# The batch script asks the run to stop; these signals must not end the launcher before the run has saved.
 trap '' TERM USR2
 ratc_lock=$1 ratc_id=$4 ratc_rank=$5
 ratc_head=$2 ratc_port=$3
 ratc_here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-cd -- "$ratc_here"/..  # the spec's folder: its relative paths start here
-# What the batch script's shell has, and LSF does not promise here; nobody else can read the file.
+cd -- "$ratc_here"/..  # the spec's folder, where its relative paths start
+# Variables of the batch script's shell, which LSF does not pass on; only you can read the file.
 # shellcheck disable=SC1090
 source -- "$RATC_GIVEN"
 ratc_data_dir=$RAT_DATA_DIR ratc_output_dir=$RAT_OUTPUT_DIR ratc_tmp=''
@@ -35,7 +35,7 @@ export GLOO_SOCKET_IFNAME=ib0
 ratc_python=${RATC_PYTHON:-python3}
 command -v -- "$ratc_python" >/dev/null || ratc_refuse "there is no $ratc_python"
 
-# What launchers and their libraries would prefer to the lock: of the user's shell, of a launcher above, of what was sourced.
+# Remove variables that launchers and their libraries would use instead of the lock: from your shell, or from sourced files.
 ratc_over=("${!ACCELERATE_@}" "${!FSDP_@}" "${!MEGATRON_LM_@}" "${!PARALLELISM_CONFIG_@}" "${!PET_@}" "${!TORCHELASTIC_@}" "${!TORCH_ELASTIC_@}")
 for ratc_name in RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE NODE_RANK CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT FORK_LAUNCHED DS_ACCELERATOR PYTHON_EXEC NVIDIA_TF32_OVERRIDE PYTORCH_NO_CUDA_MEMORY_CACHING TORCHDYNAMO_DISABLE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE TORCH_COMPILE_DISABLE; do
   if [ -n "${!ratc_name+set}" ]; then ratc_over+=("$ratc_name"); fi
@@ -45,11 +45,11 @@ if [ "${#ratc_over[@]}" -gt 0 ]; then
   unset "${ratc_over[@]}"
 fi
 unset "${!OMPI_COMM_WORLD_@}" "${!MV2_COMM_WORLD_@}" "${!PMI_@}" "${!PMIX_@}" "${!JSM_NAMESPACE_@}" MPI_LOCALRANKID MPI_LOCALNRANKS SLURM_PROCID SLURM_LOCALID
-# From Python 3.11 on `python -m` does not import from the working folder then: a file torch.py there is not torch.
+# With this variable, `python -m` (3.11 and later) imports nothing from the working folder, such as a file torch.py there.
 export PYTHONSAFEPATH=1
 export RAT_DATA_DIR=$ratc_data_dir RAT_OUTPUT_DIR=$ratc_output_dir
 
-# A temporary folder of this start's own, removed at its end; one of an earlier start that was killed, now.
+# Make a temporary folder for this start, which is removed at its end. Remove those of earlier starts that were killed.
 for ratc_folder in "${TMPDIR:-/tmp}" /tmp; do
   for ratc_left in "$ratc_folder/ratc-${ratc_id%.*}".*-"n$ratc_rank".*; do
     if [ -O "$ratc_left" ] && [ ! -L "$ratc_left" ]; then rm -rf -- "$ratc_left" || true; fi
@@ -59,19 +59,19 @@ done
 [ -n "$ratc_tmp" ] || { echo "ratc: no temporary folder can be made on $(hostname)" >&2; exit 1; }
 export TMPDIR=$ratc_tmp
 
-# The first node's output goes to the job's own log too, that of every node to a file.
+# The output of every node goes to a file; that of the first node also to the job's log.
 ratc_log=$RAT_OUTPUT_DIR/logs/$ratc_id-node$ratc_rank.log
 ratc_keep() {
   if [ "$ratc_rank" = 0 ]; then tee -a -- "$ratc_log"; else cat >>"$ratc_log"; fi
 }
 ratc_run() {
-  # The files here are those that were reviewed, and the hardware is what they were compiled for.
+  # Check that the files are the reviewed ones, and that the hardware is the one of the lock.
   "$ratc_python" -m ratc_runtime.preflight "$ratc_lock" || return
   "$ratc_python" -m ratc_runtime.meeting "$ratc_head" "$ratc_port" "$ratc_rank" || return
-  # How the CUDA allocator takes memory. Which of the two torch reads depends on its version.
+  # Settings of the CUDA allocator. Which of the two variables torch reads depends on its version.
   export PYTORCH_ALLOC_CONF=expandable_segments:False PYTORCH_CUDA_ALLOC_CONF=expandable_segments:False
   ratc_train=(ratc_runtime.train --lock "$ratc_lock" --data-dir="$RAT_DATA_DIR" --output-dir="$RAT_OUTPUT_DIR")
-  export PET_SIGNALS_TO_HANDLE=SIGINT  # TERM is left to the ranks
+  export PET_SIGNALS_TO_HANDLE=SIGINT  # SIGTERM is left to the ranks
   "$ratc_python" -m torch.distributed.run --nproc-per-node 4 \
     --nnodes "$RATC_NODES" --node-rank "$ratc_rank" --rdzv-backend static --rdzv-id "$ratc_id" \
     --rdzv-endpoint "$ratc_head:$ratc_port" \
