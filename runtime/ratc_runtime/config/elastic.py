@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ratc_runtime.config.refusal import Wrong
 from ratc_runtime.config.sections import ProgramSize, Size
@@ -57,7 +57,7 @@ def _with(lock: _Lock, nodes: int, size: ProgramSize) -> _Lock:
         "training": lock.training.replace(**split),
     }
     if isinstance(size, Size):
-        loop = cast("Lock", lock)
+        loop: Any = lock  # only a Lock has rows of this kind
         peaks = {"peak_allocated_bytes": size.peak_allocated_bytes, "peak_reserved_bytes": size.peak_reserved_bytes}
         changes["memory"] = loop.memory.replace(**peaks)
         changes["data"] = loop.data.replace(prefetch_factor=size.prefetch_factor)

@@ -373,9 +373,8 @@ class Hardware(Section):
 
 
 class Health(Section):
-    """The check of the nodes before training. It is there only if nodes are checked.
-
-    The rates are those of the card's data sheet and of the cluster's facts; null if they are not known.
+    """The check of the nodes before training. It is there only if nodes are checked. Rates are those of the card's data
+    sheet and of the cluster's facts; null if they are not known.
     """
 
     matrix_tflops: PositiveFloat | None = Field(description="10^12 operations a second of a matrix product.")

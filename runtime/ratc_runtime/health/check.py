@@ -259,7 +259,11 @@ class _Group:
         for members in groups:
             self._number += 1
             for place, rank in enumerate(members):
-                order = {"place": place, "members": len(members), "store": f"{self._store}/{self._number}"}
+                order: dict[str, Any] = {
+                    "place": place,
+                    "members": len(members),
+                    "store": f"{self._store}/{self._number}",
+                }
                 if rank == 0:
                     mine = order
                 else:

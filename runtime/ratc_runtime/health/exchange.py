@@ -121,15 +121,14 @@ class Head:
         try:
             # Its name is in the word that the name's code is of: read it first, and believe it if the code is right.
             connection.settimeout(_GREETING_S)
-            line.other = f"node {int(connection.recv(8, socket.MSG_WAITALL))}"
+            rank = int(connection.recv(8, socket.MSG_WAITALL))
+            line.other = f"node {rank}"
             word = line.hear(time.monotonic() + _GREETING_S)
-            rank = word.get("rank")
         except (Silence, OSError, ValueError):
             connection.close()
             return
         with self._changed:
-            known = isinstance(rank, int) and 0 < rank < self._nodes and line.other == f"node {rank}"
-            if not known or rank in self.lines:
+            if word.get("rank") != rank or not 0 < rank < self._nodes or rank in self.lines:
                 connection.close()
                 return
             self.lines[rank] = line

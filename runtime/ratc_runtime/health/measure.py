@@ -115,7 +115,7 @@ def alone(kind: str, count: int, precision: str) -> None:
     def test(index: int) -> Device:
         device = torch.device(kind, index) if kind == "cuda" else torch.device("cpu")
         problems: list[str] = []
-        rates: dict[str, float] = {}
+        rates: dict[str, Any] = {}
         try:
             say(at=f"card {index}: matrix product" if kind == "cuda" else "matrix product")
             rates["matrix_tflops"], wrong = matrix_product(device, dtype)
@@ -170,7 +170,7 @@ def together(kind: str, local: int, count: int, rank: int, nodes: int, address: 
         world_size=world,
         timeout=timedelta(seconds=seconds),
     )
-    rates: dict[str, float] = {}
+    rates: dict[str, Any] = {}
     size = REDUCED[kind]
     values = torch.ones(size // 4, device=device)
 
