@@ -174,7 +174,7 @@ def _command(name: str, command: Any, above: Any) -> str:
         parts.append("| | | default |\n| --- | --- | --- |\n")
     parts += [f"| `{words}` | {_cell(text)} | {_code(default)} |\n" for words, text, default in rows]
     if laid:
-        parts.append(f"\nValues laid over the spec: {', '.join(laid)}.\n")
+        parts.append(f"\nValues that override the spec: {', '.join(laid)}.\n")
     width = max(len(line) for line in command.examples)
     examples = "".join(f"{line:<{width}}  # {text}\n" for line, text in command.examples.items())
     return "".join((*parts, f"\n```sh\n{examples}```\n"))

@@ -103,7 +103,7 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the arguments, the options, and the options that override the spec."""
-        titles = {"Arguments": Argument, "Values laid over the spec": SpecOption, "Options": click.Option}
+        titles = {"Arguments": Argument, "Values that override the spec": SpecOption, "Options": click.Option}
         found: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", "Options", *titles)}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)

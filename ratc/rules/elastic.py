@@ -43,6 +43,6 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     asked += [one for one in (settings["parallel.strategy"],) if one.value == "deepspeed"]
     if asked:
         message = "DeepSpeed does not go with a range of nodes"
-        note = "its checkpoints are read by as many processes as wrote them"
+        note = "its checkpoints can only be read by as many processes as wrote them"
         helps = ("use `strategy: fsdp2`, `ddp` or `auto`",)
         yield Diagnostic("R372", message, asked[0].span, (note,), helps)

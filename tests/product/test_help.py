@@ -50,7 +50,7 @@ def test_the_help_tells_arguments_options_and_examples(capsys, name):
             assert parameter.opts[-1] in said or parameter.metavar in said
     for line in command.examples:
         assert f"  {line}\n" in said
-    titles = ("Arguments", "Options", "Values laid over the spec", "Examples")
+    titles = ("Arguments", "Options", "Values that override the spec", "Examples")
     sections = re.findall(r"^(\w[\w ]*):$", said, re.M)
     assert sections == [title for title in titles if title in sections]
 
