@@ -139,7 +139,10 @@ def fit(request: CompileRequest, cards: Sequence[str] = (), precisions: Sequence
 
 @silence()
 def check(path: str = ".", this_machine: bool = False) -> tuple[Diagnostic, ...]:
-    """Return the findings on compiled folders below a path that differ from the output of their inputs."""
+    """Return the findings on compiled folders below a path that differ from the output of their inputs.
+
+    Raises FileNotFoundError if there is no such path: nothing would be found there.
+    """
     from ratc.compiled import find
     from ratc.sweep import once
     from ratc.workflow.check import checked

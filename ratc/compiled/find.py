@@ -16,9 +16,12 @@ _HEAD = 16384
 
 
 def compiled(paths: Sequence[str]) -> Iterator[str]:
-    """Yield every folder below the paths that holds a lock of ratc's, or a file of ratc's without its lock, once."""
+    """Yield every folder below the paths that holds a lock of ratc's, or a file of ratc's without its lock, once.
+    Raises FileNotFoundError for a path that does not exist.
+    """
     seen: set[str] = set()
     for path in paths:
+        os.stat(path)
         start = path if os.path.isdir(path) else os.path.dirname(path) or "."
         for folder, below, names in os.walk(start):
             below[:] = sorted(name for name in below if name not in _SKIPPED)

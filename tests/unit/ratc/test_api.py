@@ -75,6 +75,11 @@ def test_an_unknown_card_is_a_diagnostic():
     assert (found.rows, [item.code for item in found.diagnostics]) == ((), ["R301"])
 
 
+def test_a_path_that_is_not_there_has_no_clean_check():
+    with pytest.raises(FileNotFoundError):
+        ratc.check("nowhere")
+
+
 def test_the_original_frameworks_names_work(capsys):
     config = ratc.load_config_with_auto_optimization("spec.yaml")
     assert config["experiment_name"] == "demo"
