@@ -85,7 +85,7 @@ def test_each_reason_of_a_count_that_is_left_out_is_named_once():
     (warning,) = (one for one in found if one.code == "R370")
     assert "5, 7 and 9 cannot" in warning.message
     assert warning.notes == (
-        "5 nodes: groups of 8 processes (`shard_size`) make no mesh of 20",
+        "5 nodes: groups of 8 processes (`shard_size`) cannot be formed of 20 processes",
         "7 nodes: global batch 1920 cannot be split over 28 GPUs and micro-batches of 1",
     )
 
