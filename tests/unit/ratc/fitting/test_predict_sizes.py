@@ -55,16 +55,34 @@ def split(lock):
     }
 
 
+def structure(lock):
+    """What all rows of a lock have in common: how a step is computed, but not over how many processes."""
+    sharded = {**(lock.get("fsdp2") or {}), "shard_size": None}
+    training = {key: lock["training"][key] for key in ("activation_checkpointing", "allocator")}
+    return lock["model"], lock["engine"], sharded, training
+
+
 @pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
-def test_every_row_is_the_plan_of_its_nodes(strategy, compiled):
-    status, lock, said = compiled("{min: 1, max: 4}", strategy, memory=1100)
+def test_with_room_for_all_every_row_is_the_plan_of_its_nodes(strategy, compiled):
+    status, lock, said = compiled("{min: 1, max: 4}", strategy)
     assert status == 0, said
     assert list(lock["elastic"]) == ["1", "2", "4"]
     assert lock["elastic"]["4"] == split(lock)
     for nodes, row in lock["elastic"].items():
-        status, alone, said = compiled(nodes, strategy, memory=1100)
+        status, alone, said = compiled(nodes, strategy)
         assert status == 0, said
         assert split(alone) == row
-        for section in ("model", "fsdp2", "engine"):
-            assert {**(alone.get(section) or {}), "shard_size": 0} == {**(lock.get(section) or {}), "shard_size": 0}
-    assert len({row["micro_batch_size"] for row in lock["elastic"].values()}) > 1
+        assert structure(alone) == structure(lock)
+    assert len({row["micro_batch_size"] for row in lock["elastic"].values()}) == 3
+
+
+def test_with_little_room_the_fewest_nodes_decide_how_a_step_is_computed(compiled):
+    status, lock, said = compiled("{min: 1, max: 4}", memory=2000)
+    assert status == 0, said
+    status, fewest, said = compiled("1", memory=2000)
+    assert status == 0, said
+    assert split(fewest) == lock["elastic"]["1"]
+    assert structure(fewest) == structure(lock)
+    status, most, said = compiled("4", memory=2000)
+    assert status == 0, said
+    assert structure(most) != structure(lock)  # alone they would not need it
