@@ -33,7 +33,8 @@ def _unknown(name: str, span: Span | None) -> Diagnostic:
     if name in ELSEWHERE:
         return Diagnostic("R220", f"`{name}` cannot be used as an augmentation", span, (ELSEWHERE[name],))
     helps = did_you_mean(name, TRANSFORMS) or ("there are " + ", ".join(f"`{known}`" for known in TRANSFORMS),)
-    note = f"augmentations are transforms of torchvision {TORCHVISION} that also change masks and boxes"
+    note = f"augmentations are transforms of torchvision {TORCHVISION} that also change masks and boxes, or only "
+    note += "the values of the image"
     return Diagnostic("R220", f"no augmentation is called `{name}`", span, (note,), helps)
 
 

@@ -55,8 +55,8 @@ class Model(Section):
     ] = Field(
         "auto",
         description="How RAT computes its dense attention. `full` keeps the attention maps. `fused` (FlexAttention, "
-        "needs compute capability 8.0) and `chunked` (any hardware, slower) recompute them in a fraction of the "
-        "memory. `auto` takes `full`, or `fused` if that allows a larger micro-batch. On hardware without `fused`, "
+        "needs compute capability 8.0 or later) and `chunked` (any hardware, slower) recompute them in a fraction of "
+        "the memory. `auto` takes `full`, or `fused` if that allows a larger micro-batch. On hardware without `fused`, "
         "`auto` takes `chunked` if `full` does not fit.",
     )
     spatial_dims: Literal[2, 3] = Field(2, description="Spatial dimensions of the input: 2 for images, 3 for volumes.")

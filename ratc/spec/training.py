@@ -65,7 +65,7 @@ class InitFrom(Section):
         ["*"], description="Patterns (`*`, `?`, `[…]`) of the names of weights to load.", examples=[["encoder.*"]]
     )
     skip: list[Pattern] = Field(
-        [], description="Patterns of names in `include` that are not loaded.", examples=[["head.*"]]
+        [], description="Patterns of names in `load` that are not loaded.", examples=[["head.*"]]
     )
 
 

@@ -95,12 +95,31 @@ def why(asked: Asked) -> Why:
     )
 
 
+def _of_spec(spec: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
+    """The folder beside a spec that was compiled from it; of several the last submitted one, or the newest."""
+    place = os.path.join(os.path.dirname(spec) or ".", "compiled")
+    read = [read_lock.read(folder)[0] for folder in (find.compiled((place,)) if os.path.isdir(place) else ())]
+    own = [one for one in read if one is not None and os.path.realpath(_spec_of(one)) == os.path.realpath(spec)]
+    if own:
+        return max(own, key=lambda one: (_submitted(one.folder), os.path.getmtime(one.folder))), ()
+    helps = (f"run `ratc compile {spec}`, or name the output folder of the run",)
+    return None, (Diagnostic("R001", f"`{spec}` was not compiled into `{place}`", helps=helps),)
+
+
+def _spec_of(compiled: Compiled) -> str:
+    """The path of the spec that a folder was compiled from; empty if its lock does not say."""
+    try:
+        return recorded.request(compiled.words, compiled.shared_folder).spec
+    except recorded.Refused:
+        return ""
+
+
 def _of_folder(path: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
     """The compiled folder at a path, or the one that writes its results into it; of several the last submitted one."""
     if not os.path.exists(path):
         return None, (Diagnostic("R001", f"there is no `{path}`"),)
     if os.path.isfile(path) and not read_lock.is_compiled(path):
-        path = os.path.join(os.path.dirname(path) or ".", "compiled")
+        return _of_spec(path)
     folders = list(find.compiled((path,))) if os.path.isdir(path) else []
     if folders and not os.path.exists(os.path.join(path, lock.NAME)):
         return read_lock.read(max(folders, key=lambda folder: (_submitted(folder), os.path.getmtime(folder))))

@@ -83,5 +83,5 @@ def test_a_study_that_is_killed_goes_on_and_its_best_can_be_had_again(tmp_path: 
     os.kill(third.pid, signal.SIGTERM)
     _, err = third.communicate(timeout=HANGS_S)
     assert third.returncode == 130, err
-    assert "stopping (SIGTERM): the running trials save" in err
+    assert "stopping (SIGTERM): running trials save a checkpoint" in err
     assert "Traceback" not in err

@@ -389,7 +389,7 @@ class Checkpoints:
         progress = checked(content["progress"], self.lock.training.epochs)
         states = content["rng"]
         if not isinstance(states, list) or len(states) != content["world_size"]:
-            raise ValueError(f"it lacks random states of some of its {content['world_size']}")
+            raise ValueError(f"it lacks random states of some of its {content['world_size']} processes")
         if self.engine.sharded:
             self.engine.load_shards(path)
         else:

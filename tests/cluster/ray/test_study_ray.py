@@ -149,7 +149,7 @@ def test_a_study_that_is_asked_to_stop_saves_its_trials_and_a_terminal_shows_a_t
     assert study.returncode == 130, said
     assert (folder / "STOPPED").read_text() == "SIGTERM\n", "a job's script requeues it"
     (folder / "STOPPED").unlink()
-    assert "stopping (SIGTERM): the running trials save; the same command continues" in said
+    assert "stopping (SIGTERM): running trials save a checkpoint; run the same command again to continue" in said
     assert "Traceback" not in said
     assert not trainings(folder)
     stopped = [json.loads(path.read_text()) for path in folder.glob("*/results.json")]

@@ -187,7 +187,7 @@ def test_a_change_of_the_model_s_code_makes_another_step(folder, capsys):
     assert capsys.readouterr().err.count("warning") == 0
     (folder / "net.py").write_text(NET + "\n# wider\n")
     micro_batch()
-    assert "its code" in capsys.readouterr().err
+    assert "another model, code, loss" in capsys.readouterr().err
     # A batch size of the spec's is taken as it is: nothing is held against the measurement.
     assert micro_batch("--batch-size", "4")[0] == 4
     assert "R516" not in capsys.readouterr().err

@@ -58,6 +58,18 @@ def test_a_run_is_found_by_any_of_its_names(job: Place, what: str) -> None:
     assert told.about == "job 5 of compiled/demo/slurm/lock.yaml, with its results in moved"
 
 
+def test_the_run_of_another_spec_in_the_folder_is_not_taken(job: Place) -> None:
+    text = Path("spec.yaml").read_text()
+    Path("other.yaml").write_text(text.replace("experiment_name: demo", "experiment_name: other"))
+    told = why(Asked("other.yaml"))
+    assert [(one.code, one.message) for one in told.found] == [
+        ("R001", "`other.yaml` was not compiled into `./compiled`")
+    ]
+    assert main(["compile", "other.yaml", "--target", "slurm"]) == 0
+    assert "compiled/demo/slurm" in why(Asked("spec.yaml")).about
+    assert "compiled/other/slurm" in why(Asked("other.yaml")).about
+
+
 def test_a_job_is_found_by_its_scheduler_too(job: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job.artifacts / ".submitted/jobs.json").unlink()
     monkeypatch.chdir(tmp_path)
