@@ -76,7 +76,8 @@ def drift(paths: Sequence[str]) -> str:
 def differences(paths: Sequence[str], base: str) -> list[str]:
     """A section for every compiled folder that is not as it was at the base."""
     sections = []
-    for folder in find.compiled(paths):
+    # `ratc check` has named a path that is not there.
+    for folder in find.compiled([path for path in paths if Path(path).exists()]):
         name = os.path.relpath(folder)
         if name.startswith(os.pardir):
             continue
