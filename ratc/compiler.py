@@ -185,7 +185,7 @@ def plan_on(
     from ratc import resolve
 
     if elastic.is_range(settings):
-        from ratc import sizes
+        from ratc import elastic_plan
 
-        return sizes.resolve(settings, hardware, decision)
+        return elastic_plan.resolve(settings, hardware, decision)
     return resolve.resolve(settings, hardware, decision)

@@ -133,8 +133,13 @@ def declare(
 
 
 def without_config(words: Iterable[str]) -> list[str]:
-    """``--config FILE`` and ``--config=FILE`` are the spec itself."""
+    """``--config FILE`` and ``--config=FILE`` are the spec itself, which is the first argument of a command."""
     words = list(words)
     before = words[: words.index("--")] if "--" in words else words
-    own = [word.removeprefix("--config=") for word in before if word != "--config"]
-    return [*own, *words[len(before) :]]
+    specs: list[str] = []
+    others: list[str] = []
+    for last, word in zip(["", *before], before, strict=False):
+        is_spec = last == "--config" or word.startswith("--config=")
+        if is_spec or word != "--config":
+            (specs if is_spec else others).append(word.removeprefix("--config="))
+    return [*specs, *others, *words[len(before) :]]

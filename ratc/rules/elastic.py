@@ -1,4 +1,4 @@
-"""R371 and R372: a range of nodes that is none, and keys that do not go with one."""
+"""R371 and R372: an invalid range of nodes, and keys that do not go with one."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ class Training(Section):
     loss: Annotated[Annotated[str, Field(pattern=LOSS)] | None, Key(plan="training.loss.name", rate=True)] = Field(
         None,
         description="Loss. Segmentation: `bce` (one class), `cross_entropy` (several classes), `dice` or `combined` "
-        "(the mean of `dice` and the one of these that fits the classes; taken if absent). Detection: "
+        "(if absent: the mean of `dice` and of `bce` or `cross_entropy`, by the number of classes). Detection: "
         "`set_prediction`. Classification: `cross_entropy`. Any task: `package.module:callable`.",
         examples=["combined", "my_package.losses:Focal"],
     )

@@ -128,10 +128,10 @@ def test_stages_know_only_what_comes_before_them():
         "consumers": {"yaml", "targets", "cache_folder"},
         "emit": {"targets", "files"},
         "kinds": {"yaml"},
-        "sizes": {"resolve", "memory"},
+        "elastic_plan": {"resolve", "memory"},
         "compiler": {
             *{"yaml", "kinds", "layers", "schema", "sweep", "tuning", "rules"},
-            *{"facts", "resolve", "sizes", "memory"},
+            *{"facts", "resolve", "elastic_plan", "memory"},
         },
     }
     for path in sources():

@@ -94,3 +94,8 @@ def test_options_and_arguments_may_be_mixed(words):
 @pytest.mark.parametrize("words", [["--config", "a.yaml"], ["--config=a.yaml"], ["a.yaml"]])
 def test_the_spec_may_have_the_name_of_the_original_framework(words):
     assert parsed(["validate", "--seed", "1", *words])[1]["spec"] == "a.yaml"
+
+
+def test_the_spec_comes_first_wherever_its_option_stands():
+    given = parsed(["explain", "training.precision", "--config", "a.yaml"])[1]
+    assert list(given.values())[:2] == ["a.yaml", "training.precision"]

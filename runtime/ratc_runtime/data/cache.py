@@ -134,11 +134,8 @@ class Cache:
     def warnings(self) -> Iterator[str]:
         """Yield warnings for samples that were not cached for a reason other than the cache's size."""
         if self.shared is not None and self.shared.noted(RANDOM):
-            (
-                yield "the data set draws random numbers: its samples are not cached, because they would be the same "
-                "in "
-                "each epoch"
-            )
+            same = "because they would be the same in each epoch"
+            yield f"the data set draws random numbers: its samples are not cached, {same}"
         if self.shared is not None and self.shared.noted(FOREIGN):
             yield "samples that are not made of tensors, arrays, numbers and text are not cached"
 

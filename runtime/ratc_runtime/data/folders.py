@@ -17,8 +17,6 @@ from ratc_runtime.output.sizes import counted
 
 SPLITS = ("train", "val", "test")
 SKIP_HELP = "repair or remove it, or set `data.on_bad_sample: skip` in the spec and compile again"
-#: The limit for masks: class numbers are bytes.
-MOST_CLASSES = 256
 #: Samples that a message names.
 MOST_NAMED = 3
 

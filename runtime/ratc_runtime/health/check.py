@@ -357,7 +357,7 @@ def _finding(verdict: Verdict, start: Start, left: int, requeue: bool) -> Runtim
             note,
             f"tell the site, submit the job with --exclude={names}, or raise `max_excluded_nodes` and compile again",
         )
-    after = "the job goes back into the queue without" if requeue else "submit the job again without"
+    after = "the job is requeued without" if requeue else "submit the job again without"
     what = "it" if len(verdict.excluded) == 1 else "them"
     if verdict.bad:
         message = f"{counted(len(verdict.excluded), 'node')} of {start.nodes} not healthy: {names}"

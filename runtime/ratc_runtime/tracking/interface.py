@@ -17,11 +17,9 @@ from typing import Any, ClassVar
 from ratc_runtime.config.yaml_file import open_regular
 
 #: A record is JSON, so that it can wait on the disk. By `kind`: metrics {step, time (ms since 1970), values},
-#: params {values}, tags {values}, artifact {path}, from the output folder, status {status, time}.
+#: params {values}, tags {values}, artifact {path}, from the output folder, status {status, time}. A status is RUNNING,
+#: FINISHED, KILLED (stopped and to be continued) or FAILED.
 Record = dict[str, Any]
-
-#: Statuses of a run: going on, done, stopped and to be continued, ended by an error.
-STATUSES = ("RUNNING", "FINISHED", "KILLED", "FAILED")
 
 
 @dataclass(frozen=True)

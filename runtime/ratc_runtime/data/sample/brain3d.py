@@ -19,7 +19,6 @@ SLABS = (
 )
 # The brain's extent to the sides and upwards, in voxels, rounded up to whole patches of 32.
 SIDES, HEIGHT = (18, 178), (0, 160)
-CLASSES = ("background", "grey matter", "white matter")
 SOURCE = "nilearn: MNI152 symmetric 2009a T1, grey and white matter, 1 mm"
 
 

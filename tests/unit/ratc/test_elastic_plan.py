@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from ratc import compiler
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Severity
+from ratc.elastic_plan import OWN
 from ratc.facts import Machine
 from ratc.plan import Plan
 from ratc.program import is_program
-from ratc.sizes import OWN
 from tests.effort import examples
 
 MACHINE = Machine(gpus=0, card=None, cpus=64, memory_bytes=16 << 30, source="this machine")

@@ -113,10 +113,8 @@ def _missing(
 ) -> Diagnostic:
     """Return the warning that names the counts of the range that are left out, each reason once."""
     out = sorted(left_out)
-    message = (
-        f"of {counts[0]} to {counts[-1]} nodes, {_listed(out)} cannot train this step: a job that is given so many "
-    )
-    message += f"leaves some of them idle, and uses {_listed(sorted(plans))}"
+    message = f"of {counts[0]} to {counts[-1]} nodes, {_listed(out)} cannot train this step: a job that gets so many "
+    message += f"nodes leaves some of them idle, and takes the next smaller of {_listed(sorted(plans))}"
     reasons: dict[str, list[int]] = {}
     for nodes in out:
         reasons.setdefault(left_out[nodes].code, []).append(nodes)
