@@ -134,8 +134,7 @@ def _slots_of_a_node(plan: Plan) -> int:
 
 def _slots(plan: Plan, slots: int, why: str) -> tuple[str, str]:
     """Return the slots, and where they come from; of an elastic plan the fewest and the most."""
-    counts = [int(count) for count in job.counts(plan)] or [plan.values.get_as(int, "parallel.nodes")]
-    ends = sorted({counts[0], counts[-1]})
+    ends = sorted({plan.node_counts[0], plan.node_counts[-1]})
     words = " to ".join(map(str, ends))
     return ",".join(
         str(nodes * slots) for nodes in ends
