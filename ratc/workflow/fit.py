@@ -83,7 +83,11 @@ def _details(
     samples: int | None,
 ) -> list[str]:
     if taken:
-        told = [*breakdown.lines(taken.choice), *_allocator(plan, taken), *_time(plan, taken, allowed, samples)]
+        told = [
+            *breakdown.lines(taken.choice),
+            *_allocator_line(plan, taken),
+            *_time_lines(plan, taken, allowed, samples),
+        ]
     elif len(cards) == 1 and rows:
         told = _nothing(next(iter(allowed.values())), library, plan, cards[0], rows[0].precision)
     else:
@@ -117,7 +121,7 @@ def _given(question: Question, plan: Plan, folder: str, told: Choice | None) -> 
     return said[-1:] if told and told.estimate == verdict.choice.estimate else ["", *said]
 
 
-def _time(plan: Plan, taken: Taken, allowed: Mapping[str, Searcher], samples: int | None) -> list[str]:
+def _time_lines(plan: Plan, taken: Taken, allowed: Mapping[str, Searcher], samples: int | None) -> list[str]:
     """The predicted time of the first card's step, and of the training if its number of samples is known."""
     found = taken.choice.estimate
     card = facts.find_card(found.device.name)
@@ -130,7 +134,7 @@ def _time(plan: Plan, taken: Taken, allowed: Mapping[str, Searcher], samples: in
     return ["", *step_time.lines(plan, step, samples)]
 
 
-def _allocator(plan: Plan, taken: Taken) -> list[str]:
+def _allocator_line(plan: Plan, taken: Taken) -> list[str]:
     """How the allocator takes memory on the first card, and why."""
     given = plan.values["training.allocator"]
     why = taken.reason if asked_allocator(plan) == "auto" else given.reason or "the spec asks for it"
