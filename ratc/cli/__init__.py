@@ -146,7 +146,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     running: dict[str, str] = {}
     try:
-        with COMMAND_LINE.make_context("ratc", ["--help"] if arguments[0] == "help" else arguments) as context:
+        if arguments[0] == "help":  # `ratc help compile` is `ratc compile --help`
+            arguments = [*(word for word in arguments[1:] if word != "help"), "--help"]
+        with COMMAND_LINE.make_context("ratc", arguments) as context:
             running = context.meta
             status = int(COMMAND_LINE.invoke(context))
         sys.stdout.flush()
@@ -230,5 +232,5 @@ def _overview() -> str:
     return (
         "usage: ratc COMMAND …\n\nA declarative-spec compiler for deep-learning training.\n\n"
         f"{groups}\nExamples:\n{examples}\n"
-        "`ratc COMMAND --help` says more. Exit status: 0 clean, 1 findings, 2 misuse.\n"
+        "`ratc help COMMAND` says more. Exit status: 0 clean, 1 findings, 2 misuse.\n"
     )
