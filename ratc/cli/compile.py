@@ -24,6 +24,7 @@ from ratc.workflow.request import CompileRequest
         options.form(),
         options.no_predict(),
         options.samples(),
+        options.loader_rate(),
         options.folder(),
         options.flag("--check", "write nothing; exit with 1 if the files do not match the spec"),
         options.verify(),

@@ -45,6 +45,7 @@ _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_j
             help="a precision; repeatable (default: the spec's precision, or the card's best and fp32)",
         ),
         options.samples(),
+        options.loader_rate(),
         options.form(
             "form of the table: text (default), markdown or json; github and sarif show only what does not fit"
         ),

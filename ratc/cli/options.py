@@ -11,7 +11,7 @@ import click
 from ratc import layers
 from ratc.cli.command import PATH, Argument, ConfigOption, FilePath, SpecOption, words
 from ratc.workflow.findings import FORMS
-from ratc.workflow.request import MAX_SAMPLES, CompileRequest
+from ratc.workflow.request import MAX_RATE, MAX_SAMPLES, CompileRequest
 
 _FLAGS = ("debug",)
 _FOLDERS = ("data-dir", "output-dir")
@@ -101,20 +101,36 @@ def samples() -> click.Option:
     return click.Option(["--samples", "epoch_samples"], type=click.IntRange(1, MAX_SAMPLES), metavar="N", help=text)
 
 
+def loader_rate() -> click.Option:
+    """``--loader-rate``: for commands that predict times."""
+    return click.Option(
+        ["--loader-rate"],
+        type=_Number(MAX_RATE, f"a number above 0 and at most {MAX_RATE:g}"),
+        metavar="N",
+        help="samples per second of one loader process, as `ratc data check` measures them: the times then include "
+        "waits for data",
+    )
+
+
 def timeout() -> click.Option:
     """``--timeout``: for commands that ask a scheduler."""
     text = "seconds to wait for each answer of the scheduler (default: 60)"
-    return click.Option(["--timeout"], type=_Seconds(), default=60.0, metavar="S", help=text)
+    return click.Option(
+        ["--timeout"], type=_Number(3600, "a number of seconds up to an hour"), default=60.0, metavar="S", help=text
+    )
 
 
-class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
-    """Seconds, up to an hour."""
+class _Number(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
+    """A decimal number above 0, up to ``most``; ``words`` say so."""
 
-    name = "seconds"
+    name = "number"
+
+    def __init__(self, most: float, words: str) -> None:
+        self.most, self.words = most, words
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", str(value)) or not 0 < float(value) <= 3600:
-            self.fail(f"`{value}` is not a number of seconds up to an hour", param, ctx)
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", str(value)) or not 0 < float(value) <= self.most:
+            self.fail(f"`{value}` is not {self.words}", param, ctx)
         return float(value)
 
 
@@ -136,6 +152,7 @@ def request(given: dict[str, Any]) -> CompileRequest:
         given.pop("output", None),
         variables=os.environ,
         samples=given.pop("epoch_samples", None),
+        loader_rate=given.pop("loader_rate", None),
     )
 
 

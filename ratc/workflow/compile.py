@@ -186,6 +186,7 @@ def _show_time(plan: Plan, request: CompileRequest) -> tuple[Diagnostic, ...]:
         if known:
             say(f"ratc: the time of a step is not predicted: {why}")
         return ()
+    step = step_time.with_loading(plan, step, request.loader_rate)
     for line in step_time.lines(plan, step, request.samples):
         say(f"ratc: {line}")
     return step_time.too_long(plan, step, request.samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, TypeAlias
 
 from ratc.layers import SHORT_NAMES
@@ -13,6 +14,8 @@ from ratc.layers import SHORT_NAMES
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 #: The largest number of samples of an epoch.
 MAX_SAMPLES = 10**12
+#: The largest number of samples per second of a loader process.
+MAX_RATE = 1e9
 
 
 def as_path(name: str, value: Any) -> str:
@@ -23,7 +26,7 @@ def as_path(name: str, value: Any) -> str:
 
 def of_type(name: str, value: Any, kind: type, words: str = "") -> Any:
     """Return a value of a type. Raises TypeError, with the argument's name, for any other value."""
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise TypeError(f"`{name}` is not {words or kind.__name__} but {type(value).__name__}: {value!r:.80}")
     return value
 
@@ -53,10 +56,11 @@ class CompileRequest:
     this machine's are taken. ``sets`` are assignments ``path=value``, ``short`` the values of short options by their
     name (``batch-size``). Without ``predict`` no model is traced. ``output`` is the folder of the artifacts, by default
     ``compiled/EXPERIMENT/TARGET`` beside the spec. Those of ``variables`` that begin with ``RAT_`` lie over the spec.
-    ``samples`` are those of an epoch, for the predicted times only.
+    ``samples`` are those of an epoch, and ``loader_rate`` the samples per second of a loader process, for the predicted
+    times only.
 
     A path may be a str or an os.PathLike. Raises TypeError for a value of another type, and ValueError for a short
-    option that does not exist, for ``samples`` out of range and for a null character in ``output``.
+    option that does not exist, for ``samples`` or ``loader_rate`` out of range and for a null character in ``output``.
     """
 
     spec: str
@@ -69,6 +73,7 @@ class CompileRequest:
     text: bytes | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     samples: int | None = None
+    loader_rate: float | None = None
 
     def __post_init__(self) -> None:
         """Check the types, and keep paths as strings and assignments as a tuple."""
@@ -89,6 +94,9 @@ class CompileRequest:
             raise ValueError(f"`short` has no option `{unknown[0]}`; it has {', '.join(SHORT_NAMES)}")
         if self.samples is not None and not 1 <= of_type("samples", self.samples, int) <= MAX_SAMPLES:
             raise ValueError(f"`samples` is not between 1 and {MAX_SAMPLES}")
+        rate = self.loader_rate
+        if rate is not None and not 0 < of_type("loader_rate", rate, Real, "a number") <= MAX_RATE:
+            raise ValueError(f"`loader_rate` is not above 0 and at most {MAX_RATE:g}")
         if self.output is not None and "\0" in self.output:
             raise ValueError("`output` has a null character")
 

@@ -133,6 +133,8 @@ def test_a_wrong_type_is_a_type_error_that_names_the_argument(value):
         {"variables": {3: "x"}},
         {"samples": "100"},
         {"samples": True},
+        {"loader_rate": "100"},
+        {"loader_rate": True},
     ],
 )
 def test_a_request_of_wrong_types_is_not_made(given):
@@ -140,7 +142,17 @@ def test_a_request_of_wrong_types_is_not_made(given):
         ratc.CompileRequest("spec.yaml", **given)
 
 
-@pytest.mark.parametrize("given", [{"short": {"epoch": "3"}}, {"samples": 0}, {"samples": 10**400}, {"output": "a\0"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"short": {"epoch": "3"}},
+        {"samples": 0},
+        {"samples": 10**400},
+        {"loader_rate": 0},
+        {"loader_rate": float("nan")},
+        {"output": "a\0"},
+    ],
+)
 def test_a_request_with_a_value_out_of_range_is_not_made(given):
     with pytest.raises(ValueError, match=f"`{next(iter(given))}`"):
         ratc.CompileRequest("spec.yaml", **given)
