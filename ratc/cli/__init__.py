@@ -6,6 +6,7 @@ Exit status: 0 clean, 1 findings or differences, 2 misuse or an internal error, 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
@@ -136,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # None if the shell has closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale without `→`, a file name that is not UTF-8
     if COMPLETE in os.environ:
         # Imported here: only a shell asks.
         from click.shell_completion import shell_complete

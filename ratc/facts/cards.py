@@ -112,7 +112,7 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
     if _SLICE.search(wanted):
         note = "a slice of a card (MIG) has less memory and fewer cores than the card: it is a device of its own"
         return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, (note,), (_DESCRIBE,)),)
-    # Another number is another card, not a typing error: the name of a larger card is no help for a smaller one.
+    # Another number is another card, not a typing error: the name of a larger card does not help with a smaller one.
     alike = [name for name in spellings if len(wanted) > 3 and _numbers(name) == _numbers(wanted)]
     same_model = [name for name in card_names() if name.partition("-")[0] == wanted.partition("-")[0]]
     named = "cards: " + ", ".join(same_model or card_names())

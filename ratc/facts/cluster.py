@@ -103,7 +103,7 @@ def contradictions(cluster: Cluster) -> Iterator[Diagnostic]:
     first, last = values["ephemeral_ports"].value
     if first > last:
         yield _wrong(
-            f"the ports {first} to {last} are no range", values["ephemeral_ports"].span, "write the lower port first"
+            f"the ports {first} to {last} are not a range", values["ephemeral_ports"].span, "write the lower port first"
         )
 
 

@@ -61,7 +61,7 @@ def _one_size(plan: Plan) -> str | None:
         return "`-nnodes`, which a job for jsrun asks with, is one number, and the nodes are a range"
     counted = [key for key in ("rusage", "memory_limit") if facts[f"cluster.lsf.{key}"].value == "job"]
     if counted and values["job.memory_bytes_per_node"].value is not None:
-        return "this site counts memory by job, and the nodes are a range: their memory is no one number"
+        return "this site counts memory by job, and the nodes are a range: their memory is not one number"
     return None
 
 

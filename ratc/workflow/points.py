@@ -33,7 +33,7 @@ def resolve(
     """Put every point of a sweep into the array. Codes: those of a spec, each said once, with its first point; R334.
 
     A point cannot request other resources than the spec, so the hardware is settled once for all. Infeasible points of
-    a study go to ``left`` with the reason, and are no errors. With ``checks``, given micro-batches are checked.
+    a study go to ``left`` with the reason, and are not errors. With ``checks``, given micro-batches are checked.
     """
     found: list[Diagnostic] = list(_array_size(len(points), hardware, array.span))
     if has_errors(found):

@@ -37,6 +37,24 @@ def small_spec(folder: Path, more: str = "") -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    "words", [("--help",), ("schema",), ("explain", "spec.yaml", "--all"), ("diff", "spec.yaml", "other.yaml")]
+)
+def test_a_terminal_without_unicode_gets_escapes(tmp_path, words):
+    small_spec(tmp_path, 'description: "a → b"\n')
+    (tmp_path / "other.yaml").write_text((tmp_path / "spec.yaml").read_text().replace("a →", "c →"))
+    done = ratc(*words, cwd=tmp_path, PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
+    assert (done.returncode, "internal error" in done.stderr) == (int(words[0] == "diff"), False), done.stderr
+    assert "\\u2" in done.stdout
+
+
+def test_a_list_of_trust_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = ratc("trust", ".", cwd=tmp_path, RATC_CONFIG=str(tmp_path / "file"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"ratc trust: cannot write {tmp_path}/file/trusted: File exists\n"
+
+
 def test_without_a_command_it_says_what_there_is():
     done = ratc()
     assert done.returncode == 2
