@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.config import option_types
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import near
 from ratc_runtime.data.copies import between_splits
@@ -264,12 +265,6 @@ def _few(length: int, seed: int) -> list[int]:
     return random.Random(seed).sample(range(length), min(length, 4 * PICTURES))
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number above 0")
-    return int(text)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Check the data and print the result; return 0, or 1 if something is refused."""
     parser = argparse.ArgumentParser(
@@ -283,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="read every sample")
     parser.add_argument(
         "--samples",
-        type=_positive,
+        type=option_types.count,
         default=SAMPLES,
         help=f"number of samples to read from each split (default: {SAMPLES})",
     )
