@@ -53,7 +53,7 @@ def spec(metavar: str = "SPEC", help: str = "the YAML spec", kind: FilePath = PA
 def config(metavar: str) -> click.Option:
     """``--config``: for commands whose first argument is a spec."""
     return ConfigOption(
-        ["--config"], metavar="FILE", type=PATH, expose_value=False, help=f"the spec, instead of {metavar}"
+        ["--config"], metavar="FILE", type=PATH, expose_value=False, help=f"the spec, instead of `{metavar}`"
     )
 
 

@@ -1,4 +1,4 @@
-"""The time of a step over several processes, its interval, and what a run of such steps takes: hours, money, energy."""
+"""The time of a step over several processes, its interval, and the hours, money and energy of a run of such steps."""
 
 from __future__ import annotations
 

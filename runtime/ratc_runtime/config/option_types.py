@@ -40,7 +40,7 @@ def threshold(text: str) -> float:
 
 
 def _number(text: str) -> float:
-    """NaN, which lies in no range, for a text that is no number."""
+    """NaN, which lies in no range, for a text that is not a number."""
     try:
         return float(text)
     except ValueError:
