@@ -39,7 +39,7 @@ WRITING = {
             "would write: measured_spec.yaml",
         ],
     ),
-    "init": (["init", "new/config.yaml"], ["would write: new/config.yaml", "would write: new/experiment.schema.json"]),
+    "init": (["init", "new/config.yaml"], ["would write: new/config.yaml", "would write: new/.gitignore"]),
     "import": (["import", "ds.json", "-o", "imported.yaml"], ["would write: imported.yaml"]),
     "sample-data": (["sample-data", "brain", "images"], ["would write: the data set brain into images"]),
     "data check": (["data", "check", "spec.yaml"], ["would read: 64 samples", "would write: data-check/samples.png"]),
