@@ -144,7 +144,7 @@ def check(path: str = ".", this_machine: bool = False) -> tuple[Diagnostic, ...]
     Raises FileNotFoundError if there is no such path: nothing would be found there.
     """
     from ratc.compiled import find
-    from ratc.sweep import once
+    from ratc.sweep import without_repeats
     from ratc.workflow.check import checked
     from ratc.workflow.inputs import Known
 
@@ -152,4 +152,4 @@ def check(path: str = ".", this_machine: bool = False) -> tuple[Diagnostic, ...]
     found: list[Diagnostic] = []
     for folder in find.compiled([path]):
         found += checked(folder, this_machine, known, [])
-    return tuple(once(found))
+    return tuple(without_repeats(found))

@@ -69,7 +69,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]  # Ray is read without its
             time.sleep(_PAUSE)
             return
         self._process = None
-        why = self._files.why(self._begun)
+        why = self._files.last_code(self._begun)
         if status and why != "R517":
             raise RuntimeError(f"failed with status {status} {why}")
         if not status and not self._files.is_finished():

@@ -46,7 +46,7 @@ def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
         return f"Runs the study {values['experiment_name'].value} {where}: {trials}, each on {each}{cores}."
     if plan.sizes:
         device = values["hardware.card"].value or "the CPU"
-        worlds = either([str(size.values["parallel.world_size"].value) for size in plan.sizes])
+        worlds = alternatives([str(size.values["parallel.world_size"].value) for size in plan.sizes])
         return (
             f"Trains {values['experiment_name'].value} {where}: {worlds} processes on {device}, "
             f"{values['training.precision'].value}, global batch {values['training.global_batch_size'].value}."
@@ -63,7 +63,7 @@ def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
     )
 
 
-def why(plan: Plan, path: str) -> str:
+def derived_reason(plan: Plan, path: str) -> str:
     """Return the reason of a value that neither the spec nor an option gives; "" for one that they give.
 
     The script does not name the option or variable: the command in its head makes the same script again.
@@ -73,10 +73,10 @@ def why(plan: Plan, path: str) -> str:
     return "" if given else value.reason
 
 
-def where(plan: Plan) -> str:
+def on_nodes(plan: Plan) -> str:
     """``on 2 nodes``; of an elastic plan ``on 2, 4 or 8 nodes``."""
     if plan.sizes:
-        return f"on {either(counts(plan))} nodes"
+        return f"on {alternatives(counts(plan))} nodes"
     nodes = plan.values["parallel.nodes"].value
     return f"on {nodes} node{'s' if nodes > 1 else ''}"
 
@@ -86,7 +86,7 @@ def counts(plan: Plan) -> list[str]:
     return [str(size.values["parallel.nodes"].value) for size in plan.sizes]
 
 
-def either(words: Sequence[str]) -> str:
+def alternatives(words: Sequence[str]) -> str:
     """``2, 4 or 8``."""
     return " or ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
@@ -149,7 +149,7 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
     if isinstance(shape, Pool):
         text = render(
             "node_ray.sh.j2",
-            title=title(plan, where(plan), shape),
+            title=title(plan, on_nodes(plan), shape),
             again=place.again,
             spec=place.spec_name,
             sets=shape.sets,
@@ -164,20 +164,20 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
     varies = shape is not None and "training.allocator" in shape.varied
     text = render(
         "node.sh.j2",
-        title=title(plan, where(plan)),
+        title=title(plan, on_nodes(plan)),
         array=shape is not None,
         allocator_varies=varies,
         native=alloc_conf.settings(alloc_conf.NATIVE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
         expandable=alloc_conf.settings(alloc_conf.EXPANDABLE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
         program=is_program(plan.settings),
-        each=starts_each(plan),
+        each=starts_processes(plan),
         health=checks_health(plan),
         direct=launcher in ("srun", "none") or (single and launcher == "torchrun"),
         accelerate=launcher == "accelerate",
         processes=str(values["parallel.processes_per_node"].value),
         nodes=str(values["parallel.nodes"].value),
         counts=bool(plan.sizes),
-        several=values["parallel.nodes"].value > 1 or starts_each(plan),
+        several=values["parallel.nodes"].value > 1 or starts_processes(plan),
         **head,
     )
     return Artifact(NODE, text, consumer="bash", executable=True)
@@ -188,14 +188,14 @@ def checks_health(plan: Plan) -> bool:
     return "health.max_excluded_nodes" in plan.values
 
 
-def starts_each(plan: Plan) -> bool:
+def starts_processes(plan: Plan) -> bool:
     """Whether the scheduler starts each process of a node itself, without a launcher."""
     return bool(plan.values["job.launcher"].value == "srun")
 
 
 def tasks_per_node(plan: Plan) -> int:
     """Return the number of processes that the scheduler starts on a node."""
-    return plan.values.get_as(int, "parallel.processes_per_node") if starts_each(plan) else 1
+    return plan.values.get_as(int, "parallel.processes_per_node") if starts_processes(plan) else 1
 
 
 def modules_init(plan: Plan) -> str | None:
@@ -233,16 +233,16 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
     pool = shape if isinstance(shape, Pool) else None
     return {
         "header": place.header,
-        "title": title(plan, where(plan), pool),
+        "title": title(plan, on_nodes(plan), pool),
         "up": place.up,
         "down": place.down,
         "data_dir": values["data.data_dir"].value,
         "output_dir": values["output_dir"].value,
         "nodes": str(nodes),
         "counts": " ".join(reversed(counts(plan))),
-        "named_counts": either(counts(plan)),
+        "named_counts": alternatives(counts(plan)),
         # Ray needs a port on one node, too, and so do processes that Slurm starts.
-        "several": nodes > 1 or pool is not None or starts_each(plan),
+        "several": nodes > 1 or pool is not None or starts_processes(plan),
         "study": pool is not None,
         "outcome": "study/study.json" if pool else "results.json",
         "from_scratch": pool is None and values["checkpoint.resume"].value == "never",
