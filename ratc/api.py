@@ -163,7 +163,7 @@ def check(path: AnyPath = ".", this_machine: bool = False) -> tuple[Diagnostic, 
     is not a path.
     """
     from ratc.compiled import find
-    from ratc.sweep import once
+    from ratc.sweep import without_repeats
     from ratc.workflow.check import checked
     from ratc.workflow.inputs import Known
 
@@ -171,4 +171,4 @@ def check(path: AnyPath = ".", this_machine: bool = False) -> tuple[Diagnostic, 
     found: list[Diagnostic] = []
     for folder in find.compiled([as_path("path", path)]):
         found += checked(folder, this_machine, known, [])
-    return tuple(once(found))
+    return tuple(without_repeats(found))

@@ -108,7 +108,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     distances = dict[str, int]()
     for name in candidates:
         last = name if "." in word else name.rpartition(".")[2]
-        if (distance := _slips(wanted, last)) is not None:
+        if (distance := _typing_errors(wanted, last)) is not None:
             distances[name] = distance
     if distances:
         return candidates[min(distances, key=lambda name: distances[name])]
@@ -120,7 +120,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     return candidates[alike[0]] if len(alike) == 1 and len(wanted) > 2 else None
 
 
-def _slips(wanted: str, name: str) -> int | None:
+def _typing_errors(wanted: str, name: str) -> int | None:
     """Return the typing errors between two words; None if there are more than one per three letters of a part."""
     parts, others = wanted.split("."), name.split(".")
     if len(parts) != len(others):

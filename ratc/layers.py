@@ -85,7 +85,7 @@ def layer(
     """
     root = base.root
     for overlay in overlays:
-        root = _over(root, overlay.root)
+        root = _merged(root, overlay.root)
     found: list[Diagnostic] = []
     for override in overrides:
         node, diagnostic = _typed(override, schema, shell_folder)
@@ -101,12 +101,12 @@ def names_cluster_file(text: str) -> bool:
     return "/" in text or text.endswith((".yaml", ".yml"))
 
 
-def _over(below: Node, above: Node) -> Node:
+def _merged(below: Node, above: Node) -> Node:
     if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
         return above
     merged = dict(below.value)
     for key, child in above.value.items():
-        merged[key] = _over(merged[key], child) if key in merged else child
+        merged[key] = _merged(merged[key], child) if key in merged else child
     return replace(below, value=merged)
 
 

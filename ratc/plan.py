@@ -43,7 +43,7 @@ class Values(Mapping[str, Value]):
         return len(self._values)
 
     def get_as(self, kind: type[T], path: str) -> T:
-        """Return the bare value at ``path``. Another type than the given one is a bug in ratc."""
+        """Return the bare value at ``path``. Raises TypeError for another type: a bug in ratc."""
         value = self[path].value
         if not isinstance(value, kind):
             raise TypeError(f"{path} is {value!r}, not a {kind.__name__}")

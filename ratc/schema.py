@@ -292,7 +292,7 @@ def _unknown_key(
     if not helps:
         elsewhere = [path for path in key_paths(schema) if path.rpartition(".")[2] == key]
         helps = (f"`{key}` belongs under `{elsewhere[0].rpartition('.')[0] or 'the top level'}`",) if elsewhere else ()
-        helps = helps or _elsewhere(key, schema)
+        helps = helps or _in_other_section(key, schema)
     fix = _renaming(key, span, node, owner) if child.key_span else None
     return Diagnostic("R101", f"unknown key {_shown(key)}{inside}", span, helps=helps, fix=fix)
 
@@ -312,7 +312,7 @@ def _misspelt(missing: str, node: Node, owner: dict[str, Any]) -> tuple[str, ...
     return (f"write `{missing}` for {_shown(meant[0])}",) if len(meant) == 1 else ()
 
 
-def _elsewhere(key: str, schema: dict[str, Any]) -> tuple[str, ...]:
+def _in_other_section(key: str, schema: dict[str, Any]) -> tuple[str, ...]:
     """Return a help with the key of another section that a mistyped one can mean: a close word, in one section only."""
     from difflib import get_close_matches
 

@@ -71,7 +71,7 @@ def met_at(point: Point, found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     return tuple(replace(item, notes=(*item.notes, note)) for item in found)
 
 
-def once(found: Iterable[Diagnostic]) -> list[Diagnostic]:
+def without_repeats(found: Iterable[Diagnostic]) -> list[Diagnostic]:
     """Return the diagnostics without repetitions; each is kept at the first point that has it."""
     first: dict[tuple[object, ...], Diagnostic] = {}
     for item in found:

@@ -34,8 +34,8 @@ from ratc.memory.convolutions import (  # noqa: E402
     Measured,
     copied,
     copies,
-    many,
     parsed,
+    partial_sum_bytes,
     rule,
     signature,
     workspace,
@@ -143,7 +143,11 @@ def _sums(found: Iterable[recorded.Recorded]) -> list[list[Any]]:
         if one.direction != "weight" or conv.channels_last or conv.groups > 1 or conv.arithmetic == "fp32" or plain:
             continue
         more = one.bytes_ - copies(conv, "weight") - BESIDE
-        if conv.positions and -UNIT <= more <= many(conv, PROCESSORS) and not (conv.channels < 8 and more < 0):
+        if (
+            conv.positions
+            and -UNIT <= more <= partial_sum_bytes(conv, PROCESSORS)
+            and not (conv.channels < 8 and more < 0)
+        ):
             points = table[("half" if conv.itemsize == 2 else "tf32", *conv.matrix)]
             points[conv.positions] = max(points.get(conv.positions, 0), more)
     return [[list(key), [list(point) for point in sorted(points.items())]] for key, points in sorted(table.items())]

@@ -38,7 +38,7 @@ def _numbers(value: Any, *lengths: int) -> bool:
     return isinstance(value, list) and len(value) in lengths and all(_number(item) for item in value)
 
 
-def _rising(value: Any) -> bool:
+def _ascending(value: Any) -> bool:
     return _numbers(value, 2) and value[0] <= value[1]
 
 
@@ -63,23 +63,25 @@ def _choice(*names: str) -> Kind:
 _P = Kind(lambda value: _number(value) and 0 <= value <= 1, "a number from 0 to 1")
 _NUMBER = Kind(_number, "a number")
 _AT_LEAST_0 = Kind(lambda value: _number(value) and value >= 0, "a number of at least 0")
-_RANGE = Kind(_rising, "a list of two numbers, the smaller first")
+_RANGE = Kind(_ascending, "a list of two numbers, the smaller first")
 _POSITIVE_RANGE = Kind(
-    lambda value: _rising(value) and value[0] > 0, "a list of two numbers above 0, the smaller first"
+    lambda value: _ascending(value) and value[0] > 0, "a list of two numbers above 0, the smaller first"
 )
 _FRACTIONS = Kind(
     lambda value: _numbers(value, 2) and all(0 <= part <= 1 for part in value), "a list of two numbers from 0 to 1"
 )
 _SPREAD = Kind(
-    lambda value: (_number(value) and value >= 0) or _rising(value),
+    lambda value: (_number(value) and value >= 0) or _ascending(value),
     "a number of at least 0, or a list of two, the smaller first",
 )
 _FACTOR = Kind(
-    lambda value: (_number(value) and value >= 0) or (_rising(value) and value[0] >= 0),
+    lambda value: (_number(value) and value >= 0) or (_ascending(value) and value[0] >= 0),
     "a number of at least 0, or a list of two such numbers, the smaller first",
 )
 _HUE = Kind(
-    lambda value: (_number(value) and 0 <= value <= 0.5) or (_rising(value) and value[0] >= -0.5 and value[1] <= 0.5),
+    lambda value: (
+        (_number(value) and 0 <= value <= 0.5) or (_ascending(value) and value[0] >= -0.5 and value[1] <= 0.5)
+    ),
     "a number from 0 to 0.5, or a list of two from -0.5 to 0.5",
 )
 _SHEAR = Kind(lambda value: (_number(value) and value >= 0) or _numbers(value, 2, 4), "a number, or a list of 2 or 4")

@@ -16,7 +16,7 @@ from ratc.cli.command import PATH, Argument, declare
 from ratc.compiled import find
 from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, has_errors
-from ratc.sweep import once
+from ratc.sweep import without_repeats
 from ratc.targets.artifact import Artifact
 from ratc.units import counted
 from ratc.workflow import findings
@@ -64,6 +64,6 @@ def command(paths: tuple[str, ...], form: str, verify: bool, strict: bool, this_
         folders, differ = folders + 1, differ + has_errors(said)
     if verify:
         found += consumers.verify(made)
-    failed = findings.show(once(found), "ratc check", form)
+    failed = findings.show(without_repeats(found), "ratc check", form)
     say(f"{counted(folders, 'compiled spec')} checked: {differ or 'none'} differ{'s' if differ < 2 else ''}")
     return 1 if failed else 0

@@ -45,7 +45,7 @@ class _SpecOrCommand(FilePath):
         options.no_predict(),
         options.flag("--collect", "run nothing; show the results so far"),
         options.dry_run("list the trials and run nothing", traces=True),
-        # A study's job asks for it: of which lock the study is that is finished.
+        # Only a study's job passes it: the lock that results record as finished.
         click.Option(["--job-lock"], metavar="FILE", type=PATH, hidden=True),
         click.Option(
             ["--ray-address"], metavar="HOST:PORT", help="address of a running Ray cluster, instead of a new one"

@@ -30,16 +30,16 @@ def compare(old: Side, new: Side) -> Comparison:
         facts = _differing(flat(old.facts), flat(new.facts), "facts:")
         used = {path for value in (*before.values(), *after.values()) for path in value.inputs}
         sources += (change for change in facts if change.path in used)
-    surroundings = tuple(_surroundings(old, new))
+    outside = tuple(_outside_plan(old, new))
     changed = {change.path for change in (*sources, *changes)}
     predicted = any(_value(values, "memory.peak_reserved_bytes") is not None for values in (before, after))
-    plan = [_told(change, before, after, changed, predicted) for change in changes]
+    plan = [_with_causes(change, before, after, changed, predicted) for change in changes]
     return Comparison(
         old,
         new,
         tuple(_judged(sources, plan)),
         tuple(plan),
-        surroundings,
+        outside,
         tuple(_amounts(old, new, before, after)),
         tuple(_remarks(old, new)),
     )
@@ -66,7 +66,7 @@ def without(comparison: Comparison, ignored: Iterable[Effect]) -> Comparison:
     plan, sources = kept(comparison.changes), kept(comparison.sources)
     left = {change.path for change in (*plan, *sources)}
     plan = tuple(replace(change, causes=tuple(path for path in change.causes if path in left)) for change in plan)
-    return replace(comparison, changes=plan, sources=sources, surroundings=kept(comparison.surroundings))
+    return replace(comparison, changes=plan, sources=sources, outside_plan=kept(comparison.outside_plan))
 
 
 def flat(values: Mapping[str, Value]) -> dict[str, Value]:
@@ -143,7 +143,7 @@ def _section(change: Change) -> str:
     return change.path.rpartition(".")[0]
 
 
-def _told(
+def _with_causes(
     change: Change, before: Mapping[str, Value], after: Mapping[str, Value], changed: set[str], predicted: bool
 ) -> Change:
     """Return the change with its direct causes among the other changes."""
@@ -155,7 +155,7 @@ def _told(
         own += sorted(keys.decided_by_memory())
     if change.path.startswith("model.args.") and (change.old is None or change.new is None):
         own.append("model.name")  # another model has other arguments
-    own = [path for given in own for path in _within(given, change.path, changed)]
+    own = [path for given in own for path in _changed_inputs(given, change.path, changed)]
     plan = {path for path in own if path != change.path and path not in _follows(change.path)}
     order = [path for path in (*after, *before) if path in plan]
     # Paths of a spec or of facts first, then the plan's own in their order.
@@ -163,7 +163,7 @@ def _told(
     return replace(change, causes=tuple(dict.fromkeys((*inputs, *order))))
 
 
-def _within(given: str, path: str, changed: set[str]) -> list[str]:
+def _changed_inputs(given: str, path: str, changed: set[str]) -> list[str]:
     """Return the changed paths of an input: itself, or of a mapping the entry of the same key, or else all entries."""
     if given in changed:
         return [given]
@@ -204,7 +204,7 @@ def _judged(sources: list[Change], plan: list[Change]) -> list[Change]:
     return judged
 
 
-def _surroundings(old: Side, new: Side) -> list[Change]:
+def _outside_plan(old: Side, new: Side) -> list[Change]:
     """Return possible causes outside the plan's values: the target, ratc's version, points, own code, inputs."""
 
     def pair(path: str, before: Any, after: Any, found: tuple[Effect, ...], meaning: str) -> Change:

@@ -76,24 +76,24 @@ class Comparison:
     """The differences between two sides.
 
     ``sources`` are the changes by people or hardware, ``changes`` their consequences in the plan (both in the plan's
-    order), ``surroundings`` other possible causes: target, ratc's version, inputs.
+    order), ``outside_plan`` other possible causes: target, ratc's version, inputs.
     """
 
     old: Side
     new: Side
     sources: tuple[Change, ...] = ()
     changes: tuple[Change, ...] = ()
-    surroundings: tuple[Change, ...] = ()
+    outside_plan: tuple[Change, ...] = ()
     amounts: tuple[Amount, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is no difference of interest to a reviewer."""
-        return not (self.sources or self.changes or self.surroundings)
+        return not (self.sources or self.changes or self.outside_plan)
 
     @property
     def effects(self) -> tuple[Effect, ...]:
         """Every effect that some change has, the worst first."""
-        seen = {effect for change in (*self.sources, *self.changes, *self.surroundings) for effect in change.effects}
+        seen = {effect for change in (*self.sources, *self.changes, *self.outside_plan) for effect in change.effects}
         return tuple(effect for effect in Effect if effect in seen)

@@ -38,7 +38,7 @@ def lines(comparison: Comparison) -> list[Line]:
         below.setdefault(_closest(change, known), []).append(change)
     told: list[Line] = []
     for root in below.get(None, []):
-        told += _under(root, 0, below, known)
+        told += _lines_below(root, 0, below, known)
     return list(_together(told))
 
 
@@ -77,11 +77,11 @@ def _closest(change: Change, known: dict[str, Change]) -> str | None:
     kept = next((path for path in causes if _repeats(known[path], change)), None)
     if kept is not None:
         return kept
-    above = {path for cause in causes for path in _above(cause, known)}
+    above = {path for cause in causes for path in _all_causes(cause, known)}
     return next((path for path in causes if path not in above), None)
 
 
-def _above(path: str, known: dict[str, Change]) -> set[str]:
+def _all_causes(path: str, known: dict[str, Change]) -> set[str]:
     """Return all direct and indirect causes of a change."""
     found: set[str] = set()
     ahead = [path]
@@ -92,7 +92,7 @@ def _above(path: str, known: dict[str, Change]) -> set[str]:
     return found
 
 
-def _under(
+def _lines_below(
     change: Change, depth: int, below: dict[str | None, list[Change]], known: dict[str, Change]
 ) -> Iterator[Line]:
     children = below.get(change.path, [])
@@ -102,11 +102,11 @@ def _under(
         children = [*below.get(repeat.path, []), *(child for child in children if child is not repeat)]
     else:
         closest = _closest(change, known)
-        above = {closest, *(_above(closest, known) if closest else ())}
+        above = {closest, *(_all_causes(closest, known) if closest else ())}
         also = tuple(cause for cause in change.causes if cause in known and cause not in above)
         yield Line(depth, change, also)
     for child in children:
-        yield from _under(child, depth + 1, below, known)
+        yield from _lines_below(child, depth + 1, below, known)
 
 
 def _repeats(source: Change, child: Change) -> bool:
@@ -118,10 +118,10 @@ def _repeats(source: Change, child: Change) -> bool:
         alike = name.rpartition(".")[2] == child.path.rpartition(".")[2] or name == "card.id"
     else:
         return False
-    return alike and _stands(source.old, child.old) and _stands(source.new, child.new)
+    return alike and _matches_plan(source.old, child.old) and _matches_plan(source.new, child.new)
 
 
-def _stands(given: Value | None, kept: Value | None) -> bool:
+def _matches_plan(given: Value | None, kept: Value | None) -> bool:
     if kept is None:  # the plan leaves an empty list out
         return given is None or given.value == []
     return given is None or given.value is None or _kept(given.value, kept.value)

@@ -48,7 +48,7 @@ def verdict(comparison: Comparison) -> list[str]:
     is_program = any("entrypoint.program" in side.values for side in (comparison.old, comparison.new))
     if is_program and Effect.RESUME in effects:
         resume = "Whether it continues from checkpoints of the old run is up to the program."
-    if Effect.RESUME not in effects and any(change.path.startswith("point ") for change in comparison.surroundings):
+    if Effect.RESUME not in effects and any(change.path.startswith("point ") for change in comparison.outside_plan):
         trains, resume = "Other points are trained.", "Unchanged points are continued from their checkpoints."
     if comparison.remarks and comparison.remarks[0].startswith("these are two experiments"):
         return [trains]
@@ -128,7 +128,7 @@ def others(line: Line) -> str:
     return f"and {len(told)} more that only the {side} side has: {', '.join(told)}" if told else ""
 
 
-def also(line: Line) -> str:
+def other_causes(line: Line) -> str:
     """Return the causes that are listed elsewhere, the first few by name."""
     names = [path.removeprefix("spec:").removeprefix("facts:") for path in line.also]
     more = f" and {len(names) - _CAUSES} more" if len(names) > _CAUSES else ""

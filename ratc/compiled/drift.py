@@ -48,7 +48,7 @@ def compare(folder: str, made: Sequence[Artifact], remove: Sequence[str], again:
     stale = [
         item for item in _differences(folder, made, helps) if not item.span or item.span.source.name not in touched
     ]
-    stale = [item for item in stale if not _said(item, edited)]
+    stale = [item for item in stale if not _is_repeated(item, edited)]
     if moved and document is not None:
         stale = [item for item in stale if item.span is None]
     elif document is not None and _version(document) != __version__:
@@ -66,7 +66,7 @@ def untouched(
 
     ``wanted`` are the artifacts that the spec gives now. If they have the recorded digest, the edited lines are named.
     """
-    for name, vouched in _vouched(folder, document).items():
+    for name, vouched in _recorded_digests(folder, document).items():
         data, path = emit.on_disk(folder, name), os.path.join(folder, name)
         if data is None:
             if wanted is None or name in wanted:
@@ -128,7 +128,7 @@ def records(document: Document | None) -> dict[str, Any]:
     return {name: record for name, record in found.items() if isinstance(record, dict)}
 
 
-def _said(item: Diagnostic, others: Sequence[Diagnostic]) -> bool:
+def _is_repeated(item: Diagnostic, others: Sequence[Diagnostic]) -> bool:
     return any(item.message == other.message for other in others)
 
 
@@ -213,7 +213,7 @@ def _same_layer(old: str, new: str) -> bool:
     return bool(path) and old in [f"{value}  # {name}" for name in (*names, f"RAT_{path.upper().replace('.', '__')}")]
 
 
-def _vouched(folder: str, document: Document | None) -> dict[str, str]:
+def _recorded_digests(folder: str, document: Document | None) -> dict[str, str]:
     """Return the digest of every file that is recorded in the lock, its table of points, or the points' own locks."""
     known = {name: str(node.value) for name, node in _table(document, "artifacts").items()}
     if job.TABLE in known:

@@ -33,25 +33,25 @@ class Revision:
     def renamed(self, value: Value) -> Value:
         """Return the value with the revision's file as its place, in place of the temporary one."""
         span = value.span and self.placed(value.span)
-        return replace(value, span=span, reason=self.told(value.reason))
+        return replace(value, span=span, reason=self.with_revision(value.reason))
 
     def found(self, item: Diagnostic) -> Diagnostic:
         """Return the diagnostic with the names of the revision's files."""
         return replace(
             item,
             span=item.span and self.placed(item.span),
-            message=self.told(item.message),
-            notes=tuple(map(self.told, item.notes)),
-            helps=tuple(map(self.told, item.helps)),
+            message=self.with_revision(item.message),
+            notes=tuple(map(self.with_revision, item.notes)),
+            helps=tuple(map(self.with_revision, item.helps)),
         )
 
-    def told(self, text: str) -> str:
+    def with_revision(self, text: str) -> str:
         """Return a text with the names of temporary files replaced by the revision's."""
         return text.replace(f"{self.folder}/", f"{self.name}:")
 
     def placed(self, span: Span) -> Span:
         """Return the span with the name of the revision's file."""
-        name = self.told(span.source.name)
+        name = self.with_revision(span.source.name)
         return span if name == span.source.name else replace(span, source=Source(name, span.source.text))
 
 

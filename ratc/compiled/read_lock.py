@@ -46,12 +46,12 @@ class Compiled:
     @property
     def target(self) -> str:
         """The target that it was compiled for."""
-        return str(self.told("target") or "local")
+        return str(self.head_value("target") or "local")
 
     @property
     def ratc_version(self) -> str:
         """The ratc that compiled it."""
-        return str(self.told("ratc_version") or "")
+        return str(self.head_value("ratc_version") or "")
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -60,7 +60,7 @@ class Compiled:
         table = node.value if node and isinstance(node.value, dict) else {}
         return {key: str(child.value) for key, child in table.items()}
 
-    def told(self, key: str) -> object:
+    def head_value(self, key: str) -> object:
         """Return a bare value of the lock's head, or None."""
         node = self.document.root.find((key,))
         return node.value if node else None
@@ -114,7 +114,7 @@ def parsed(path: str, data: bytes | None = None) -> tuple[Compiled | None, tuple
     if shared is not None:
         return _point(path, document, os.path.normpath(os.path.join(os.path.dirname(path), "..", "..", lock.NAME)))
     points, digests = _points(os.path.dirname(path))
-    return Compiled(path, document, Values(dict(_values(document))), _words(document), points, digests), ()
+    return Compiled(path, document, Values(dict(_values(document))), _command(document), points, digests), ()
 
 
 def read_lock(path: str, data: bytes | None = None) -> tuple[Document | None, tuple[Diagnostic, ...]]:
@@ -175,10 +175,10 @@ def _point(path: str, own: Document, shared_path: str) -> tuple[Compiled | None,
         return None, found
     values = {**dict(_values(shared)), **dict(_values(own))}
     name = own.root.find(("point",))
-    return Compiled(path, shared, Values(values), _words(shared), point=str(name.value) if name else ""), found
+    return Compiled(path, shared, Values(values), _command(shared), point=str(name.value) if name else ""), found
 
 
-def _words(document: Document) -> str:
+def _command(document: Document) -> str:
     return command(document.root.span.source.text)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ratc.diagnostics import Diagnostic, Span
 from ratc.facts import limits, policy
 from ratc.facts.cards import MIB, Card, card_names, describe_card, find_card, resolve_card
-from ratc.facts.cluster import LAUNCHERS, Choice, Cluster, Part, card_of, contradictions, gpus_asked, where
+from ratc.facts.cluster import LAUNCHERS, Choice, Cluster, Part, card_of, contradictions, gpus_asked, in_brackets
 from ratc.plan import Origin, Value, Values
 from ratc.units import counted, memory_bytes
 
@@ -59,7 +59,7 @@ def hardware(
         own, found = _from_file(settings, file) if file else _from_spec(settings, None)
     elif cluster.scheduler != target:
         message = f"the cluster {cluster.name} runs {cluster.scheduler}, and the target is {target}"
-        note = f"`scheduler`{where(cluster.values['scheduler'].span)}"
+        note = f"`scheduler`{in_brackets(cluster.values['scheduler'].span)}"
         helps = (f"use `--target {cluster.scheduler}`, or name another cluster",)
         return None, (Diagnostic("R327", message, settings["resources.cluster"].span, (note,), helps),)
     else:

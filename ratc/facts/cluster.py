@@ -66,7 +66,7 @@ def word(scheduler: str) -> str:
     return "partition" if scheduler == "slurm" else "queue"
 
 
-def where(span: Span | None) -> str:
+def in_brackets(span: Span | None) -> str:
     """Return the place of a fact in brackets, for the end of a note."""
     return f" ({span.place})" if span else ""
 
@@ -92,7 +92,9 @@ def contradictions(cluster: Cluster) -> Iterator[Diagnostic]:
     defaults = [part for part in cluster.partitions.values() if part.values["default"].value]
     for second in defaults[1:]:
         message = f"two {cluster.word}s are the default: `{defaults[0].name}` and `{second.name}`"
-        yield _wrong(message, second.values["default"].span, f"keep one{where(defaults[0].values['default'].span)}")
+        yield _wrong(
+            message, second.values["default"].span, f"keep one{in_brackets(defaults[0].values['default'].span)}"
+        )
     launcher = values["launcher"]
     if launcher.value is not None and launcher.value not in LAUNCHERS[scheduler]:
         yield _wrong(
@@ -132,7 +134,7 @@ def _partition(cluster: Cluster, partition: Part) -> Iterator[Diagnostic]:
     default, longest = partition.values["default_walltime"], partition.values["max_walltime"]
     if default.value and longest.value and walltime_seconds(default.value) > walltime_seconds(longest.value):
         message = f"the default walltime of `{partition.name}` is longer than its `max_walltime`, {longest.value}"
-        yield Diagnostic("R325", message, default.span, (f"`max_walltime`{where(longest.span)}",))
+        yield Diagnostic("R325", message, default.span, (f"`max_walltime`{in_brackets(longest.span)}",))
 
 
 def _described(node_type: Part) -> bool:
@@ -173,7 +175,7 @@ def choose_partition(cluster: Cluster, settings: Values) -> tuple[Part | None, s
         if asked.value in parts:
             return parts[asked.value], "", ()
         message = f"{cluster.name} has no {cluster.word} `{asked.value}`"
-        note = f"it has {_listed(parts)}{where(cluster.values[f'{cluster.word}s'].span)}"
+        note = f"it has {_listed(parts)}{in_brackets(cluster.values[f'{cluster.word}s'].span)}"
         return None, "", (Diagnostic("R321", message, asked.span, (note,), did_you_mean(asked.value, parts)),)
     defaults = [part for part in parts.values() if part.values["default"].value]
     if defaults:
@@ -181,7 +183,7 @@ def choose_partition(cluster: Cluster, settings: Values) -> tuple[Part | None, s
     if len(parts) == 1:
         return next(iter(parts.values())), f"the only {cluster.word} of {cluster.name}", ()
     message = f"no {cluster.word} is named, and {cluster.name} has no default one"
-    note = f"it has {_listed(parts)}{where(cluster.values[f'{cluster.word}s'].span)}"
+    note = f"it has {_listed(parts)}{in_brackets(cluster.values[f'{cluster.word}s'].span)}"
     return None, "", (Diagnostic("R321", message, place(settings), (note,)),)
 
 
@@ -193,11 +195,11 @@ def choose_node_type(
     if asked.value is not None:
         if asked.value not in cluster.node_types:
             message = f"{cluster.name} has no node type `{asked.value}`"
-            note = f"it has {_listed(cluster.node_types)}{where(cluster.values['node_types'].span)}"
+            note = f"it has {_listed(cluster.node_types)}{in_brackets(cluster.values['node_types'].span)}"
             return None, (Diagnostic("R324", message, asked.span, (note,), did_you_mean(asked.value, partition.nodes)),)
         if asked.value not in partition.nodes:
             message = f"{part} has no nodes of type `{asked.value}`"
-            note = f"it has {_listed(partition.nodes)}{where(partition.span)}"
+            note = f"it has {_listed(partition.nodes)}{in_brackets(partition.span)}"
             return None, (Diagnostic("R324", message, asked.span, (note,)),)
     names = [asked.value] if asked.value is not None else list(partition.nodes)
     types = [cluster.node_types[name] for name in names]
@@ -209,7 +211,7 @@ def choose_node_type(
         fitting = [min(fitting, key=lambda item: _size(partition, item, settings))]
         why = f"the smallest nodes of {part} that meet the request"
     if len(fitting) > 1:
-        given = " and ".join(f"`{item.name}`{where(partition.nodes[item.name].span)}" for item in fitting)
+        given = " and ".join(f"`{item.name}`{in_brackets(partition.nodes[item.name].span)}" for item in fitting)
         message = f"{part} has nodes of {len(fitting)} types, and the spec names none"
         helps = (f"choose one with `node_type`: {one_of([item.name for item in fitting])}",)
         span = place(settings, "gpu", cluster.word, "gpus_per_node", "num_gpus")
@@ -251,13 +253,13 @@ def _fitting(
         if matching:
             return matching, f"the nodes of {part} with {card.name}", ()
         has = sorted({own.id for item in with_gpus if (own := card_of(item))})
-        note = f"{part} has {_listed(has) if has else 'no GPUs'}{where(partition.nodes[types[0].name].span)}"
+        note = f"{part} has {_listed(has) if has else 'no GPUs'}{in_brackets(partition.nodes[types[0].name].span)}"
         return [], "", (Diagnostic("R323", f"{part} has no {card.name}", wanted.span, (note,)),)
     if gpus and not with_gpus:
         message = (
             f"GPUs are asked for, but {'nodes of type `' + types[0].name + '`' if len(types) == 1 else part} have none"
         )
-        note = f"`gpus_per_node` is 0{where(types[0].values['gpus_per_node'].span)}"
+        note = f"`gpus_per_node` is 0{in_brackets(types[0].values['gpus_per_node'].span)}"
         return [], "", (Diagnostic("R323", message, place(settings, "gpus_per_node", "num_gpus"), (note,)),)
     if with_gpus:
         return with_gpus, f"the nodes with GPUs of {part}" if len(types) > 1 else f"the nodes of {part}", ()
@@ -280,7 +282,7 @@ def _indistinct(cluster: Cluster, partition: Part, chosen: Part, settings: Value
         same_place = constraint is None or other.values["constraint"].value == constraint
         if other is not chosen and enough and same_type and same_place:
             message = f"the scheduler cannot tell `{chosen.name}` nodes from `{name}` nodes in `{partition.name}`"
-            note = f"`{name}`{where(other.span)}"
+            note = f"`{name}`{in_brackets(other.span)}"
             yield Diagnostic(
                 "R325", message, chosen.span, (note,), ("give each type its own `gpu_type` or `constraint`",)
             )

@@ -14,9 +14,9 @@ from ratc.facts.cluster import (
     choose_node_type,
     choose_partition,
     gpus_asked,
+    in_brackets,
     open_questions,
     place,
-    where,
 )
 from ratc.plan import Value, Values
 from ratc.units import duration, memory_bytes, walltime_seconds
@@ -38,7 +38,7 @@ def choose(cluster: Cluster, settings: Values, described: bool) -> tuple[Choice 
     others = [
         does
         for other in cluster.partitions.values()
-        if other is not partition and (does := _would_do(cluster, other, settings, described))
+        if other is not partition and (does := _suitable(cluster, other, settings, described))
     ]
     told = []
     for item in found:
@@ -52,7 +52,7 @@ def choose(cluster: Cluster, settings: Values, described: bool) -> tuple[Choice 
     return None, why, tuple(told)
 
 
-def _would_do(cluster: Cluster, partition: Part, settings: Values, described: bool) -> str:
+def _suitable(cluster: Cluster, partition: Part, settings: Values, described: bool) -> str:
     """Return the partition's name if it takes the whole request, with the node type if that must be chosen; else ""."""
     if not has_errors(check(cluster, partition, settings, described)[1]):
         return f"`{partition.name}`"
@@ -82,7 +82,7 @@ def check(
 
 
 def _beyond(message: str, span: Span | None, note: str, fact: Value, help_text: str) -> Diagnostic:
-    return Diagnostic("R322", message, span, (f"{note}{where(fact.span)}",), (help_text,))
+    return Diagnostic("R322", message, span, (f"{note}{in_brackets(fact.span)}",), (help_text,))
 
 
 def _nodes(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagnostic]:
@@ -93,18 +93,18 @@ def _nodes(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagn
     nodes, count = settings.get_as(int, "resources.nodes"), choice.partition.nodes[node_type.name]
     if nodes > count.value:
         part = f"{cluster.word} `{choice.partition.name}` has {count.value} of type `{node_type.name}`"
-        message = f"{_many(nodes, 'node')} asked for, but {part}"
+        message = f"{_count_with_verb(nodes, 'node')} asked for, but {part}"
         note = f"`{node_type.name}: {count.value}` in `{choice.partition.name}`"
         yield _beyond(message, place(settings, "nodes"), note, count, f"use at most {count.value}")
     gpus, there = gpus_asked(settings), has["gpus_per_node"]
     if gpus is not None and gpus > there.value:
-        message = f"{_many(gpus, 'GPU', ' per node')} asked for, but {of} have {there.value}"
+        message = f"{_count_with_verb(gpus, 'GPU', ' per node')} asked for, but {of} have {there.value}"
         span = place(settings, "gpus_per_node", "num_gpus")
         helps = f"use at most {there.value} per node" + _more_nodes(settings, there.value, count.value)
         yield _beyond(message, span, f"`gpus_per_node` is {there.value}", there, helps)
     cpus = settings.maybe(int, "resources.cpus")
     if cpus is not None and cpus > has["cpus"].value:
-        message = f"{_many(cpus, 'core', ' per node')} asked for, but {of} have {has['cpus'].value}"
+        message = f"{_count_with_verb(cpus, 'core', ' per node')} asked for, but {of} have {has['cpus'].value}"
         note = f"`cpus` is {has['cpus'].value}"
         yield _beyond(message, place(settings, "cpus"), note, has["cpus"], f"use at most {has['cpus'].value}")
     yield from _memory(settings, has["memory"], f"{of} have")
@@ -131,20 +131,20 @@ def _site(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagno
     limits, name = choice.partition.values, f"{cluster.word} `{choice.partition.name}`"
     nodes, most = settings.get_as(int, "resources.nodes"), limits["max_nodes"]
     if most.value is not None and nodes > most.value:
-        message = f"{_many(nodes, 'node')} asked for, but a job in {name} may have {most.value}"
+        message = f"{_count_with_verb(nodes, 'node')} asked for, but a job in {name} may have {most.value}"
         yield _beyond(
             message, place(settings, "nodes"), f"`max_nodes` is {most.value}", most, f"use at most {most.value}"
         )
     fewest = limits["min_nodes"]
     nodes = elastic.fewest(settings)
     if fewest.value is not None and nodes < fewest.value:
-        message = f"{_many(nodes, 'node')} asked for, but a job in {name} must have {fewest.value} or more"
+        message = f"{_count_with_verb(nodes, 'node')} asked for, but a job in {name} must have {fewest.value} or more"
         note = f"`min_nodes` is {fewest.value}"
         yield _beyond(message, place(settings, "nodes"), note, fewest, f"use at least {fewest.value}")
     yield from _gpus(choice, settings, name)
     cpus, most = settings.maybe(int, "resources.cpus"), limits["max_cpus_per_node"]
     if cpus is not None and most.value is not None and cpus > most.value:
-        message = f"{_many(cpus, 'core', ' per node')} asked for, but {name} allows {most.value}"
+        message = f"{_count_with_verb(cpus, 'core', ' per node')} asked for, but {name} allows {most.value}"
         note = f"`max_cpus_per_node` is {most.value}"
         yield _beyond(message, place(settings, "cpus"), note, most, f"use at most {most.value}")
     yield from _memory(settings, limits["max_memory_per_node"], f"{name} allows")
@@ -166,7 +166,7 @@ def _site(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagno
     yield from _named(cluster, settings, limits, name)
     if limits["account_required"].value and settings["resources.account"].value is None:
         message = f"{name} charges every job to an account, and the spec names none"
-        note = f"`account_required`{where(limits['account_required'].span)}"
+        note = f"`account_required`{in_brackets(limits['account_required'].span)}"
         span = place(settings, cluster.word)
         yield Diagnostic("R328", message, span, (note,), ("add `account` under `resources`, or use `--account`",))
 
@@ -183,7 +183,7 @@ def _named(cluster: Cluster, settings: Values, limits: Values, name: str) -> Ite
             yield _beyond(message, asked.span, f"`{key}` is {listed}", allowed, f"use one of {listed}")
         elif asked.value is None and setting == "account" and not limits["account_required"].value:
             message = f"{name} takes jobs of some accounts only, and the spec names none"
-            note = f"`{key}` is {listed}{where(allowed.span)}: your default account may be another one"
+            note = f"`{key}` is {listed}{in_brackets(allowed.span)}: your default account may be another one"
             helps = (f"add `account` under `resources`: {listed}",)
             span = place(settings, cluster.word)
             yield Diagnostic("R328", message, span, (note,), helps, Severity.WARNING)
@@ -200,7 +200,7 @@ def _gpus(choice: Choice, settings: Values, name: str) -> Iterator[Diagnostic]:
         total = per_node * settings.get_as(int, "resources.nodes")
     most = limits["max_gpus_per_job"]
     if most.value is not None and total > most.value:
-        message = f"{_many(total, 'GPU')} asked for, but a job in {name} may have {most.value}"
+        message = f"{_count_with_verb(total, 'GPU')} asked for, but a job in {name} may have {most.value}"
         span = place(settings, "num_gpus", "gpus_per_node", "nodes")
         yield _beyond(message, span, f"`max_gpus_per_job` is {most.value}", most, f"use at most {most.value}")
     cpus, most = settings.maybe(int, "resources.cpus"), limits["max_cpus_per_gpu"]
@@ -225,12 +225,12 @@ def _walltime(choice: Choice, cluster: Cluster, settings: Values) -> Iterator[Di
     else:
         which, key = ("default", "default") if taken is limits["default_walltime"] else ("longest", "max")
         message = f"no walltime is given: the {which} of {name} is taken, {duration(walltime_seconds(taken.value))}"
-        note = f"`{key}_walltime` is {taken.value}{where(taken.span)}"
+        note = f"`{key}_walltime` is {taken.value}{in_brackets(taken.span)}"
     helps = ('add `walltime: "HH:MM:SS"` under `resources`',)
     yield Diagnostic("R326", message, place(settings), _some(note), helps, Severity.WARNING)
 
 
-def _many(number: int, noun: str, each: str = "") -> str:
+def _count_with_verb(number: int, noun: str, each: str = "") -> str:
     return f"{number} {noun}s{each} are" if number != 1 else f"1 {noun}{each} is"
 
 

@@ -51,7 +51,7 @@ def _secret(item: Carried) -> Left:
 
 def _add(merged: Merged, item: Carried) -> None:
     first = merged.values.get(item.path)
-    other = _around(merged, item.path)
+    other = _overlapping(merged, item.path)
     if other is not None:
         why = f"{other.span.place} says `{other.path}`, which cannot be beside it"
         merged.left.append(Left(item.source, item.span, why))
@@ -65,7 +65,7 @@ def _add(merged: Merged, item: Carried) -> None:
         _disagree(merged, first, item.value, item)
 
 
-def _around(merged: Merged, path: str) -> Carried | None:
+def _overlapping(merged: Merged, path: str) -> Carried | None:
     """Return a value above or below this path."""
     parents = [path[:index] for index, char in enumerate(path) if char == "."]
     above = next((merged.values[parent] for parent in parents if parent in merged.values), None)

@@ -145,16 +145,16 @@ def completions(text: str, line: int, column: int) -> list[Completion]:
     match = _LINE.match(lines[line - 1][: column - 1])
     if match is None or "#" in match["rest"]:
         return []
-    above = _above(lines[: line - 1], len(match["indent"]))
+    above = _enclosing_keys(lines[: line - 1], len(match["indent"]))
     tree = resources.schema("experiment")
     if match["colon"]:
         described = schema.subschema(tree, ".".join((*above, match["key"])))
         return list(_values(described or {}))
     section = schema.subschema(tree, ".".join(above)) if above else tree
-    return list(_keys(section or {}, _there(text, above)))
+    return list(_keys(section or {}, _present_keys(text, above)))
 
 
-def _above(lines: list[str], indent: int) -> tuple[str, ...]:
+def _enclosing_keys(lines: list[str], indent: int) -> tuple[str, ...]:
     """The keys of the mappings that a line with this indentation lies in, the outermost first."""
     path: list[str] = []
     for text in reversed(lines):
@@ -168,7 +168,7 @@ def _above(lines: list[str], indent: int) -> tuple[str, ...]:
     return tuple(path)
 
 
-def _there(text: str, above: tuple[str, ...]) -> set[str]:
+def _present_keys(text: str, above: tuple[str, ...]) -> set[str]:
     """The keys that a section has already; none if the text cannot be read yet."""
     try:
         node = yaml.safe_load(text)

@@ -50,7 +50,7 @@ def choose(
     for variant in variants:
         if taken and (_least(taken.choice, stages) or variant != replace(taken.variant, attention_memory="fused")):
             break
-        found = _with_any(allowed, variant, strategy, device, stages)
+        found = _with_best_allocator(allowed, variant, strategy, device, stages)
         if taken is None:
             taken = found
         elif found and _cost(found.choice) < _cost(taken.choice):
@@ -58,7 +58,7 @@ def choose(
     return taken
 
 
-def _with_any(
+def _with_best_allocator(
     allowed: Mapping[str, Searcher], variant: Variant, strategy: Strategy, device: Device, stages: tuple[int, ...]
 ) -> Taken | None:
     native = allowed[NATIVE].choose_stage(variant, strategy, device, stages) if NATIVE in allowed else None
@@ -66,7 +66,7 @@ def _with_any(
     if EXPANDABLE in allowed and not (native and _least(native, stages)):
         expandable = allowed[EXPANDABLE].choose_stage(variant, strategy, device, stages)
     if expandable and (native is None or _cost(expandable) < _cost(native)):
-        return Taken(variant, expandable, EXPANDABLE, _gain(native, expandable))
+        return Taken(variant, expandable, EXPANDABLE, _benefit(native, expandable))
     if native:
         what = "raise the micro-batch" + (" or avoid a ZeRO stage" if len(stages) > 1 else "")
         return Taken(variant, native, NATIVE, f"expandable segments would not {what}")
@@ -86,7 +86,7 @@ def _cost(choice: Choice) -> tuple[int, int]:
     return choice.accumulation, _stage(choice)
 
 
-def _gain(native: Choice | None, expandable: Choice) -> str:
+def _benefit(native: Choice | None, expandable: Choice) -> str:
     size = expandable.estimate.micro_batch
     if native is None:
         return f"nothing fits without expandable segments, with them micro-batch {size} does"

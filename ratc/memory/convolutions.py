@@ -154,7 +154,7 @@ def workspace(conv: Convolution, direction: Direction, processors: int = 132, kn
         nearest = min(map(Point._make, points), key=lambda point: abs(math.log(point.positions / conv.positions)))
         if nearest.copies is not None:
             beside: float = nearest.beside
-            if beside > many(conv, processors):
+            if beside > partial_sum_bytes(conv, processors):
                 beside *= conv.positions / nearest.positions
             return sum(copied(conv, direction)[tensor] for tensor in nearest.copies) + round(beside)
     size = rule(conv, direction, processors, known)
@@ -168,7 +168,7 @@ def unmeasured(passes: Iterable[tuple[Convolution, Direction]], known: Measured 
     return max((workspace(*one, known=known) for one in strange), default=0)
 
 
-def many(conv: Convolution, processors: int) -> int:
+def partial_sum_bytes(conv: Convolution, processors: int) -> int:
     """Return the bytes of one partial sum of the weight's gradient per multiprocessor; more grows with the batch."""
     return 4 * conv.weights * processors
 

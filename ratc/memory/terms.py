@@ -54,7 +54,7 @@ class Term:
 
 def outside(device: Device, world_size: int, deepspeed: bool = False) -> tuple[Term, ...]:
     """Return the terms in use outside the caching allocator, which reduce the bytes that it can reserve."""
-    several = [nccl(device)] if world_size > 1 else [_alone()] if deepspeed else []
+    several = [nccl(device)] if world_size > 1 else [_one_process()] if deepspeed else []
     found = (_driver(device), _context(device), *several)
     free = device.memory_bytes - sum(term.bytes_ for term in found)
     allowed = int((device.memory_bytes - found[0].bytes_) * device.fraction)
@@ -82,7 +82,7 @@ def _context(device: Device) -> Term:
     return Term("CUDA context and kernels", size, "pytorch/pytorch#107667: about 300 MB, growing with the kernels used")
 
 
-def _alone() -> Term:
+def _one_process() -> Term:
     # 13.946 - 11.910 GB beside the allocator for GPT-2 with ZeRO, 21.328 - 19.879 GB without.
     return Term("NCCL communicator", 640 * MIB, "one DeepSpeed process on an H200: 560 MiB more than without, measured")
 

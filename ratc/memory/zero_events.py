@@ -70,7 +70,7 @@ class Engine:
         """Elements of a gradient."""
         return round(self.program.fixed[op] / self.width)
 
-    def shortly(self, name: str, kind: str, size: int, stream: int = 0) -> None:
+    def allocate_and_free(self, name: str, kind: str, size: int, stream: int = 0) -> None:
         """Allocate a block and free it at once."""
         self.program.drop(self.program.add(name, kind, size, stream))
 
@@ -114,7 +114,7 @@ class _Partitioned(Engine):
         """`get_grad_norm_direct`: a copy of each gradient in double precision, one after the other."""
         for group in self.layout.groups:
             for size in group.parameters:
-                self.shortly("norm of a gradient", "temporary", NORM * self.share(size, group.part))
+                self.allocate_and_free("norm of a gradient", "temporary", NORM * self.share(size, group.part))
 
     def share(self, size: int, part: int) -> int:
         """Elements of a parameter of which this rank has the gradient."""
@@ -197,10 +197,10 @@ class StagesOneAndTwo(_Partitioned):
         if not self.elements_in_bucket:
             return
         if strategy.world_size > 1:  # `allreduce_bucket` flattens the slices of several ranks
-            self.shortly("flattened bucket", "bucket", self.width * self.elements_in_bucket, stream)
+            self.allocate_and_free("flattened bucket", "bucket", self.width * self.elements_in_bucket, stream)
         if strategy.offload_optimizer:  # `set_norm_for_param_grad_in_gpu`
             largest = min(self.elements_in_bucket, max(group.part for group in self.layout.groups))
-            self.shortly("norm of a gradient", "temporary", NORM * largest, stream)
+            self.allocate_and_free("norm of a gradient", "temporary", NORM * largest, stream)
         elif self.copied is None:
             self.copied = program.add("gradient partition", "gradient", self.width * self.layout.owned, stream)
         for op in self.waiting:
@@ -263,8 +263,8 @@ class StageThree(_Partitioned):
         program.add("partition of the weights", "parameter", self.width * part)  # lp_param_buffer
         parts = [size for group in groups for size in group.parts]
         if not strategy.offload_optimizer:
-            self._masters(parts)
-            self.shortly("fp32 gradients", "gradient", MASTER * max(parts, default=0))
+            self._create_masters(parts)
+            self.allocate_and_free("fp32 gradients", "gradient", MASTER * max(parts, default=0))
         program.add("reduce bucket", "bucket", self.width * strategy.bucket)
         if not strategy.offload_optimizer:  # grad_partitions_flat_buffer
             program.add("partition of the gradients", "gradient", self.width * part)
@@ -272,9 +272,9 @@ class StageThree(_Partitioned):
         for group in groups:
             for elements in group.parameters:
                 whole = -(-elements // strategy.world_size) * strategy.world_size
-                self.shortly("gathered weights", "parameter", self.width * whole)
+                self.allocate_and_free("gathered weights", "parameter", self.width * whole)
 
-    def _masters(self, parts: list[int]) -> None:
+    def _create_masters(self, parts: list[int]) -> None:
         """`_create_fp32_partitions`: a converted copy lives until the next one is made."""
         if self.width == MASTER:
             return
@@ -310,7 +310,7 @@ class StageThree(_Partitioned):
             return
         stream = COMMUNICATION if self.strategy.overlap else 0
         if self.gradients_in_bucket > 1 or self.elements_in_bucket % self.strategy.world_size:
-            self.shortly("joined gradients", "bucket", self.width * self.elements_in_bucket, stream)
+            self.allocate_and_free("joined gradients", "bucket", self.width * self.elements_in_bucket, stream)
         for op in self.waiting:
             self.program.drop(op)
         self.waiting, self.elements_in_bucket, self.gradients_in_bucket = [], 0, 0
@@ -331,7 +331,9 @@ class StageThree(_Partitioned):
             return
         if strategy.precision == "fp16":  # `has_overflow`: isinf takes the absolute values first
             stream = COMMUNICATION if strategy.overlap else 0
-            self.shortly("overflow check", "temporary", self.width * sum(group.part for group in groups), stream)
+            self.allocate_and_free(
+                "overflow check", "temporary", self.width * sum(group.part for group in groups), stream
+            )
         self.norms()
         for group in groups:
             for part in group.parts:

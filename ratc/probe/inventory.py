@@ -96,7 +96,7 @@ def text(inventory: Inventory, command: str) -> str:
     node_types = {name: value for name, value in node_types.items() if name in used}
     questions = [item for item in questions if not item.startswith("node_types.") or _type_of(item, node_types)]
     tree = {
-        "name": _word(inventory.name),
+        "name": _valid_name(inventory.name),
         "scheduler": inventory.scheduler,
         **{name: value for name, value in inventory.site.items() if value is not None},
         "node_types": node_types,
@@ -158,7 +158,7 @@ def _name(kinds: list[_Kind]) -> None:
     """Give the kinds the shortest unique names: the card, then with the number of GPUs, then with the cores."""
     for kind in kinds:
         card = _card(kind.gpus)[0] if kind.gpus else None
-        kind.name = _word((card or kind.gpus.kind or "gpu") if kind.gpus else "cpu")
+        kind.name = _valid_name((card or kind.gpus.kind or "gpu") if kind.gpus else "cpu")
 
     for mark in (_by_gpus, _by_cores, _by_size, _by_number):
         same: dict[str, list[_Kind]] = {}
@@ -202,7 +202,7 @@ def _node_type(kind: _Kind, kinds: list[_Kind], inventory: Inventory) -> tuple[d
         questions.append(f"{path}.memory: how much memory can a job ask for on such a node?")
     else:
         keys["memory"] = f"{kind.memory_mib >> 10}GB" if kind.memory_mib % 1024 == 0 else f"{kind.memory_mib}MB"
-    others = [other for other in kinds if other is not kind and _meet(kind, other, inventory)]
+    others = [other for other in kinds if other is not kind and _share_queue(kind, other, inventory)]
     if others:
         feature = _own_feature(kind, others)
         if feature:
@@ -219,7 +219,7 @@ def _queue_word(inventory: Inventory) -> str:
     return "partition" if inventory.scheduler == "slurm" else "queue"
 
 
-def _meet(kind: _Kind, other: _Kind, inventory: Inventory) -> bool:
+def _share_queue(kind: _Kind, other: _Kind, inventory: Inventory) -> bool:
     own, theirs = ({host.name for host in side.hosts} for side in (kind, other))
     return any(own & set(queue.hosts) and theirs & set(queue.hosts) for queue in inventory.queues)
 
@@ -288,6 +288,6 @@ def _by_memory(names: tuple[str, ...], memory_mib: int | None) -> str | tuple[st
     return names
 
 
-def _word(name: str) -> str:
+def _valid_name(name: str) -> str:
     """Return the name with each run of invalid characters replaced by a dash, at most 100 characters long."""
     return _NOT_A_NAME.sub("-", name).strip("-._")[:100] or "cluster"

@@ -121,7 +121,7 @@ def _cannot_split(context: Context, target: int, world: int, micro: int | None, 
     given, notes = settings[_TARGET], []
     nodes, per_node = values["parallel.nodes"].value, values["parallel.processes_per_node"].value
     if world > 1:
-        notes.append(f"{world} GPUs = {nodes} node{'s' if nodes > 1 else ''} x {per_node}{_where(context)}")
+        notes.append(f"{world} GPUs = {nodes} node{'s' if nodes > 1 else ''} x {per_node}{_gpus_place(context)}")
     parts = [f"{world} GPUs"] if world > 1 else []
     if micro:
         parts.append(f"micro-batches of {micro}")
@@ -149,7 +149,7 @@ def _largest_divisor(number: int, most: int) -> int:
     return max(n for pair in pairs for n in pair if n <= most)
 
 
-def _where(context: Context) -> str:
+def _gpus_place(context: Context) -> str:
     for path in ("resources.num_gpus", "resources.gpus_per_node"):
         if context.settings[path].span:
             return _at(context.settings[path])

@@ -26,7 +26,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
                 yield _unknown(name, span)
                 continue
             yield from _arguments(name, arguments, span)
-            yield from _suits(name, arguments, span, settings)
+            yield from _check_against_data(name, arguments, span, settings)
 
 
 def _unknown(name: str, span: Span | None) -> Diagnostic:
@@ -52,7 +52,9 @@ def _arguments(name: str, arguments: dict[str, Any], span: Span | None) -> Itera
             yield Diagnostic("R221", f"`{name}` needs `{key}`", span, helps=(f"{key} is {takes[key].words}",))
 
 
-def _suits(name: str, arguments: dict[str, Any], span: Span | None, settings: Values) -> Iterator[Diagnostic]:
+def _check_against_data(
+    name: str, arguments: dict[str, Any], span: Span | None, settings: Values
+) -> Iterator[Diagnostic]:
     own_data = ":" in str(settings["data.dataset"].value)
     size, wanted = arguments.get("size"), settings["data.image_size"].value
     if not own_data and size is not None and _sides(size) != _sides(wanted):

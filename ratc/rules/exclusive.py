@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
 
-_SURROUNDINGS = ("environment.venv", "environment.conda", "environment.container")
+_ENVIRONMENTS = ("environment.venv", "environment.conda", "environment.container")
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
     """Check for one environment at most, GPU counts that agree, and a launcher that fits the engine."""
-    given = [path for path in _SURROUNDINGS if settings[path].value is not None]
+    given = [path for path in _ENVIRONMENTS if settings[path].value is not None]
     for path in given[1:]:
         message = f"`{path.rpartition('.')[2]}` excludes `{given[0].rpartition('.')[2]}`"
         yield Diagnostic("R201", message, settings[path].span, helps=("keep one of them",))

@@ -87,7 +87,7 @@ def detect(target: str | None, timeout: float) -> tuple[Scheduler | None, tuple[
         return None, (_nothing_here(target),)
     found, silent = [], []
     for name, dialect in here.items():
-        answer = ask(dialect.hello, timeout)
+        answer = ask(dialect.cluster_command, timeout)
         cluster = dialect.cluster(answer)
         if cluster is None:
             silent.append(unanswered(dialect, answer))

@@ -90,11 +90,11 @@ class Dialect(Protocol):
         """The variable that holds the job's number within a job."""
 
     @property
-    def hello(self) -> tuple[str, ...]:
+    def cluster_command(self) -> tuple[str, ...]:
         """The command that asks for the cluster's name."""
 
     def cluster(self, answer: Answer) -> str | None:
-        """The cluster's name in the answer to `hello`; None if nobody answered."""
+        """The cluster's name in the answer to `cluster_command`; None if nobody answered."""
 
     def submit(self, script: str, after: Sequence[str]) -> tuple[tuple[str, ...], bool]:
         """The command that submits a script, and whether it reads the script from standard input."""
@@ -105,7 +105,7 @@ class Dialect(Protocol):
     def job(self, answer: Answer) -> str | None:
         """The job's number in the answer to `submit`."""
 
-    def unsure(self, answer: Answer) -> bool:
+    def may_have_submitted(self, answer: Answer) -> bool:
         """Whether a failed `submit` may have submitted the job."""
 
     def state(self, job: str) -> tuple[str, ...]:

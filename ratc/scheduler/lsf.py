@@ -26,7 +26,7 @@ class Lsf:
     programs = ("bsub", "bjobs", "lsid")
     script = "job.lsf"
     inside = "LSB_JOBID"
-    hello = ("lsid",)
+    cluster_command = ("lsid",)
 
     def cluster(self, answer: Answer) -> str | None:
         """`My cluster name is NAME`; `lsid` fails if no management host answers."""
@@ -47,7 +47,7 @@ class Lsf:
         match = re.search(r"^Job <([0-9]+)> is submitted to ", answer.out, re.MULTILINE)
         return match[1] if match else None
 
-    def unsure(self, answer: Answer) -> bool:
+    def may_have_submitted(self, answer: Answer) -> bool:
         """bsub keeps trying while LSF is down."""
         return answer.status is None
 

@@ -53,7 +53,7 @@ def active(tasks: Sequence[Task]) -> str | None:
     return next((task.state for task in tasks if task.status is None), None)
 
 
-def objection(former: Submission, state: str | None, lock: str, dialect: Dialect, again: bool) -> Diagnostic | None:
+def conflict(former: Submission, state: str | None, lock: str, dialect: Dialect, again: bool) -> Diagnostic | None:
     """Return a finding against submission while ``former`` is in ``state``; with ``again`` a warning. Code: R412.
 
     ``state`` is None if the job has ended, or if its submission is uncertain.

@@ -40,7 +40,7 @@ class Slurm:
     programs = ("sbatch", "scontrol")
     script = "job.sbatch"
     inside = "SLURM_JOB_ID"
-    hello = ("scontrol", "show", "config")
+    cluster_command = ("scontrol", "show", "config")
 
     def cluster(self, answer: Answer) -> str | None:
         """The controller itself answers `scontrol show config`, so this also says that it does."""
@@ -61,7 +61,7 @@ class Slurm:
         match = re.fullmatch(r"([0-9]+)(?:;.*)?", lines[-1]) if lines else None
         return match[1] if match else None
 
-    def unsure(self, answer: Answer) -> bool:
+    def may_have_submitted(self, answer: Answer) -> bool:
         """`Socket timed out on send/recv operation` comes for jobs that are in the queue, too."""
         return answer.status is None or "timed out" in answer.err
 

@@ -142,7 +142,7 @@ def _is_secret(name: str, value: str | int | float, strict: bool) -> bool:
     text = str(value)
     if has_secret(text):
         return True
-    if not names_secret(name) or _stands_in(text):
+    if not names_secret(name) or _is_placeholder(text):
         return False
     return strict or not is_weak(name) or (isinstance(value, str) and _is_random(value))
 
@@ -152,7 +152,7 @@ def _is_random(text: str) -> bool:
     return len(text) > 3 and not re.fullmatch(r"[a-z_ -]+|[A-Z_]+|[A-Z][a-z]+|[\d.]+", text)
 
 
-def _stands_in(text: str) -> bool:
+def _is_placeholder(text: str) -> bool:
     text = text.strip().strip("\"'")
     return _STAND_IN.fullmatch(text) is not None and not (text[:1] in "$`" and _SPELLED.search(text))
 
@@ -182,7 +182,7 @@ def plain(name: str, value: Any) -> Any:
         formers = ["", *value]
         return [plain(option_of(str(former)) or name, item) for former, item in zip(formers, value, strict=False)]
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        if names_secret(key) and not _stands_in(str(value)):
+        if names_secret(key) and not _is_placeholder(str(value)):
             return STARS
         return redact(value) if isinstance(value, str) else value
     return value
@@ -214,7 +214,7 @@ def _in_lines(text: str, printed: bool) -> Iterator[tuple[int, int]]:
     if _ANY_COMMAND.search(text):
         for command in _commands():
             for match in command.finditer(text):
-                if not _stands_in(match["value"]):
+                if not _is_placeholder(match["value"]):
                     yield match.span("value")
     for pattern in (_ASSIGNED, _OPTION, _SET):
         position = 0
@@ -235,7 +235,7 @@ def _commands() -> tuple[re.Pattern[str], ...]:
 
 
 def _is_assigned(name: str, sign: str, value: str, printed: bool) -> bool:
-    if _stands_in(value):
+    if _is_placeholder(value):
         return False
     if printed:
         return True
@@ -252,7 +252,7 @@ def _in_urls(text: str) -> Iterator[tuple[int, int]]:
             before, at, _ = part.rpartition("@")
             if number and at:
                 user, colon, password = before.partition(":")
-                if colon and not _stands_in(password) and not _is_of_a_path(user, password):
+                if colon and not _is_placeholder(password) and not _is_of_a_path(user, password):
                     yield start + len(user) + 1, start + len(before)
                 elif not colon and re.fullmatch(r"(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,256}", user):
                     yield start, start + len(user)

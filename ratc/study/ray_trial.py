@@ -32,7 +32,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]  # Ray is read without its
         """Set up a trial."""
         self._files = TrialFiles(config["folder"], config["output"])
         self._metric, self._larger = config["metric"], config["larger_is_better"]
-        self._told, self._begun = 0, 0
+        self._reported, self._begun = 0, 0
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped_at: float | None = None
 
@@ -47,9 +47,9 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]  # Ray is read without its
         while True:
             results = self._files.own_results()
             finished = results.get("status") == "finished"
-            if self._told < len(results.get("epochs", ())):
-                self._told += 1
-                return self._result(results, finished and self._told == len(results["epochs"]))
+            if self._reported < len(results.get("epochs", ())):
+                self._reported += 1
+                return self._result(results, finished and self._reported == len(results["epochs"]))
             if finished or self._files.ended_early():
                 return self._result(results, True)
             if self._stopped_at is not None:
@@ -69,7 +69,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]  # Ray is read without its
             time.sleep(_PAUSE)
             return
         self._process = None
-        why = self._files.why(self._begun)
+        why = self._files.last_code(self._begun)
         if status and why != "R517":
             raise RuntimeError(f"failed with status {status} {why}")
         if not status and not self._files.is_finished():
@@ -85,10 +85,10 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]  # Ray is read without its
 
     def _result(self, results: dict[str, Any], done: bool) -> dict[str, Any]:
         """Return the best score so far, larger is better. It also ranks the trial at the end."""
-        known = {"epochs": results.get("epochs", [])[: self._told]}
+        known = {"epochs": results.get("epochs", [])[: self._reported]}
         metric, _ = judged(known, self._metric, self._larger)
         score = WORST if metric is None else metric if self._larger else -metric
-        return {"epoch": max(1, self._told), "score": score, "done": done}
+        return {"epoch": max(1, self._reported), "score": score, "done": done}
 
     def cleanup(self) -> None:
         """End the run if it still runs: the study does not need it any more."""

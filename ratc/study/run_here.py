@@ -90,7 +90,7 @@ class Runner:
             if status is None:
                 continue
             del self._running[slot]
-            why = trial.files.why(begun)
+            why = trial.files.last_code(begun)
             if status and why == "R517":
                 # It was begun by a study that was killed, and goes on: its end is waited for.
                 self.live.say(f"{trial.point.name}  runs already")

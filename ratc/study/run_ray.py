@@ -149,7 +149,9 @@ class Watch(tune.Callback):  # type: ignore[misc]  # Ray is read without its typ
         self.live = Live(self._table)
 
     def ask(self, number: int, frame: object) -> None:
-        """Handle a signal: the trials save and the study ends; at the second one it does not wait for them."""
+        """Handle a signal: the trials save and the study ends; at the second one it does not wait for them, and
+        raises KeyboardInterrupt.
+        """
         if self.reason:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
@@ -178,7 +180,7 @@ class Watch(tune.Callback):  # type: ignore[misc]  # Ray is read without its typ
         """Print that a trial has failed; the others continue."""
         found = self._running.pop(trial.trial_id, None)
         if found is not None:
-            said = f"failed {found.files.why()}".rstrip()
+            said = f"failed {found.files.last_code()}".rstrip()
             self.live.say(f"{found.point.name}  {said}; its log: {os.path.relpath(found.files.log)}")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

@@ -55,14 +55,14 @@ class TrialFiles:
         They must be of this very lock. A trial of an array job has its lock in the job's folder, which is not known
         here: then the results in its output folder are taken, of any lock.
         """
-        return self.own_results() if os.path.exists(self._lock) else next(iter(self._told()), {})
+        return self.own_results() if os.path.exists(self._lock) else next(iter(self._result_files()), {})
 
     def own_results(self) -> dict[str, Any]:
         """Return the results of this very lock; empty if there are only those of an earlier one."""
         own = self.lock_digest
-        return next((found for found in self._told() if own in _digests(found)), {})
+        return next((found for found in self._result_files() if own in _digests(found)), {})
 
-    def _told(self) -> list[dict[str, Any]]:
+    def _result_files(self) -> list[dict[str, Any]]:
         """Return the valid result files of the output folder, the newest first."""
         found = []
         for name in ("epochs.json", "results.json"):
@@ -94,7 +94,7 @@ class TrialFiles:
         if self.is_held():
             files.replace(os.path.join(self.output, STOP), b"", flush=False)
 
-    def why(self, begun: int = 0) -> str:
+    def last_code(self, begun: int = 0) -> str:
         """Return the code of the last finding in its log, from an offset in bytes on; "" if there is none."""
         try:
             with open(self.log, "rb") as file:

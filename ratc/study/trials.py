@@ -156,7 +156,7 @@ def result(trial: Compiled, study: Study) -> Trial:
     results = files.results()
     if not results:
         held = files.is_held()
-        why = "" if held else files.why()
+        why = "" if held else files.last_code()
         status = outcome.RUNNING if held else outcome.FAILED if why else outcome.OPEN
         return Trial(trial.point.name, values, status, why=why)
     metric, epoch = outcome.judged(results, study.metric, study.larger_is_better)
@@ -178,7 +178,9 @@ def left_out(left: Sequence[tuple[Point, Diagnostic]]) -> list[Trial]:
 
 @contextmanager
 def alone_in(folder: str) -> Iterator[None]:
-    """Lock a study against other `ratc tune`; raises Held. The kernel releases the lock at the process's end."""
+    """Lock a study's folder against another `ratc tune`. Raises StudyLocked if one holds it. The kernel releases the
+    lock at the process's end.
+    """
     files.make_folders(folder)
     with files.open_own(os.path.join(folder, ".running")) as file:
         try:

@@ -62,7 +62,7 @@ def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
     )
 
 
-def why(plan: Plan, path: str) -> str:
+def derived_reason(plan: Plan, path: str) -> str:
     """Return the reason of a value that neither the spec nor an option gives; "" for one that they give.
 
     The script does not name the option or variable: the command in its head makes the same script again.
@@ -151,14 +151,14 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
         native=alloc_conf.settings(alloc_conf.NATIVE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
         expandable=alloc_conf.settings(alloc_conf.EXPANDABLE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
         program=is_program(plan.settings),
-        each=starts_each(plan),
+        each=starts_processes(plan),
         health=checks_health(plan),
         direct=launcher in ("srun", "none") or (single and launcher == "torchrun"),
         accelerate=launcher == "accelerate",
         processes=str(values["parallel.processes_per_node"].value),
         nodes=str(values["parallel.nodes"].value),
         counts=bool(plan.sizes),
-        several=values["parallel.nodes"].value > 1 or starts_each(plan),
+        several=values["parallel.nodes"].value > 1 or starts_processes(plan),
         **head,
     )
     return Artifact(NODE, text, consumer="bash", executable=True)
@@ -169,14 +169,14 @@ def checks_health(plan: Plan) -> bool:
     return "health.max_excluded_nodes" in plan.values
 
 
-def starts_each(plan: Plan) -> bool:
+def starts_processes(plan: Plan) -> bool:
     """Whether the scheduler starts each process of a node itself, without a launcher."""
     return bool(plan.values["job.launcher"].value == "srun")
 
 
 def tasks_per_node(plan: Plan) -> int:
     """Return the number of processes that the scheduler starts on a node."""
-    return plan.values.get_as(int, "parallel.processes_per_node") if starts_each(plan) else 1
+    return plan.values.get_as(int, "parallel.processes_per_node") if starts_processes(plan) else 1
 
 
 def modules_init(plan: Plan) -> str | None:
@@ -224,7 +224,7 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
         "counts": " ".join(map(str, reversed(counts))),
         "named_counts": either(list(map(str, counts))),
         # Ray needs a port on one node, too, and so do processes that Slurm starts.
-        "several": nodes > 1 or pool is not None or starts_each(plan),
+        "several": nodes > 1 or pool is not None or starts_processes(plan),
         "study": pool is not None,
         "outcome": "study/study.json" if pool else "results.json",
         "from_scratch": pool is None and values["checkpoint.resume"].value == "never",

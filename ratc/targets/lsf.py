@@ -87,7 +87,7 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[str]]]:
     queue, account = values["job.partition"], values["job.account"]
     who = [
         ("-J", _name(values["job.name"].value, shape), ""),
-        ("-q", queue.value, job.why(plan, "job.partition")),
+        ("-q", queue.value, job.derived_reason(plan, "job.partition")),
         ("-P", account.value, ""),
     ]
     walltime, lead = values["job.walltime_seconds"].value, values["job.stop_before_seconds"].value
@@ -97,7 +97,7 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[str]]]:
             f"'{-(-lead // 60)}' -wa 'USR2'" if walltime else None,
             f"{duration(-(-lead // 60) * 60)} before the end of the walltime, this script asks the run to save",
         ),
-        ("-Q", '"99"' if values["job.requeue"].value else None, job.why(plan, "job.requeue")),
+        ("-Q", '"99"' if values["job.requeue"].value else None, job.derived_reason(plan, "job.requeue")),
         ("-r", "" if values["job.requeue"].value else None, "LSF starts the job again if a host fails"),
         (
             "-o",
@@ -112,11 +112,11 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[str]]]:
 def _resources(plan: Plan) -> list[tuple[str, str | None, str]]:
     values = plan.values
     nodes, walltime = values["parallel.nodes"].value, values["job.walltime_seconds"].value
-    time = ("-W", lsf_time(walltime) if walltime else None, job.why(plan, "job.walltime_seconds"))
+    time = ("-W", lsf_time(walltime) if walltime else None, job.derived_reason(plan, "job.walltime_seconds"))
     if values["job.start"].value == "jsrun":
         return [("-nnodes", str(nodes), "whole nodes"), time]
     slots = _slots_of_a_node(plan)
-    why = job.why(plan, "job.cpus_per_node")
+    why = job.derived_reason(plan, "job.cpus_per_node")
     sections, limit = _requirement(plan, nodes, slots)
     return [
         ("-n", *_slots(plan, slots, why)),
@@ -157,12 +157,12 @@ def _requirement(plan: Plan, nodes: int, slots: int) -> tuple[list[tuple[str, st
     constraint, memory = values["job.constraint"], values["job.memory_bytes_per_node"].value
     sections = []
     if constraint.value:
-        sections.append((f"select[{constraint.value}]", job.why(plan, "job.constraint")))
+        sections.append((f"select[{constraint.value}]", job.derived_reason(plan, "job.constraint")))
     most = None
     if memory is not None:
         rusage, limit = facts["cluster.lsf.rusage"].value, facts["cluster.lsf.memory_limit"].value
         reserved = {"job": memory * nodes, "task": memory // slots, "host": memory}[rusage]
-        why = job.why(plan, "job.memory_bytes_per_node")
+        why = job.derived_reason(plan, "job.memory_bytes_per_node")
         reason = f"memory for each {rusage} at this site{': ' if why else ''}{why}"
         sections.append((f"rusage[mem={_size(plan, reserved, _rusage_unit(plan))}]", reason))
         limited = {"job": memory * nodes, "process": memory}[limit]

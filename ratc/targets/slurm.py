@@ -24,7 +24,7 @@ def files(
     if settings["resources.queue"].value is not None and settings["resources.partition"].value is None:
         message, span = "`queue` has no effect with the target `slurm`", settings["resources.queue"].span
         found.append(Diagnostic("R405", message, span, helps=("use `partition`",), severity=Severity.WARNING))
-    rank = "${SLURM_PROCID:?}" if job.starts_each(plan) else "${SLURM_NODEID:?}"
+    rank = "${SLURM_PROCID:?}" if job.starts_processes(plan) else "${SLURM_NODEID:?}"
     node = job.node(plan, place, NAME, rank, shape)
     script = Artifact(NAME, _script(plan, place, shape), consumer="bash")
     engine = [] if isinstance(shape, Pool) else job.engine_files(plan, place)
@@ -53,13 +53,13 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
     megabytes = -(-(memory.value or 0) // 2**20)  # rounded up: `--mem=0` is all that a node has
     cpus, lead = values["job.cpus_per_node"], values["job.stop_before_seconds"].value
     who = [("--job-name", values["job.name"].value, "")]
-    who += [(f"--{key}", given[key], job.why(plan, f"job.{key}")) for key in ("partition", "account", "qos")]
+    who += [(f"--{key}", given[key], job.derived_reason(plan, f"job.{key}")) for key in ("partition", "account", "qos")]
     who.append(("--array", _range(shape), f"the points of {job.TABLE}, one task each"))
     log = "%A_%a" if shape else "%j"
     tasks = job.tasks_per_node(plan)
     why = (
         "one launcher per node, which starts the processes of the node"
-        if not job.starts_each(plan)
+        if not job.starts_processes(plan)
         else "Slurm starts every process"
     )
     # With a number of tasks Slurm gives a range's fewest nodes, and never more: seen on 22.05.
@@ -68,10 +68,18 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
         ("--nodes", _nodes(plan), "as many as there are" if plan.sizes else ""),
         ("--ntasks-per-node", None if plan.sizes else tasks, why),
         _gpus(plan),
-        ("--constraint", given["constraint"], job.why(plan, "job.constraint")),
-        ("--cpus-per-task", cpus.value and max(1, cpus.value // on_a_node), job.why(plan, "job.cpus_per_node")),
-        ("--mem", f"{megabytes}M" if megabytes else None, job.why(plan, "job.memory_bytes_per_node")),
-        ("--time", slurm_time(walltime.value) if walltime.value else None, job.why(plan, "job.walltime_seconds")),
+        ("--constraint", given["constraint"], job.derived_reason(plan, "job.constraint")),
+        (
+            "--cpus-per-task",
+            cpus.value and max(1, cpus.value // on_a_node),
+            job.derived_reason(plan, "job.cpus_per_node"),
+        ),
+        ("--mem", f"{megabytes}M" if megabytes else None, job.derived_reason(plan, "job.memory_bytes_per_node")),
+        (
+            "--time",
+            slurm_time(walltime.value) if walltime.value else None,
+            job.derived_reason(plan, "job.walltime_seconds"),
+        ),
     ]
     signal = f"B:USR2@{lead}" if walltime.value else None
     requeue = "--requeue" if values["job.requeue"].value else "--no-requeue"
@@ -80,7 +88,7 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
     end = [
         ("--export", "ALL", "pass on the variables of the submitting shell: path of Python, secrets, trackers"),
         ("--signal", signal, f"{duration(lead)} before the end of the walltime, this script asks the run to save"),
-        (requeue, "", job.why(plan, "job.requeue")),
+        (requeue, "", job.derived_reason(plan, "job.requeue")),
         ("--open-mode", "append", "a requeued job appends to its log"),
         ("--output", f"{values['experiment_name'].value}-{log}.out", "in the folder where sbatch was called"),
     ]

@@ -40,7 +40,7 @@ def serve() -> dict[str, Any]:
                 ended, status = os.waitpid(number, os.WNOHANG)
                 if ended:
                     running.remove(number)
-                    _tell(ended=number, status=status)
+                    _send(ended=number, status=status)
         if 0 in ready:
             more = os.read(0, 1 << 16)
             if not more:
@@ -54,13 +54,13 @@ def serve() -> dict[str, Any]:
                     os.close(wake)
                     os.close(woken)
                     os.setsid()
-                    _tell(started=os.getpid())
+                    _send(started=os.getpid())
                     job: dict[str, Any] = json.loads(line)
                     return job
                 running.add(number)
 
 
-def _tell(**what: int) -> None:
+def _send(**what: int) -> None:
     os.write(1, json.dumps(what).encode() + b"\n")
 
 
@@ -74,7 +74,7 @@ def _end(running: set[int]) -> NoReturn:
     os._exit(0)
 
 
-def become(job: dict[str, Any], base: Sequence[str]) -> NoReturn:
+def run_job(job: dict[str, Any], base: Sequence[str]) -> NoReturn:
     """Do a job in this process, as if the interpreter had been started for it, and end. Imported modules are not torn
     down, which would take seconds.
     """
@@ -118,7 +118,7 @@ def main(modules: Sequence[str]) -> NoReturn:
             break
     gc.freeze()  # no collection in a job visits, and so copies, the imported modules
     gc.enable()
-    become(serve(), base)
+    run_job(serve(), base)
 
 
 if __name__ == "__main__":

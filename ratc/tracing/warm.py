@@ -36,7 +36,7 @@ class _Server:
             start_new_session=True,  # Ctrl-C ends the parent, and with it this
         )
         self.owner = os.getpid()
-        self._said = b""
+        self._received = b""
 
     def alive(self) -> bool:
         """Whether it still serves this process. A server inherited by a fork belongs to the parent."""
@@ -48,19 +48,19 @@ class _Server:
         self._process.stdin.write(json.dumps(job).encode() + b"\n")
         self._process.stdin.flush()
 
-    def hear(self, seconds: float | None) -> dict[str, int] | None:
+    def receive(self, seconds: float | None) -> dict[str, int] | None:
         """Return the server's next answer; None after a timeout. Raises EOFError if it has ended."""
         assert self._process.stdout
         end = None if seconds is None else time.monotonic() + seconds
-        while b"\n" not in self._said:
+        while b"\n" not in self._received:
             left = None if end is None else max(0.0, end - time.monotonic())
             if not select.select([self._process.stdout], [], [], left)[0]:
                 return None
             more = os.read(self._process.stdout.fileno(), 1 << 16)
             if not more:
                 raise EOFError
-            self._said += more
-        line, _, self._said = self._said.partition(b"\n")
+            self._received += more
+        line, _, self._received = self._received.partition(b"\n")
         told: dict[str, int] = json.loads(line)
         return told
 
@@ -86,7 +86,7 @@ class Job:
         """Its exit status, once it has ended; negative for a signal. Raises subprocess.TimeoutExpired."""
         while self.returncode is None:
             try:
-                told = self._server.hear(timeout)
+                told = self._server.receive(timeout)
             except EOFError:
                 self.returncode = -9
                 break
@@ -127,7 +127,7 @@ def start(
     started = Job(server, [*work.values(), *arguments])
     while not started.pid:
         try:
-            told = server.hear(None)
+            told = server.receive(None)
         except EOFError:
             raise OSError("the process that starts others has ended") from None
         started.pid = (told or {}).get("started", 0)

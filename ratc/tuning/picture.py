@@ -32,7 +32,7 @@ def svg(study: Study, trials: Sequence[Trial]) -> str:
     low, high = (min(metrics), max(metrics)) if metrics else (0.0, 1.0)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-        f' role="img" aria-label="{escape(_said(study, shown))}">',
+        f' role="img" aria-label="{escape(_caption(study, shown))}">',
         f"<style>{_STYLE}</style>",
         f'<rect class="ground" width="{width}" height="{height}"/>',
     ]
@@ -58,7 +58,7 @@ def svg(study: Study, trials: Sequence[Trial]) -> str:
     return "\n".join(parts)
 
 
-def _said(study: Study, shown: Sequence[Trial]) -> str:
+def _caption(study: Study, shown: Sequence[Trial]) -> str:
     if not shown:
         return "No trial has a metric yet."
     first = shown[0]

@@ -84,7 +84,7 @@ def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tup
     if adaptive:
         points = standing_for(entries)
     else:
-        drawn = _grid(entries) if grid else _spread(entries, wanted, seed)
+        drawn = _grid(entries) if grid else _low_discrepancy(entries, wanted, seed)
         points = tuple(point_of(index, nodes) for index, nodes in enumerate(drawn, 1))
         wanted = len(points)
     halving = (_value(document, "tuning.grace_epochs") or 1, _value(document, "tuning.reduction_factor") or 4)
@@ -195,7 +195,7 @@ def _grid(entries: list[Choices | Range]) -> Iterator[tuple[tuple[str, Node], ..
         yield tuple((entry.path, node) for entry, node in zip(choices, nodes, strict=True))
 
 
-def _spread(entries: list[Choices | Range], wanted: int, seed: int) -> Iterator[tuple[tuple[str, Node], ...]]:
+def _low_discrepancy(entries: list[Choices | Range], wanted: int, seed: int) -> Iterator[tuple[tuple[str, Node], ...]]:
     """Yield ``wanted`` different combinations: with whole numbers and choices, the sequence repeats some."""
     seen: set[str] = set()
     steps = _steps(len(entries))

@@ -31,7 +31,7 @@ def standing_for(space: Sequence[Choices | Range]) -> tuple[Point, ...]:
     with real numbers in the middle of their ranges. If there are too many, fewer of the whole numbers.
     """
     for whole in (_WHOLE, 3, 2, 1):
-        lists = [list(_looked_at(entry, whole)) for entry in space]
+        lists = [list(_candidates(entry, whole)) for entry in space]
         if prod(map(len, lists)) <= MOST_COMBINATIONS:
             break
     paths = [entry.path for entry in space]
@@ -46,7 +46,7 @@ def alike(space: Sequence[Choices | Range], one: Point, other: Point) -> bool:
     return all(repr(left[path].data()) == repr(right[path].data()) for path in kept)
 
 
-def _looked_at(entry: Choices | Range, whole: int) -> Sequence[Node]:
+def _candidates(entry: Choices | Range, whole: int) -> Sequence[Node]:
     if isinstance(entry, Choices):
         return entry.nodes
     if not entry.whole:

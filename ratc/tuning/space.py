@@ -82,7 +82,7 @@ def read(
             found.append(wrong)
             continue
         sub = subschema(schema, path) or {}
-        whole = _whole(sub) or (
+        whole = _is_whole(sub) or (
             "type" not in sub and _gives_whole(node, base.find(tuple(path.split("."))) if base else None)
         )
         entry, problems = _entry(path, node, whole)
@@ -141,7 +141,7 @@ def _wrong_key(key: str, path: str, node: Node, schema: dict[str, Any]) -> Diagn
     return None
 
 
-def _whole(sub: dict[str, Any]) -> bool:
+def _is_whole(sub: dict[str, Any]) -> bool:
     """Whether a key takes whole numbers and no others."""
     branches = [sub, *sub.get("anyOf", ()), *sub.get("oneOf", ())]
     kinds: set[str] = set()

@@ -66,7 +66,7 @@ def _with_account(cause: Diagnostic, evidence: Evidence) -> Diagnostic:
     return replace(cause, notes=(*cause.notes, f"the scheduler reports: {', '.join(parts)}"))
 
 
-def _nothing_wrong(evidence: Evidence) -> Diagnostic | None:
+def _no_failure(evidence: Evidence) -> Diagnostic | None:
     """Code: R600."""
     record = evidence.record
     if evidence.is_done or (evidence.results.get("status") == "finished" and record is None):
@@ -85,21 +85,21 @@ def _note(message: str) -> Diagnostic:
     return Diagnostic("R600", message, severity=Severity.NOTE)
 
 
-def _told_by_the_run(evidence: Evidence) -> Diagnostic | None:
+def _run_finding(evidence: Evidence) -> Diagnostic | None:
     """A finding of the runtime's or of the script's own in the logs: the first that does not follow from another."""
     found = [finding for finding in evidence.findings if finding.code not in _FOLLOW]
     if not found:
         return None
-    return _as_it_was(found[0], evidence)
+    return _diagnostic(found[0], evidence)
 
 
 def _following(evidence: Evidence) -> Diagnostic | None:
     """The same of a finding that mostly follows from another, if the other was not found."""
     found = sorted(evidence.findings, key=lambda finding: -_FOLLOW.index(finding.code))
-    return _as_it_was(found[0], evidence) if found else None
+    return _diagnostic(found[0], evidence) if found else None
 
 
-def _as_it_was(finding: Finding, evidence: Evidence) -> Diagnostic:
+def _diagnostic(finding: Finding, evidence: Evidence) -> Diagnostic:
     given = [evidence.at(path) for path in _KEYS.get(finding.code, ())]
     places = [text for text in given if not text.startswith("`")] or given[:1]
     helps = (*finding.helps, *(f"it is about {text}" for text in places))
@@ -330,8 +330,8 @@ def _span(found: tuple[Span, re.Match[str]] | None) -> Span | None:
 #: In the order in which they are looked for: what the run says itself, then what the scheduler did to it, then what
 #: others have printed, which may follow from any of these.
 CAUSES: Sequence[Callable[[Evidence], Diagnostic | None]] = (
-    _nothing_wrong,
-    _told_by_the_run,
+    _no_failure,
+    _run_finding,
     _out_of_time,
     _out_of_host_memory,
     _lost_a_node,

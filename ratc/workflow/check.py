@@ -40,14 +40,17 @@ def checked(
             message = f"the head of `{os.path.join(folder, name)}` does not hold the command that compiles it again"
             return [Diagnostic("R427", message, span, (str(error),), ("compile the spec again",))]
         if not os.path.exists(request.spec):
-            return [*drift.untouched(folder, document, (f"run `{command}`",)), _gone(folder, name, request.spec)]
+            return [
+                *drift.untouched(folder, document, (f"run `{command}`",)),
+                _missing_spec(folder, name, request.spec),
+            ]
         loaded = inputs.load(request)
         if loaded.settings is None:
             return [*_by_digest(folder, document, request.spec, command), *_errors(loaded.diagnostics)]
         reached = compiling.reached(loaded)
         if not (this_machine or request.facts) and request.target == "local" and facts.needs_machine(loaded.settings):
             return [*_by_digest(folder, document, request.spec, command, reached), _machine(folder)]
-        elsewhere = _elsewhere(folder, loaded, request)
+        elsewhere = _other_folder(folder, loaded, request)
         if elsewhere:
             return [elsewhere]
         made, said = compiling.make(request, loaded, folder, known)
@@ -63,7 +66,7 @@ def _errors(found: tuple[Diagnostic, ...]) -> list[Diagnostic]:
     return [item for item in found if item.severity is Severity.ERROR]
 
 
-def _gone(folder: str, name: str, spec: str) -> Diagnostic:
+def _missing_spec(folder: str, name: str, spec: str) -> Diagnostic:
     text = (emit.on_disk(folder, name) or b"").decode("utf-8", errors="replace")
     path = os.path.join(folder, name)
     span = Span(Source(path, text), 1, 1, 1, max(2, len(text.split("\n", 1)[0]) + 1))
@@ -71,7 +74,7 @@ def _gone(folder: str, name: str, spec: str) -> Diagnostic:
     return Diagnostic("R427", message, span, helps=("delete the folder, or restore the spec",))
 
 
-def _elsewhere(folder: str, loaded: inputs.Loaded, request: CompileRequest) -> Diagnostic | None:
+def _other_folder(folder: str, loaded: inputs.Loaded, request: CompileRequest) -> Diagnostic | None:
     """Return a finding if the spec compiles into another folder now. Code: R427."""
     assert loaded.settings is not None
     node = loaded.settings["experiment_name"]

@@ -34,11 +34,11 @@ def run(words: Sequence[str], old_side: Side, new_side: Side) -> int:
         return 2
     path, old, new = words[0], _read(words[1]), _read(words[4])
     say(f"diff --ratc a/{path} b/{words[7] if len(words) == 9 else path}", sys.stdout)
-    sys.stdout.write(_told(path, words[7] if len(words) == 9 else path, old, new, old_side, new_side))
+    sys.stdout.write(_differences(path, words[7] if len(words) == 9 else path, old, new, old_side, new_side))
     return 0
 
 
-def _told(path: str, later: str, old: bytes | None, new: bytes | None, old_side: Side, new_side: Side) -> str:
+def _differences(path: str, later: str, old: bytes | None, new: bytes | None, old_side: Side, new_side: Side) -> str:
     """Return the differences by meaning if both versions can be read as a spec or a lock; else by lines."""
     if old is not None and new is not None:
         before = Asked(path, *old_side, old)

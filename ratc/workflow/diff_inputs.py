@@ -200,7 +200,7 @@ def _of_revision(side: Side, place: Revision) -> Side:
         values=renamed(side.values),
         settings=renamed(side.settings),
         facts=renamed(side.facts),
-        findings=tuple(map(place.told, side.findings)),
+        findings=tuple(map(place.with_revision, side.findings)),
     )
 
 

@@ -34,10 +34,10 @@ def add(path: str, new: Measurement, machine: Machine) -> Diagnostic | None:
     try:
         content = put_items(head, "measured", [measured.entry(new)], replaced)
     except ValueError as error:
-        return _own_way(path, str(error))
+        return _not_editable(path, str(error))
     values, _ = compiler.read_facts(File(path, content.encode()))
     if values is None or len(values["measured"].value) != before - len(replaced) + 1:
-        return _own_way(path, "its `measured` comes from an anchor")
+        return _not_editable(path, "its `measured` comes from an anchor")
     try:
         files.replace(path, content.encode())
     except OSError as error:
@@ -45,7 +45,7 @@ def add(path: str, new: Measurement, machine: Machine) -> Diagnostic | None:
     return None
 
 
-def _own_way(path: str, reason: str) -> Diagnostic:
+def _not_editable(path: str, reason: str) -> Diagnostic:
     return Diagnostic("R403", f"cannot add to `{os.path.normpath(path)}`: {reason}", helps=("name another file",))
 
 

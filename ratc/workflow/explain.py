@@ -115,8 +115,8 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
         remarks += varying.remarks(loaded.document, loaded.settings, gathered, points, paths)
     # Without its prediction, a value of the lock cannot be compared with the inputs.
     if read is not None and not (predict and decision is None):
-        remarks += _moved(plan, read, paths, " on this machine" if gathered.machine else "")
-    _tell(asked, plan, paths, remarks, warnings)
+        remarks += _changed_since_lock(plan, read, paths, " on this machine" if gathered.machine else "")
+    _show(asked, plan, paths, remarks, warnings)
     # The lock keeps no prediction of a micro-batch that the spec gives, but it is told here.
     of_memory = paths == ["training.micro_batch_size"] or (len(paths) == 1 and paths[0].startswith("memory."))
     if of_memory and asked.form == "text":
@@ -135,7 +135,7 @@ def _no_point(name: str, points: Sequence[Point]) -> int:
     return 1
 
 
-def _moved(plan: Plan, read: Compiled, paths: list[str], where: str) -> list[str]:
+def _changed_since_lock(plan: Plan, read: Compiled, paths: list[str], where: str) -> list[str]:
     """Return a line for each value of the lock that differs from the value that its inputs give now."""
     from ratc.comparison.compare import flat, same
     from ratc.secrets.redact import shown
@@ -151,7 +151,7 @@ def _moved(plan: Plan, read: Compiled, paths: list[str], where: str) -> list[str
     return told
 
 
-def _tell(
+def _show(
     asked: Asked,
     plan: Plan,
     paths: Sequence[str],
@@ -193,7 +193,7 @@ def _by_lock(asked: Asked, read: Compiled, why: str) -> int:
     paths = list(plan.values) if asked.path is None else explain.find(plan, asked.path)
     if not paths:
         return _unknown(asked.path or "", asked.form, list(plan.values))
-    _tell(asked, plan, paths, [f"only the file `{read.path}` itself can be explained: {why}"])
+    _show(asked, plan, paths, [f"only the file `{read.path}` itself can be explained: {why}"])
     return 0
 
 

@@ -85,13 +85,13 @@ def _details(
             *_time_lines(plan, taken, allowed, request),
         ]
     elif len(cards) == 1 and rows:
-        told = _nothing(next(iter(allowed.values())), library, plan, cards[0], rows[0].precision)
+        told = _remedies(next(iter(allowed.values())), library, plan, cards[0], rows[0].precision)
     else:
         told = []
-    return [*told, *_given(question, plan, folder, taken.choice if taken else None)]
+    return [*told, *_given_micro_batch(question, plan, folder, taken.choice if taken else None)]
 
 
-def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
+def _remedies(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
     """Return the remedies if nothing fits; each was predicted."""
     device = device_for(plan, card)
     wanted = variants(plan, device, precision)[-1]
@@ -99,7 +99,7 @@ def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card,
     return breakdown.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
 
 
-def _given(question: Question, plan: Plan, folder: str, told: Choice | None) -> list[str]:
+def _given_micro_batch(question: Question, plan: Plan, folder: str, told: Choice | None) -> list[str]:
     """Return the breakdown of the spec's own micro-batch on its own card, or a line that options for other cards
     exclude it. If the same choice was printed already, only the outcome.
     """

@@ -175,7 +175,7 @@ def _rate(request: CompileRequest, settings: Values) -> tuple[Values | None, Fil
 
     folder, name = os.path.split(request.spec)
     path = os.path.join(folder, rates.file_name(name))
-    wanted = settings["training.learning_rate"].value == "auto" or _tried(settings)
+    wanted = settings["training.learning_rate"].value == "auto" or _varies_auto(settings)
     if not wanted or not os.path.exists(path):
         return None, None, ()
     file, problem = read(path)
@@ -185,7 +185,7 @@ def _rate(request: CompileRequest, settings: Values) -> tuple[Values | None, Fil
     return values, file, found
 
 
-def _tried(settings: Values) -> bool:
+def _varies_auto(settings: Values) -> bool:
     """Whether a sweep or a study of the spec has `auto` among its values."""
     return any("auto" in str(settings[path].value) for path in settings if path.startswith(("sweep", "tuning.search")))
 

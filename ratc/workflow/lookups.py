@@ -17,7 +17,7 @@ from ratc.catalog import tasks
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.own_code import callables, signatures
 from ratc.plan import Value, Values
-from ratc.sweep import once
+from ratc.sweep import without_repeats
 from ratc.workflow.inputs import Loaded
 
 #: Keys that name a callable, the keys of its arguments, and the arguments that the runtime adds.
@@ -76,13 +76,13 @@ def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
     trials = (*points, *(study.points if study else ()))
     runs = [compiler.check_point(loaded.document, point)[0] for point in trials] or [loaded.settings]
     found = (item for run in runs if run is not None for item in _callables(run, loaded.folder))
-    return tuple(once(item for item in found if item.severity is Severity.ERROR))
+    return tuple(without_repeats(item for item in found if item.severity is Severity.ERROR))
 
 
 def absent(loaded: Loaded) -> tuple[Diagnostic, ...]:
     """The folders and files of a spec that are not on this machine: warnings. Code: R235."""
     assert loaded.settings is not None
-    return tuple(once(_folders(loaded.settings, loaded.folder)))
+    return tuple(without_repeats(_folders(loaded.settings, loaded.folder)))
 
 
 def _folders(settings: Values, folder: str) -> Iterator[Diagnostic]:

@@ -9,7 +9,7 @@ from ratc.diagnostics import Diagnostic, Severity, Span, has_errors
 from ratc.fitting.check_batch import Checks
 from ratc.plan import Plan, Values
 from ratc.resolve.infeasible import infeasible
-from ratc.sweep import Point, met_at, once
+from ratc.sweep import Point, met_at, without_repeats
 from ratc.targets.array import Array
 from ratc.workflow.inputs import Known, with_memory
 from ratc.workflow.request import CompileRequest
@@ -50,11 +50,11 @@ def resolve(
             left.append((point, why))
             continue
         different = array.add(point.name, point.text, plan) if plan else []
-        found += (*said, *_asks_otherwise(point, different))
+        found += (*said, *_other_resources(point, different))
         failures += plan is None or bool(different)
         if failures >= MOST_FAILURES:
             break
-    return tuple(once(found))
+    return tuple(without_repeats(found))
 
 
 def _array_size(many: int, hardware: Values, span: Span | None) -> tuple[Diagnostic, ...]:
@@ -89,7 +89,7 @@ def _plan(
     return plan, (*said, *met_at(point, more))
 
 
-def _asks_otherwise(point: Point, paths: list[str]) -> tuple[Diagnostic, ...]:
+def _other_resources(point: Point, paths: list[str]) -> tuple[Diagnostic, ...]:
     if not paths:
         return ()
     span = point.nodes[0][1].span if point.nodes else None

@@ -37,7 +37,7 @@ def probe(what: str, output: str | None, name: str | None, timeout: float) -> tu
 
     scheduler = slurm if what == "slurm" else lsf
     read: Callable[[Mapping[str, str]], Inventory | None] = scheduler.inventory
-    answers, problems = _answers(scheduler.COMMANDS, scheduler.NEEDED, timeout)
+    answers, problems = _outputs(scheduler.COMMANDS, scheduler.NEEDED, timeout)
     if has_errors(problems):
         return None, tuple(problems)
     found = read(answers)
@@ -54,7 +54,7 @@ def probe(what: str, output: str | None, name: str | None, timeout: float) -> tu
     return (None, (*problems, *said)) if cluster is None else (written, tuple(problems))
 
 
-def _answers(
+def _outputs(
     commands: Mapping[str, tuple[str, ...]], needed: tuple[str, ...], timeout: float
 ) -> tuple[dict[str, str], list[Diagnostic]]:
     """Return the output of the commands by name. Failure of one that is not needed is a warning. Code: R435."""

@@ -116,7 +116,7 @@ class _Submission:
         except OSError as error:
             return (_unwritable(folder, error),)
         self.former, found = history.read(folder)
-        found += (*absent, *self._objections())
+        found += (*absent, *self._conflicts())
         self.done = finished.count(artifacts, loaded.folder)
         if self.done and self.done == self._runs:
             where = "its output folder has a file `DONE`" if self._runs == 1 else "every point has a file `DONE`"
@@ -125,7 +125,7 @@ class _Submission:
             found += (Diagnostic("R412", "this run is already finished", None, (where,), helps, severity),)
         return found
 
-    def _objections(self) -> Iterator[Diagnostic]:
+    def _conflicts(self) -> Iterator[Diagnostic]:
         """Yield at most one objection; forgets former submissions that have ended."""
         assert self.scheduler is not None
         dialect, standing = self.scheduler.dialect, []
@@ -141,7 +141,7 @@ class _Submission:
                 state = record.active(tasks)
             elif former.job is not None and former.lock == self._lock.digest:
                 state = f"on the cluster {former.cluster}, so its state is not known here"
-            objection = record.objection(former, state, self._lock.digest, dialect, self.asked.again)
+            objection = record.conflict(former, state, self._lock.digest, dialect, self.asked.again)
             # With --again the user has looked: a former submission with an uncertain state is not asked about again.
             if state is not None if asked else not self.asked.again:
                 standing.append(former)
@@ -186,7 +186,7 @@ class _Submission:
         if self.printer.print([*after_found, *checked]) or self.asked.dry_run:
             self.status = 1 if has_errors(checked) else 0
             return None
-        job, found = self._hand_over(script, folder, environment)
+        job, found = self._submit_recorded(script, folder, environment)
         if self.printer.print(found):
             return None
         say(job or "", sys.stdout if self.asked.form == "text" else sys.stderr)
@@ -224,7 +224,7 @@ class _Submission:
         environment = {key: value for key, value in os.environ.items() if key not in (*overridden, *_COMPILED_IN)}
         own = ("modules", "venv", "conda", "container", "setup")
         if not any(self.settings[f"environment.{key}"].value for key in own):
-            # The interpreter that runs ratc trains too, unless the spec names its surroundings.
+            # The interpreter that runs ratc trains too, unless the spec names another environment.
             environment.setdefault("RATC_PYTHON", sys.executable)
         return environment
 
@@ -241,7 +241,7 @@ class _Submission:
         """Ask the scheduler whether it would accept the script. Codes: R413, R414, R417."""
         assert self.scheduler is not None
         dialect = self.scheduler.dialect
-        with self._lying(script) as path:
+        with self._script_path(script) as path:
             command = dialect.check(path, self.asked.after)
             answer = ask(command, self.asked.timeout, self.spec_folder, None, environment) if command else None
         if answer is None:
@@ -254,12 +254,12 @@ class _Submission:
             for line in answer.words:
                 say(line)
             return ()
-        if answer.status is None or dialect.unsure(answer):
+        if answer.status is None or dialect.may_have_submitted(answer):
             return (unanswered(dialect, answer),)
         return (refusal(answer, self.settings, submitted=False),)
 
     @contextmanager
-    def _lying(self, script: str) -> Iterator[str]:
+    def _script_path(self, script: str) -> Iterator[str]:
         """Yield the path of the script; in a dry run, of a temporary copy."""
         if not self.asked.dry_run:
             yield os.path.abspath(script)
@@ -270,7 +270,7 @@ class _Submission:
                 file.write(self._script)
             yield path
 
-    def _hand_over(
+    def _submit_recorded(
         self, script: str, folder: str, environment: dict[str, str]
     ) -> tuple[str | None, tuple[Diagnostic, ...]]:
         """Submit, with a record before it and the job's number in the record after it.
@@ -295,7 +295,7 @@ class _Submission:
                     history.keep_lock(folder, self._lock.text)
                     self._pass_on(answer)
                     return job, ()
-                if answer.status != 0 and not dialect.unsure(answer):
+                if answer.status != 0 and not dialect.may_have_submitted(answer):
                     history.write(folder, self.former)
                     return None, (refusal(answer, self.settings, submitted=True),)
         except OSError as error:

@@ -55,7 +55,7 @@ def tune(
         return 1
     maker = prepared.maker
     if dry_run:
-        _foretell(study, prepared, out)
+        _list_trials(study, prepared, out)
         return 0
     status = 0
     if collect:
@@ -111,7 +111,7 @@ def _read(
     return request, loaded, study if loaded.settings else None, share, (*found, *more, *loaded.diagnostics)
 
 
-def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:
+def _list_trials(study: Study, prepared: Prepared, out: TextIO) -> None:
     """Print the trials that would run."""
     if study.adaptive:
         say(f"{counted(study.trials, 'trial')}, each chosen from the results of the trials before it", out)

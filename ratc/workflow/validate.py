@@ -12,7 +12,7 @@ from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 from ratc.resolve.infeasible import infeasible
-from ratc.sweep import met_at, once
+from ratc.sweep import met_at, without_repeats
 from ratc.workflow import apply_fixes, inputs, lookups
 from ratc.workflow.request import CompileRequest
 
@@ -28,7 +28,7 @@ def validate(loaded: inputs.Loaded, request: CompileRequest) -> tuple[Diagnostic
     """Return the findings of a loaded spec, without a memory prediction. Codes: R1xx to R4xx."""
     if loaded.settings is None or loaded.document is None:
         return tuple(loaded.diagnostics)
-    return tuple(once((*loaded.diagnostics, *_outcome(request, loaded))))
+    return tuple(without_repeats((*loaded.diagnostics, *_outcome(request, loaded))))
 
 
 def has_gpus(settings: Values) -> bool:

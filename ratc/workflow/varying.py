@@ -34,14 +34,14 @@ def remarks(
         plan = compiler.plan_on(own, hardware)[0] if own else None
         if plan is None:
             continue
-        for path, value in _told(plan, paths):
+        for path, value in _known_values(plan, paths):
             seen.setdefault(path, {}).setdefault(repr(value.value), value)
     among = f"the sweep's {len(points)} points"
     among = among if taken is points or len(taken) == len(points) else f"the first {len(taken)} of {among}"
     return [_line(path, list(values.values()), among) for path, values in seen.items() if len(values) > 1]
 
 
-def _told(plan: Plan, paths: Sequence[str]) -> list[tuple[str, Value]]:
+def _known_values(plan: Plan, paths: Sequence[str]) -> list[tuple[str, Value]]:
     found = {path: value for path in paths if (value := plan.lookup(path)) is not None}
     if is_open(plan):
         found = {path: value for path, value in found.items() if not decided_by_memory(plan, [path])}

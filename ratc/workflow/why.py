@@ -70,7 +70,7 @@ def why(asked: Asked) -> Why:
     own = _own_logs(compiled, dialect, job, records, spec_folder, settings)
     if records and not compiled.point and (point := _point(compiled, records[-1].task)):
         compiled = point
-    output, start = _said(own) or (_output(compiled, spec_folder), "")
+    output, start = _last_start(own) or (_output(compiled, spec_folder), "")
     nodes = _node_logs(output, start or (job or ""))
     logs = [_log(path) for path in (*asked.logs, *nodes, *own)]
     missing = [path for path, log in zip(asked.logs, logs, strict=False) if log is None]
@@ -276,7 +276,7 @@ def _own_logs(
     return []
 
 
-def _said(logs: Sequence[str]) -> tuple[str, str] | None:
+def _last_start(logs: Sequence[str]) -> tuple[str, str] | None:
     """The output folder and the number of the latest start, as the script says them in the job's log."""
     for path in logs:
         log = _log(path)

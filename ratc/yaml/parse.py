@@ -170,7 +170,7 @@ class _Composer:
             whole = Span(self.source, 1, 1, 1, 1)
             if not mapping:
                 return Node(None, whole, layer=self.layer)
-            self._refuse("R004", "the file is empty", whole, self._anew)
+            self._refuse("R004", "the file is empty", whole, self._start_over)
         self._next()  # document start
         root = self._node(depth=0)
         self._next()  # document end
@@ -178,13 +178,13 @@ class _Composer:
             self._refuse("R004", "the file holds more than one YAML document", self._span(self._next()))
         if mapping and not isinstance(root.value, dict):
             kind = "a list" if isinstance(root.value, list) else "a single value"
-            hint = () if root.value is not None else (self._anew,)
+            hint = () if root.value is not None else (self._start_over,)
             first = replace(root.span, end_line=root.span.line, end_column=root.span.column + 1)
             self._refuse("R004", f"the file holds {kind} where a mapping of keys is expected", first, *hint)
         return root
 
     @property
-    def _anew(self) -> str:
+    def _start_over(self) -> str:
         """A help on making a file of that kind."""
         lock = self.source.name.endswith("lock.yaml")
         return "compile the spec again" if lock else "start from `ratc init --task segmentation`"

@@ -51,7 +51,7 @@ class Predictor(BaseEngine):
         except RuntimeFinding:
             raise
         except Exception as error:  # a checkpoint's lock may give sizes that its model cannot take
-            raise unfit(self._lock, error, self.world.device) from error
+            raise failed_outputs(self._lock, error, self.world.device) from error
 
 
 class _PartPredictor(Predictor):
@@ -148,7 +148,7 @@ def open_checkpoint(
     header = None if exported else read(path)
     lock = read_lock(lock_path) if lock_path is not None else lock_of(header or {})
     where, fingerprint = _device(device), lock.fingerprint()
-    lock = _alone(lock, where, batch_size)
+    lock = _for_one_process(lock, where, batch_size)
     check_trust([lock.model.name], path, trust)
     check_room(lock)
     model = restored(lock, path, trust)
@@ -157,7 +157,7 @@ def open_checkpoint(
     return OpenCheckpoint(path, lock, engine, task, fingerprint, progress.get("epoch"), progress.get("step"), trust)
 
 
-def unfit(lock: Lock, error: Exception, device: torch.device) -> RuntimeFinding:
+def failed_outputs(lock: Lock, error: Exception, device: torch.device) -> RuntimeFinding:
     """Return the finding for a model that fails on images of its lock's size: R511 if memory is short, else R509."""
     size, words = " x ".join(map(str, lock.data.image_size)), " ".join(f"{type(error).__name__}: {error}".split())[:400]
     if isinstance(error, MemoryError) or explain(error, device) or explain(error, torch.device("cpu")):
@@ -212,7 +212,7 @@ def _device(named: str | None) -> torch.device:
     return device
 
 
-def _alone(lock: Lock, device: torch.device, batch_size: int | None) -> Lock:
+def _for_one_process(lock: Lock, device: torch.device, batch_size: int | None) -> Lock:
     """Return the lock for one process on a device. Outputs stay the same, except for a CPU's precision.
 
     There is at most one loader process per core of this machine, which may not be the lock's.

@@ -51,7 +51,7 @@ def loopback(host: str) -> str | None:
     return alone[0] if len(alone) == len(found) else None
 
 
-def told(host: str, address: str) -> str:
+def loopback_sentence(host: str, address: str) -> str:
     """Return a sentence about a name that resolves to a loopback address."""
     return (
         f"{host} stands for the loopback address {address} on {socket.gethostname()}, which other nodes cannot reach:"
@@ -70,7 +70,7 @@ def check(host: str, port: int, rank: int, environment: Mapping[str, str], patie
         return
     if rank == 0:
         if not any(environment.get(name) for name in INTERFACES):
-            warn(told(host, address))
+            warn(loopback_sentence(host, address))
         return
     end = time.monotonic() + patience
     while not listens(port):

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         status, dog = 1, watchdog.current()
         # Errors in the main thread after the watchdog has ended the run are not printed.
         if dog is None or not dog.spoken:
-            tell(error, finding, dog)
+            report_error(error, finding, dog)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
         from ratc_runtime.distributed.world import leave
 
@@ -73,19 +73,19 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
-def tell(error: Exception, finding: RuntimeFinding | None, dog: watchdog.Watchdog | None) -> None:
+def report_error(error: Exception, finding: RuntimeFinding | None, dog: watchdog.Watchdog | None) -> None:
     """Print the reason why this process ends."""
     if finding is None:
         # Raising would run the interpreter's shutdown, in which a process group may wait for the other ranks.
         traceback.print_exception(error)
-        finding = failures.unforeseen(error)
+        finding = failures.unexpected(error)
     if finding.code == "R514" and dog is not None:
         finding.note = f"{dog.lost()}\n{finding.note}".lstrip()
     if finding.code == "R514":
         host = socket.gethostname()
         address = None if any(os.environ.get(name) for name in meeting.INTERFACES) else meeting.loopback(host)
         if address is not None and os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
-            finding.note += f"\n{meeting.told(host, address)}"
+            finding.note += f"\n{meeting.loopback_sentence(host, address)}"
     if os.environ.get("RANK", "0") == "0" or not finding.everywhere:
         print(finding.render(), file=sys.stderr, flush=True)
 

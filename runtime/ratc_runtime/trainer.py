@@ -49,6 +49,8 @@ class UnifiedTrainer:
 
     A model that is passed as an object cannot be traced: its memory is not predicted, and `training.batch_size` is
     needed on a GPU. A model named `package.module:callable` in the spec is predicted like any other.
+
+    Raises ValueError if a dataset is passed without the others that it needs, R544 if the spec cannot be compiled.
     """
 
     def __init__(
@@ -156,7 +158,7 @@ class UnifiedTrainer:
         folder = Path(done.stdout.splitlines()[-1])
         from ratc_runtime.models import import_callable
 
-        import_callable.look_in(os.fspath(spec.parent))
+        import_callable.add_search_folder(os.fspath(spec.parent))
         return folder / LOCK, spec.parent
 
 

@@ -49,7 +49,7 @@ def test_a_stream_without_phases_is_read_by_parts(part: str, name: str, live: in
     assert [event.bytes_ for event in phase.events] == sizes
 
 
-def test_phases_of_the_last_step_are_told_apart_until_its_end() -> None:
+def test_phases_of_the_last_step_are_distinguished_until_its_end() -> None:
     events = [["a", size, number, 0] for number, size in enumerate((1, 2, 3, 4, 5))]
     marks = [["step 0", 0, 0], ["step 1", 1, 0], ["forward", 2, 0], ["backward", 3, 0], ["end", 4, 0]]
     found = gap.recorded(stream(events=events, marks=marks))

@@ -81,7 +81,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_run_that_continues_tells_other_data(tmp_path: Path, name: str) -> None:
+def test_a_run_that_continues_reports_changed_data(tmp_path: Path, name: str) -> None:
     lock = stopped_run(tmp_path)
     change, said = CHANGES[name]
     change(tmp_path / "data")
@@ -99,7 +99,7 @@ def test_a_run_that_continues_tells_other_data(tmp_path: Path, name: str) -> Non
     assert "R590" not in again.stderr
 
 
-def test_a_run_that_is_finished_tells_other_data(tmp_path: Path) -> None:
+def test_a_finished_run_reports_changed_data(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     lock = write_lock(tmp_path / "compiled", training__epochs=1)
     assert run_training(lock).returncode == 0
@@ -178,7 +178,7 @@ def test_a_copy_of_the_data_is_no_change(tmp_path: Path) -> None:
     assert record.changes(before, json.loads(json.dumps(described(tmp_path / "data")))) == []
 
 
-def test_files_of_the_same_size_are_told_by_time_or_checksum(tmp_path: Path) -> None:
+def test_files_of_the_same_size_are_distinguished_by_time_or_checksum(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     before = described(tmp_path / "data")
     path = tmp_path / "data/images/train3.png"
@@ -192,7 +192,7 @@ def test_files_of_the_same_size_are_told_by_time_or_checksum(tmp_path: Path) -> 
     )
 
 
-def test_a_copy_with_other_content_of_the_same_size_is_told(tmp_path: Path) -> None:
+def test_a_copy_of_the_same_size_with_other_content_is_reported(tmp_path: Path) -> None:
     for folder, value in (("one", 1), ("other", 2)):
         (tmp_path / folder).mkdir()
         for number in range(20):

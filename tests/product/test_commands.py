@@ -255,7 +255,7 @@ def test_the_command_in_the_header_makes_the_same_files(tmp_path):
     assert yaml.safe_load(after["lock.yaml"]) == yaml.safe_load(before["lock.yaml"])
 
 
-def test_explain_tells_the_chain_of_a_value():
+def test_explain_shows_the_sources_of_a_value():
     spec = str(CASES / "product-document-cpu" / "spec.yaml")
     facts = str(CASES / "product-document-cpu" / "facts.yaml")
     text = ratc("explain", spec, "training.batch_size", "--facts", facts).stdout

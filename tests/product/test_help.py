@@ -40,7 +40,7 @@ def test_an_example_can_be_called(name, line):
 
 
 @pytest.mark.parametrize("name", [name for name, _ in commands()])
-def test_the_help_tells_arguments_options_and_examples(capsys, name):
+def test_the_help_lists_arguments_options_and_examples(capsys, name):
     assert main([*name.split(), "--help"]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"Usage: ratc {name} ")
@@ -77,7 +77,7 @@ def test_the_help_tells_arguments_options_and_examples(capsys, name):
         ),
     ],
 )
-def test_misuse_is_told_in_a_line_and_commands_no_terminal(capsys, words, said):
+def test_misuse_is_reported_in_one_line_without_terminal_sequences(capsys, words, said):
     assert main(words) == 2
     told = capsys.readouterr()
     assert said in told.err

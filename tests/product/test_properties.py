@@ -144,7 +144,7 @@ def test_compiling_twice_gives_the_same_bytes(tree):
     ],
     ids=["hash seed", "hash seed and time zone", "ASCII", "Turkish", "optimised"],
 )
-def test_the_surroundings_change_no_byte(environment, tmp_path):
+def test_the_environment_changes_no_byte(environment, tmp_path):
     spec = tmp_path / "spec.yaml"
     spec.write_bytes(FULL.encode())
     program = """

@@ -109,7 +109,7 @@ def test_absurd_numbers_of_a_lock_are_refused_before_they_take_time_or_memory(
         assert time.monotonic() - begun < LIMIT_S
 
 
-def test_what_a_model_raises_at_images_of_its_lock_is_told(tmp_path: Path) -> None:
+def test_an_error_of_the_model_at_images_of_its_lock_is_reported(tmp_path: Path) -> None:
     lock = read_lock(LOCK)
     for error, code in (
         (RuntimeError("Kernel size can't be greater than actual input size"), "R509"),
@@ -129,7 +129,7 @@ def test_what_a_model_raises_at_images_of_its_lock_is_told(tmp_path: Path) -> No
 def test_loader_processes_are_as_many_as_there_are_cores() -> None:
     lock = read_lock(LOCK)
     many = lock.replace(data=lock.data.replace(num_workers=1024, prefetch_factor=10**9))
-    alone = inference._alone(many, torch.device("cpu"), None)
+    alone = inference._for_one_process(many, torch.device("cpu"), None)
     assert 1 <= alone.data.num_workers <= (os.cpu_count() or 1)
     assert alone.data.prefetch_factor == 2
 

@@ -195,7 +195,7 @@ def jobs(text: str, err: Callable[[], str]) -> None:
     for dialect in DIALECTS.values():
         for status in (0, 1):
             answer = Answer(dialect.programs[0], status, text, text)
-            for asked in (dialect.cluster, dialect.job, dialect.unsure, dialect.tasks):
+            for asked in (dialect.cluster, dialect.job, dialect.may_have_submitted, dialect.tasks):
                 asked(answer)
 
 

@@ -25,7 +25,7 @@ def test_a_folder_that_cannot_be_written(folder, refused):
     assert os.listdir() == ["spec.yaml"]
 
 
-def test_a_folder_where_a_file_should_be(refused):
+def test_a_folder_in_the_place_of_a_file_is_refused(refused):
     os.makedirs("out/run.sh")
     assert "run.sh" in refused("R403", "compile", write("spec.yaml", SPEC), "-o", "out")
     assert not [name for name in os.listdir("out") if ".ratc-" in name]

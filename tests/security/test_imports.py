@@ -283,7 +283,7 @@ KEPT = (
 
 
 @pytest.mark.parametrize("line", LEAKS)
-def test_no_secret_of_a_script_is_copied_or_told(line):
+def test_no_secret_of_a_script_is_copied_or_shown(line):
     for text in (f"#!/bin/sh\n#SBATCH -N 1\n{line}\n", f"#!/bin/sh\n#SBATCH -N 1\necho x\n{line}\n"):
         status, out, err = imported(text)
         assert status == 0
@@ -292,7 +292,7 @@ def test_no_secret_of_a_script_is_copied_or_told(line):
 
 
 @pytest.mark.parametrize("line", KEPT)
-def test_what_is_no_secret_is_told(line):
+def test_a_value_that_is_no_secret_is_shown(line):
     _, out, err = imported(f"#!/bin/sh\n#SBATCH -N 1\n{line}\nsleep 1\n")
     assert "**" not in out + err
 
@@ -307,7 +307,7 @@ def test_what_is_carried_is_no_matter_of_prose():
     assert made["environment"] == {"variables": {"TOKENIZERS_PARALLELISM": "false"}, "modules": ["pin/3"]}
 
 
-def test_what_a_script_hands_on_is_starred_and_the_rest_of_the_line_is_told():
+def test_secrets_that_a_script_passes_on_are_starred_and_the_rest_of_the_line_is_shown():
     _, out, _ = imported(
         '#!/bin/sh\n#SBATCH -N 1\ncat <<E > x\nsome\nE\necho "$A" $B | tee x\necho plain\nml load cuda\n'
     )
@@ -336,7 +336,7 @@ def test_keys_of_known_forms_are_not_copied():
         f"output_dir: out\nwhatever: {{password: {SECRET}}}",
     ],
 )
-def test_no_secret_of_a_yaml_file_is_copied_or_told(text):
+def test_no_secret_of_a_yaml_file_is_copied_or_shown(text):
     status, out, err = imported(text, "f", "--from", "unified")
     assert status == 0
     assert SECRET not in out + err

@@ -23,29 +23,29 @@ def findings(comparison: Comparison) -> list[Diagnostic]:
         if line.depth == 0:
             trees.append([])
         trees[-1].append(line)
-    return [*map(_of_tree, trees), *map(_of_surrounding, comparison.surroundings)]
+    return [*map(_of_tree, trees), *map(_of_outside, comparison.outside_plan)]
 
 
 def _of_tree(tree: list[Line]) -> Diagnostic:
     root = tree[0]
     notes = [f"{'therefore ' if line.depth else ''}{text}" for line in tree for text in _notes(line)]
     effects = {effect for line in tree for effect in line.change.effects}
-    return Diagnostic("R440", _moved(root.change), _place(root), tuple(notes), severity=_severity(effects))
+    return Diagnostic("R440", _old_and_new(root.change), _place(root), tuple(notes), severity=_severity(effects))
 
 
-def _of_surrounding(change: Change) -> Diagnostic:
-    return Diagnostic("R440", _moved(change), severity=_severity(set(change.effects)))
+def _of_outside(change: Change) -> Diagnostic:
+    return Diagnostic("R440", _old_and_new(change), severity=_severity(set(change.effects)))
 
 
 def _notes(line: Line) -> Iterator[str]:
     """Yield the notes of a line: its own change unless it is the first, and the changes grouped with it."""
     if line.depth:
-        yield _moved(line.change)
+        yield _old_and_new(line.change)
     if line.others:
         yield words.others(line)
 
 
-def _moved(change: Change) -> str:
+def _old_and_new(change: Change) -> str:
     old, new = words.shown(change)
     if change.formerly is not None:
         old = f"formerly `{words.formerly(change)}`"

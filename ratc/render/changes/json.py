@@ -35,7 +35,7 @@ def _side(side: Side) -> dict[str, Any]:
 
 
 def _changes(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    groups = (("source", comparison.sources), ("plan", comparison.changes), ("surroundings", comparison.surroundings))
+    groups = (("source", comparison.sources), ("plan", comparison.changes), ("surroundings", comparison.outside_plan))
     for kind, changes in groups:
         for change in changes:
             yield {

@@ -22,7 +22,7 @@ def markdown(comparison: Comparison) -> str:
         f"- {escape(amount.what)}: {escape(amount.old or 'not known')} → {escape(amount.new or 'not known')}\n"
         for amount in comparison.amounts
     ]
-    rows = [*map(_row, lines(comparison)), *map(_surrounding, comparison.surroundings)]
+    rows = [*map(_row, lines(comparison)), *map(_outside_row, comparison.outside_plan)]
     if rows:
         parts.append("\n| value | old | new | consequence | why |\n|---|---|---|---|---|\n")
         parts += rows[:_MOST]
@@ -36,13 +36,13 @@ def _row(line: Line) -> str:
     mark = "&nbsp;&nbsp;" * max(0, line.depth - 1) + "↳ " if line.depth else ""
     reasons = [f"{word} {escape(reason)}" for word, reason in words.reasons(line)]
     if line.also:
-        reasons.append(escape(f"also from {words.also(line)}"))
+        reasons.append(escape(f"also from {words.other_causes(line)}"))
     if line.others:
         reasons.append(escape(words.others(line)))
     return _cells(f"{mark}{code(words.name(change))}", change, "; ".join(reasons))
 
 
-def _surrounding(change: Change) -> str:
+def _outside_row(change: Change) -> str:
     return _cells(code(change.path), change, "")
 
 

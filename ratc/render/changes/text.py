@@ -35,7 +35,7 @@ def text(comparison: Comparison, colour: bool = False) -> str:
     ]
     blocks = [head, [paint(_BOLD, remark) for remark in comparison.remarks]]
     blocks += _trees(lines(comparison), paint)
-    blocks += [list(_surroundings(comparison, paint)), list(_sums(comparison, paint))]
+    blocks += [list(_outside_plan(comparison, paint)), list(_sums(comparison, paint))]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
@@ -62,35 +62,35 @@ def _line(line: Line, paint: _Paint) -> Iterator[str]:
     change, pad = line.change, "  " * line.depth
     effects = ", ".join(paint(_COLOURS[effect], words.LABELS[effect]) for effect in change.effects)
     arrow = paint(_DIM, "└ ") if line.depth else ""
-    yield f"{pad}{arrow}{paint(_BOLD, words.name(change))}: {_moved(change, paint)}" + (
+    yield f"{pad}{arrow}{paint(_BOLD, words.name(change))}: {_old_and_new(change, paint)}" + (
         f"  [{effects}]" if effects else ""
     )
     pad += "    " if line.depth else "  "
     for word, reason in words.reasons(line):
         yield f"{pad}{paint(_DIM, f'{word:<4}')} {visible(reason)}"
     if line.also:
-        yield f"{pad}{paint(_DIM, 'and')}  follows from {visible(words.also(line))}, too"
+        yield f"{pad}{paint(_DIM, 'and')}  follows from {visible(words.other_causes(line))}, too"
     if line.others:
         yield f"{pad}{visible(words.others(line))}"
     if change.meaning:
         yield f"{pad}{paint(_DIM, change.meaning)}"
 
 
-def _moved(change: Change, paint: _Paint) -> str:
+def _old_and_new(change: Change, paint: _Paint) -> str:
     old, new = words.shown(change)
     if change.formerly is not None:
         return visible(f"{new}, formerly {words.formerly(change)}")
     return f"{paint(_OLD, old)} → {paint(_NEW, new)}"
 
 
-def _surroundings(comparison: Comparison, paint: _Paint) -> Iterator[str]:
-    points = [change for change in comparison.surroundings if change.path.startswith("point ")]
-    for change in comparison.surroundings:
+def _outside_plan(comparison: Comparison, paint: _Paint) -> Iterator[str]:
+    points = [change for change in comparison.outside_plan if change.path.startswith("point ")]
+    for change in comparison.outside_plan:
         if change not in points:
-            yield f"{paint(_BOLD, change.path)}: {_moved(change, paint)}  [{', '.join(words.labels(change))}]"
+            yield f"{paint(_BOLD, change.path)}: {_old_and_new(change, paint)}  [{', '.join(words.labels(change))}]"
             yield f"  {paint(_DIM, change.meaning)}"
     for change in points[:_MOST_POINTS]:
-        yield f"{paint(_BOLD, change.path)}: {_moved(change, paint)}"
+        yield f"{paint(_BOLD, change.path)}: {_old_and_new(change, paint)}"
     if len(points) > _MOST_POINTS:
         yield f"… and {len(points) - _MOST_POINTS} more points"
 

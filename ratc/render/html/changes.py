@@ -72,12 +72,12 @@ def roots(comparison: Comparison) -> tuple[Node, ...]:
     while at < len(told):
         node, at = _tree(told, at)
         found.append(node)
-    return (*found, *(_around(change) for change in comparison.surroundings))
+    return (*found, *(_outside_node(change) for change in comparison.outside_plan))
 
 
 def summary(comparison: Comparison) -> list[Summary]:
     """The effects that there are, the worst first, with the number of changes that have them."""
-    told = [line.change for line in lines(comparison)] + list(comparison.surroundings)
+    told = [line.change for line in lines(comparison)] + list(comparison.outside_plan)
     return [Summary(_badge(effect), sum(effect in change.effects for change in told)) for effect in comparison.effects]
 
 
@@ -100,7 +100,7 @@ def _node(line: Line, below: tuple[Node, ...]) -> Node:
     if change.formerly is not None:
         notes.append(f"formerly {words.formerly(change)}")
     if line.also:
-        notes.append(f"follows from {words.also(line)}, too")
+        notes.append(f"follows from {words.other_causes(line)}, too")
     if line.others:
         notes.append(words.others(line))
     return Node(
@@ -114,7 +114,7 @@ def _node(line: Line, below: tuple[Node, ...]) -> Node:
     )
 
 
-def _around(change: Change) -> Node:
+def _outside_node(change: Change) -> Node:
     old, new = words.shown(change)
     badges = tuple(map(_badge, change.effects))
     return Node(change.name, Cell(old, ""), Cell(new, ""), badges, change.meaning, (), ())

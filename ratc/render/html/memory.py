@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ratc.render.timeline import GROUPS, Drawing, stretches, told
+from ratc.render.timeline import GROUPS, Drawing, phase_spans, size_label
 
 #: Width of the bar in units of its own.
 WIDTH = 1000
@@ -123,15 +123,15 @@ def bar(account: CardMemory) -> Bar:
         if part.bytes_ <= 0:
             continue
         x, end = at * WIDTH / scale, (at + part.bytes_) * WIDTH / scale
-        label = f"{part.name}: {told(part.bytes_)}"
+        label = f"{part.name}: {size_label(part.bytes_)}"
         segments.append(Segment(part.kind, _COLOURS.get(part.kind, ""), f"{x:.2f}", f"{end - x:.2f}", label))
         at += part.bytes_
     over = account.used_bytes > account.card_bytes
     limit = f"{account.card_bytes * WIDTH / scale:.2f}" if over else ""
     lines = tuple(_line(part, account.card_bytes) for part in (*account.parts, *account.left))
-    card = told(account.card_bytes)
-    title = f"At the peak of a step {told(account.used_bytes)} of the {card} of {account.card} are in use"
-    return Bar(title, tuple(segments), limit, lines, told(account.used_bytes), card)
+    card = size_label(account.card_bytes)
+    title = f"At the peak of a step {size_label(account.used_bytes)} of the {card} of {account.card} are in use"
+    return Bar(title, tuple(segments), limit, lines, size_label(account.used_bytes), card)
 
 
 def by_card(rows: Sequence[CardRow]) -> list[tuple[CardRow, ...]]:
@@ -146,14 +146,14 @@ def phases(drawing: Drawing) -> list[PhasePeak]:
     """Forward, backward and update of each micro-batch drawn, with the most that is alive in each."""
     totals = [sum(point) for point in drawing.points]
     found: list[tuple[str, int]] = []
-    for start, end, name in stretches(drawing):
+    for start, end, name in phase_spans(drawing):
         first = min(int(start * len(totals)), len(totals) - 1)
         found.append((name, max(totals[first : max(first + 1, int(end * len(totals)))])))
     most = max((size for _, size in found), default=0)
-    return [PhasePeak(name, told(size), size == most) for name, size in found]
+    return [PhasePeak(name, size_label(size), size == most) for name, size in found]
 
 
 def _line(part: Part, whole: int) -> Line:
     share = 100 * part.bytes_ / whole if whole else 0
     text = "under 0.1 %" if 0 < share < 0.1 else f"{share:.1f} %"
-    return Line(part.kind, _COLOURS.get(part.kind, ""), told(part.bytes_), text, part.name, part.detail)
+    return Line(part.kind, _COLOURS.get(part.kind, ""), size_label(part.bytes_), text, part.name, part.detail)

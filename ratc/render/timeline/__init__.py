@@ -90,7 +90,7 @@ def layers(drawing: Drawing) -> list[Layer]:
     return found
 
 
-def stretches(drawing: Drawing) -> list[tuple[float, float, str]]:
+def phase_spans(drawing: Drawing) -> list[tuple[float, float, str]]:
     """Return forward, backward and update of each micro-batch: begin and end as shares of the step, 0 to 1; name."""
     found: list[tuple[float, float, str]] = []
     for start, phase in drawing.marks:
@@ -113,6 +113,6 @@ def grid(drawing: Drawing) -> tuple[int, int]:
     return step, top
 
 
-def told(size: int) -> str:
+def size_label(size: int) -> str:
     """Bytes for people."""
     return size_text(size, fine=True)

@@ -7,7 +7,7 @@ import io
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ratc.render.timeline import GIB, X_LABEL, Y_LABEL, Drawing, grid, layers, stretches, told
+from ratc.render.timeline import GIB, X_LABEL, Y_LABEL, Drawing, grid, layers, phase_spans, size_label
 
 _GREY = "#595959"
 _HALO = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
@@ -25,11 +25,11 @@ def png(drawing: Drawing) -> bytes:
     axes.stackplot(
         shares,
         [[size / GIB for size in band.sizes] for band in bands],
-        labels=[f"{band.label}  {told(band.sizes[drawing.peak])}" for band in bands],
+        labels=[f"{band.label}  {size_label(band.sizes[drawing.peak])}" for band in bands],
         colors=[band.colour for band in bands],
         linewidth=0,
     )
-    for start, end, name in stretches(drawing):
+    for start, end, name in phase_spans(drawing):
         axes.axvline(start, color="#bdbdbd", linewidth=0.8, zorder=0)
         if end - start > 0.007 * len(name):
             axes.annotate(
@@ -42,12 +42,12 @@ def png(drawing: Drawing) -> bytes:
     if drawing.cap_shown:
         lines.append(("cap of the card, margin taken off", drawing.cap_bytes, (0, (6, 3)), left))
     else:
-        words = f"↑ cap of the card, margin taken off: {told(drawing.cap_bytes)}, far above"
+        words = f"↑ cap of the card, margin taken off: {size_label(drawing.cap_bytes)}, far above"
         axes.text(left[0], 0.995, words, transform=axes.transAxes, ha=left[1], va="top", fontsize=8, bbox=_HALO)
     for label, size, dashes, (x, side) in lines:
         axes.axhline(size / GIB, color="black", linewidth=1.2, linestyle=dashes)
         axes.annotate(
-            f"{label}: {told(size)}", (x, size / GIB), (0, 3), xycoords=("axes fraction", "data"), ha=side,
+            f"{label}: {size_label(size)}", (x, size / GIB), (0, 3), xycoords=("axes fraction", "data"), ha=side,
             textcoords="offset points", fontsize=8, bbox=_HALO,
         )  # fmt: skip
     axes.set_xlim(0, 1)
@@ -69,7 +69,7 @@ def png(drawing: Drawing) -> bytes:
         handles[::-1],
         labels[::-1],
         loc="outside right upper",
-        title=f"at the peak, {told(drawing.peak_bytes)}:",
+        title=f"at the peak, {size_label(drawing.peak_bytes)}:",
         frameon=False,
         fontsize=9,
         title_fontsize=9,

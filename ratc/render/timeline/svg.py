@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ratc import markup
-from ratc.render.timeline import GIB, X_LABEL, Y_LABEL, Drawing, grid, layers, stretches, told
+from ratc.render.timeline import GIB, X_LABEL, Y_LABEL, Drawing, grid, layers, phase_spans, size_label
 
 LEFT, TOP, WIDTH, HEIGHT = 72, 64, 700, 360
 _LEGEND = LEFT + WIDTH + 24
@@ -23,7 +23,7 @@ def svg(drawing: Drawing) -> str:
         return TOP + HEIGHT * (1 - size / top)
 
     parts = [_text(LEFT, 22, drawing.title, size=16, weight="600"), _text(LEFT, 41, drawing.note, fill=_GREY)]
-    for start, end, name in stretches(drawing):
+    for start, end, name in phase_spans(drawing):
         parts.append(f'<path d="M{x(start):.1f} {TOP}v{HEIGHT}" stroke="#bdbdbd"/>')
         if end - start > 0.007 * len(name):
             parts.append(_text(x((start + end) / 2), TOP - 6, name, fill=_GREY, anchor="middle"))
@@ -36,7 +36,7 @@ def svg(drawing: Drawing) -> str:
         upper = [low + size for low, size in zip(lower, layer.sizes, strict=True)]
         there = [f"{x(n / (count - 1)):.1f},{y(size):.1f}" for n, size in enumerate(upper)]
         back = [f"{x(n / (count - 1)):.1f},{y(size):.1f}" for n, size in reversed(list(enumerate(lower)))]
-        words = f"{layer.label}: {told(max(layer.sizes))} at most"
+        words = f"{layer.label}: {size_label(max(layer.sizes))} at most"
         parts.append(
             f'<polygon points="{" ".join(there + back)}" fill="{layer.colour}">'
             f"<title>{markup.html(words)}</title></polygon>"
@@ -74,25 +74,25 @@ def _lines(drawing: Drawing, y: object) -> list[str]:
     if drawing.cap_shown:
         wanted.append(("cap of the card, margin taken off", drawing.cap_bytes, "#000000", "8 4", left))
     else:
-        words = f"↑ cap of the card, margin taken off: {told(drawing.cap_bytes)}, far above"
+        words = f"↑ cap of the card, margin taken off: {size_label(drawing.cap_bytes)}, far above"
         found.append(_text(left[0], TOP + 14, words, anchor=left[1], fill="#000000", halo=True))
     for label, size, colour, dashes, (x, anchor) in wanted:
         height = y(size)
         line = f'<path d="M{LEFT} {height:.1f}h{WIDTH}" stroke="{colour}" stroke-dasharray="{dashes}"'
         found.append(f'{line} stroke-width="1.5"/>')
-        words = f"{label}: {told(size)}"
+        words = f"{label}: {size_label(size)}"
         found.append(_text(x, height - 5, words, anchor=anchor, fill=colour, halo=True))
     return found
 
 
 def _legend(drawing: Drawing) -> list[str]:
     """Return the bands from the top down, as they are stacked, with the size of each at the peak."""
-    found = [_text(_LEGEND, TOP + 10, f"at the peak, {told(drawing.peak_bytes)}:", weight="600")]
+    found = [_text(_LEGEND, TOP + 10, f"at the peak, {size_label(drawing.peak_bytes)}:", weight="600")]
     for number, layer in enumerate(reversed(layers(drawing))):
         height = TOP + 26 + 22 * number
         found.append(f'<rect x="{_LEGEND}" y="{height}" width="13" height="13" fill="{layer.colour}"/>')
         found.append(_text(_LEGEND + 20, height + 11, layer.label))
-        found.append(_text(_LEGEND + 182, height + 11, told(layer.sizes[drawing.peak]), anchor="end", fill=_GREY))
+        found.append(_text(_LEGEND + 182, height + 11, size_label(layer.sizes[drawing.peak]), anchor="end", fill=_GREY))
     return found
 
 

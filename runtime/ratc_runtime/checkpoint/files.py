@@ -79,7 +79,7 @@ def write_file(path: Path, content: dict[str, Any]) -> None:
 
     Transient errors of network file systems are retried.
     """
-    again(lambda: _write_file(path, content))
+    retry(lambda: _write_file(path, content))
 
 
 def _write_file(path: Path, content: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ def fault_of(path: Path) -> str | None:
 
     Raises OSError if it cannot be read.
     """
-    return again(lambda: _fault_of(path))
+    return retry(lambda: _fault_of(path))
 
 
 def _fault_of(path: Path) -> str | None:
@@ -163,7 +163,7 @@ def digest_of(file: IO[bytes], length: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def again(action: Callable[[], Result]) -> Result:
+def retry(action: Callable[[], Result]) -> Result:
     """Return the result of `action`, which is tried up to `TRIES` times on transient errors (`PASSING`)."""
     for _ in range(TRIES - 1):
         try:
@@ -175,12 +175,12 @@ def again(action: Callable[[], Result]) -> Result:
     return action()
 
 
-def beside(path: Path, kind: str) -> Path:
+def hidden_name(path: Path, kind: str) -> Path:
     """Return the hidden name beside `path` for its next version (`new`) or its previous one (`old`)."""
     return path.with_name(f".{path.name}.{kind}")
 
 
-def lead_to(link: Path, target: str) -> None:
+def link_to(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target` in the same folder. It replaces a file or link atomically."""
     if link.is_symlink() and os.readlink(link) == target:
         return
@@ -194,7 +194,7 @@ def lead_to(link: Path, target: str) -> None:
 def remove(path: Path) -> None:
     """Remove a file or folder. A folder is renamed first, so that no incomplete folder keeps the name."""
     if path.is_dir() and not path.is_symlink():
-        old = beside(path, "old")
+        old = hidden_name(path, "old")
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
         shutil.rmtree(old)

@@ -99,7 +99,7 @@ class Checkpoints:
             return self._save_shards(place, content, best)
         asynchronous = self.lock.checkpoint.asynchronous and not wait
         if self.world.main and self._is_there(place):
-            self._attempt(place, lambda: self._settle(place, best))
+            self._attempt(place, lambda: self._update_links(place, best))
         elif self.world.main and asynchronous:
             copied = snapshot({**content, **self.engine.state()})
             self._writing = place
@@ -124,23 +124,23 @@ class Checkpoints:
     def _publish(self, place: Place, content: dict[str, Any], best: Sequence[Place]) -> None:
         self._prepare()
         files.write_file(self.path(place.name), content)
-        self._settle(place, best)
+        self._update_links(place, best)
 
     def _prepare(self) -> None:
         """Make the folder, unless its parent folder is gone: an unmounted file system may be mounted again."""
         self._folder_lock.check()
         self.folder.mkdir(exist_ok=True)
 
-    def _settle(self, place: Place, best: Sequence[Place]) -> None:
+    def _update_links(self, place: Place, best: Sequence[Place]) -> None:
         """Update the links `last` and `best` after `place` was written, and remove checkpoints that are not kept."""
         self._newest = place
         self._damaged.discard(place)
         present = [one for one in places_in(self.folder, self.suffix) if one not in self._damaged]
         first = next((one for one in best if one in present), None)
         with contextlib.suppress(OSError):  # the links are for people; file systems without them have the names
-            files.lead_to(self.path("last"), self.path(place.name).name)
+            files.link_to(self.path("last"), self.path(place.name).name)
             if first is not None:
-                files.lead_to(self.path("best"), self.path(first.name).name)
+                files.link_to(self.path("best"), self.path(first.name).name)
         # Checkpoints newer than the one that the run continues from are damaged, or no part of this run.
         past = [one for one in present if one <= place]
         keep = to_keep(past, best, self.lock.checkpoint.keep_last, self.lock.checkpoint.keep_best)
@@ -159,7 +159,7 @@ class Checkpoints:
             self._remains = True
 
     @phase("checkpoint")
-    def tidy(self, best: Sequence[Place]) -> None:
+    def clean_up(self, best: Sequence[Place]) -> None:
         """Update links and remove old checkpoints after a kill between a checkpoint and its links.
 
         A run that has steps left would do so at its next save.
@@ -170,7 +170,7 @@ class Checkpoints:
         present = places_in(self.folder, self.suffix)
         if present and place == present[0]:
             with contextlib.suppress(OSError):  # nothing depends on it; the next save reports an error of the disk
-                self._settle(place, best)
+                self._update_links(place, best)
 
     @phase("checkpoint")
     def finish_write(self) -> None:
@@ -213,9 +213,9 @@ class Checkpoints:
 
     def _save_shards(self, place: Place, content: dict[str, Any], best: Sequence[Place]) -> bool:
         """Write a folder with every rank's part. No rank starts a stage before all have finished the previous one."""
-        work = files.beside(self.path(place.name), "new")
+        work = files.hidden_name(self.path(place.name), "new")
         if self.world.gather(self._is_there(place))[0]:
-            return self._together(place, lambda: self._settle(place, best)) is not None
+            return self._together(place, lambda: self._update_links(place, best)) is not None
         main, world = self.world.main, self.world
         stages: tuple[Callable[[], Any], ...] = (
             lambda: self._begin(work) if main else None,
@@ -250,7 +250,7 @@ class Checkpoints:
         self._folder_lock.check()
         work.rename(target)
         sync_folder(self.folder)
-        self._settle(place, best)
+        self._update_links(place, best)
 
     def _together(self, place: Place, action: Callable[[], Any]) -> list[Any] | None:
         """Run an action on every rank and return the results by rank; None, after a warning, if it failed on one."""
@@ -298,7 +298,7 @@ class Checkpoints:
         last = self.path("last")
         try:
             self._clean()
-            names = [one.name for one in files.again(lambda: places_in(self.folder, self.suffix))]
+            names = [one.name for one in files.retry(lambda: places_in(self.folder, self.suffix))]
             # One that was copied here alone, to go on from.
             return names or (["last"] if last.exists() and not last.is_symlink() else []), None
         except OSError as error:

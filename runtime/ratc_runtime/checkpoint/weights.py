@@ -106,10 +106,10 @@ def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, 
     try:
         stage = json.loads(header["lock"])["engine"]["zero_stage"]
         with contextlib.nullcontext() if trust else _harmless():
-            weights = _whole(path) if stage == 0 else _shards(path)
+            weights = _whole_file(path) if stage == 0 else _shards(path)
     except pickle.UnpicklingError as error:
         if trust:
-            raise _apart(path, error) from error
+            raise _not_joinable(path, error) from error
         raise RuntimeFinding(
             "R584",
             f"the shards of {path} hold more than tensors and plain values",
@@ -117,7 +117,7 @@ def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, 
             f"reading them may run code: {trusted.HELP}",
         ) from None
     except (*UNREADABLE, ImportError) as error:
-        raise _apart(path, error) from error
+        raise _not_joinable(path, error) from error
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
@@ -127,10 +127,10 @@ def _of_fsdp2(path: Path) -> dict[str, torch.Tensor]:
     try:
         return distributed.read_weights(path / distributed.FOLDER)
     except UNREADABLE as error:
-        raise _apart(path, error) from error
+        raise _not_joinable(path, error) from error
 
 
-def _whole(path: Path) -> Any:
+def _whole_file(path: Path) -> Any:
     return torch.load(path / TAG / WHOLE, map_location="cpu", weights_only=False)["module"]
 
 
@@ -169,7 +169,7 @@ def _of_deepspeed() -> list[Any]:
     return found
 
 
-def _apart(path: Path, error: Exception) -> RuntimeFinding:
+def _not_joinable(path: Path, error: Exception) -> RuntimeFinding:
     return RuntimeFinding(
         "R520", f"the shards of {path} cannot be put together", f"{type(error).__name__}: {error}"[:600]
     )

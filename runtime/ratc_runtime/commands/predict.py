@@ -84,8 +84,8 @@ def predict_split(
     """Predict the samples of a split into a folder, in files by the samples' names; return their number.
 
     Masks and boxes are in the pixels that the data set gives. Patches of volumes are written as arrays of logits.
-    Raises the errors of `open_split`, R506 for a bad sample, R510 if the folder cannot be written, R543 if a file would
-    be overwritten (unless `force`) or two samples have one name.
+    Raises the errors of `open_split`, R506 for a bad sample, R510 if the folder cannot be written, R542 for a model of
+    several tasks, R543 if a file would be overwritten (unless `force`) or two samples have one name.
     """
     lock, task = model.lock, model.task
     if task.parts:

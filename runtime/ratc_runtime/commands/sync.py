@@ -96,7 +96,7 @@ def _write_wandb(journal: Journal, number: int, about: About) -> int:
             f"{reason(error)}\nstill to be sent: {counted(number, 'record')}",
             "run the same command again; the package is installed with: pip install wandb",
         ) from None
-    journal.settle()
+    journal.mark_sent()
     print(f"{counted(number, 'record')} written: {backend.describe()}", flush=True)
     return number
 

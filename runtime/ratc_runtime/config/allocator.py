@@ -77,10 +77,10 @@ def prepare(lock: Lock, environment: MutableMapping[str, str]) -> None:
     for name in NAMES[:2]:
         environment.setdefault(name, settings(lock.training.allocator))
     if "torch" in sys.modules:
-        _tell(environment[NAMES[1]])
+        _pass_to_torch(environment[NAMES[1]])
 
 
-def _tell(text: str) -> None:
+def _pass_to_torch(text: str) -> None:
     """Pass the settings to torch by its own function. `check` does not rely on it, because it is private."""
     import torch
 

@@ -201,7 +201,7 @@ class Lock(Files, Section):
             data["folds"] = self.data.folds.model_dump()
         # The same model, computed with less memory.
         model = {key: value for key, value in self.model.model_dump().items() if key != "attention_memory"}
-        if self.model.output is None:  # as before this key existed
+        if self.model.output is None:  # checkpoints of locks without this key stay valid
             del model["output"]
         head = None if self.detection is None else self.detection.model_dump()
         learnt = {

@@ -253,13 +253,13 @@ def _plain(tensor: Any) -> torch.Tensor:
 
 def _unwrap(value: Any, spatial: tuple[int, ...]) -> Any:
     if isinstance(value, dict):
-        return _sane({key: _unwrap(item, spatial) for key, item in value.items()}, spatial)
+        return _clip_boxes({key: _unwrap(item, spatial) for key, item in value.items()}, spatial)
     if isinstance(value, list):
         return [_unwrap(item, spatial) for item in value]
     return _plain(value).contiguous() if isinstance(value, torch.Tensor) else value
 
 
-def _sane(target: dict[str, Any], spatial: tuple[int, ...]) -> dict[str, Any]:
+def _clip_boxes(target: dict[str, Any], spatial: tuple[int, ...]) -> dict[str, Any]:
     """Clip boxes at the image's edge, and drop those with a side shorter than `LEAST_SIDE`."""
     boxes = target.get("boxes")
     if not isinstance(boxes, torch.Tensor) or boxes.dim() != 2 or boxes.shape[-1] != 4:

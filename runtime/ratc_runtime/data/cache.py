@@ -75,7 +75,7 @@ class CachedSplit:
     def _fill(self, index: int, slot: int, stamp: bytes) -> Checked:
         drawn = Drawn() if self.foreign else None
         sample = checked(self.dataset[index], name_of(self.dataset, index))
-        if drawn is not None and drawn.anything():
+        if drawn is not None and drawn.has_changed():
             self.shared.note(RANDOM)  # kept, it would be the same in every epoch
             return sample
         packed = pack(sample["image"], sample["target"], sample["name"])

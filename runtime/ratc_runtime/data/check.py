@@ -25,14 +25,14 @@ from ratc_runtime.data.loading import MOST_SHARE, is_foreign, left_out
 from ratc_runtime.data.samples import checked, name_of
 from ratc_runtime.data.survey import (
     Survey,
+    absent_classes,
     blank_images,
-    never_there,
-    nothing_there,
-    nothing_yet,
+    no_foreground,
+    no_foreground_yet,
     search,
-    see_through,
     spread,
     survey,
+    transparent_finding,
 )
 from ratc_runtime.errors import RuntimeFinding, say, warn, warn_of
 from ratc_runtime.output.atomic import replacing
@@ -60,7 +60,7 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
             opened[split] = open_data_set(lock, data_dir, split)
         except RuntimeFinding as finding:
             unopened.setdefault(finding.render(), finding)  # a folder that is not there is so for every split
-    refused += sum(_tell(finding) for finding in unopened.values())
+    refused += sum(_show(finding) for finding in unopened.values())
     datasets = flat(opened)
     if not datasets:
         return refused
@@ -88,7 +88,7 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
         try:
             left = left_out(max(lengths), lock)
         except RuntimeFinding as finding:
-            refused += _tell(finding)
+            refused += _show(finding)
         else:
             if left is not None:
                 warn_of(left)
@@ -105,7 +105,7 @@ def _show_rate(dataset: Any, lock: Lock, task: Task) -> int:
     try:
         rate = loader_rate(dataset, lock, task.collate)
     except RuntimeFinding as finding:
-        return _tell(finding)
+        return _show(finding)
     if rate is not None:
         number = f"{rate:.3g}" if rate < 1000 else f"{rate:.0f}"
         say(f"\none loader process delivers {number} samples/s for training (`ratc fit --loader-rate {number}`)")
@@ -119,7 +119,7 @@ def _opened(task: Task, datasets: dict[str, Any]) -> int:
         try:
             part.opened({name: one for name, one in datasets.items() if name.partition("/")[2] == kind})
         except RuntimeFinding as finding:
-            refused += _tell(finding)
+            refused += _show(finding)
     return refused
 
 
@@ -127,14 +127,14 @@ def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | 
     """Print errors and warnings for a split; return the number of findings that refuse it."""
     skip = task.lock.data.on_bad_sample == "skip" and found.bad < found.read
     for problem in found.problems[:_SHOWN]:
-        _tell(problem, "warning" if skip else "error")
+        _show(problem, "warning" if skip else "error")
     if found.bad > _SHOWN:
         print(f"  note: {found.bad} of {found.read} samples of {name} that were read cannot be used", file=sys.stderr)
     refused = 0 if skip else found.bad
     if skip:
         refused += _too_many(name, found, len(getattr(dataset, "missing", ())))
     if found.samples == 0:
-        return refused + _tell(
+        return refused + _show(
             RuntimeFinding("R506", f"split {name} has no samples", "train, val and test need samples")
         )
     if found.turned:
@@ -142,17 +142,17 @@ def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | 
             f"{found.turned} of {found.read} images of {name} that were read have an EXIF orientation; it is applied,"
             " so their masks or boxes must be of the upright image"
         )
-    for warning in (see_through(name, found), blank_images(name, found, task)):
+    for warning in (transparent_finding(name, found), blank_images(name, found, task)):
         if warning is not None:
             warn_of(warning)
     if task.foreground and not any(found.holders[number] for number in task.foreground) and not refused:
         there, number = (False, found.read) if found.complete else search(dataset, task, range(len(dataset)), seconds)
         if not there and number >= len(dataset):
-            return refused + _tell(nothing_there(name, number))
+            return refused + _show(no_foreground(name, number))
         if not there:
-            warn_of(nothing_yet(name, number, len(dataset)))
+            warn_of(no_foreground_yet(name, number, len(dataset)))
             return refused
-    absent = never_there(name, found, task)
+    absent = absent_classes(name, found, task)
     if absent is not None:
         warn_of(absent)
     return refused
@@ -164,10 +164,10 @@ def _too_many(name: str, found: Survey, missing: int) -> int:
     if bad <= 1 or bad <= MOST_SHARE * looked:
         return 0
     message = f"{bad} of {looked} samples of {name} that were read are bad, more than {MOST_SHARE:.0%}"
-    return _tell(RuntimeFinding("R533", message, help="repair them, or remove their names from the split"))
+    return _show(RuntimeFinding("R533", message, help="repair them, or remove their names from the split"))
 
 
-def _tell(finding: RuntimeFinding, severity: str = "error") -> int:
+def _show(finding: RuntimeFinding, severity: str = "error") -> int:
     print(severity + finding.render().removeprefix("error"), file=sys.stderr, flush=True)
     return 1
 
@@ -244,7 +244,9 @@ def _draw(folder: Path, datasets: dict[str, Any], task: Task) -> list[Path]:
 
 def _random_samples(datasets: dict[str, Any], seed: int) -> list[tuple[str, Any, Any]]:
     """Return name, finest image and target of up to `PICTURES` readable samples."""
-    places = [(name, position) for name, dataset in datasets.items() for position in _few(len(dataset), seed)]
+    places = [
+        (name, position) for name, dataset in datasets.items() for position in _random_positions(len(dataset), seed)
+    ]
     random.Random(seed).shuffle(places)
     found: list[tuple[str, Any, Any]] = []
     for name, position in places:
@@ -260,7 +262,7 @@ def _random_samples(datasets: dict[str, Any], seed: int) -> list[tuple[str, Any,
     return found
 
 
-def _few(length: int, seed: int) -> list[int]:
+def _random_positions(length: int, seed: int) -> list[int]:
     """Return random positions of a split, enough to find four readable samples if most are good."""
     return random.Random(seed).sample(range(length), min(length, 4 * PICTURES))
 

@@ -236,7 +236,7 @@ class Loader:
             except RuntimeError as error:  # torch's error for a dead worker
                 if "DataLoader worker" not in str(error):
                     raise
-                raise worker_gone(str(error)) from error
+                raise killed_worker(str(error)) from error
             self._note_skipped(batch.skipped, everywhere=False)
             if batch.problem is not None:
                 raise batch.problem
@@ -279,7 +279,7 @@ def is_foreign(lock: Lock) -> bool:
     return any(":" in name for name in named)
 
 
-def worker_gone(text: str) -> RuntimeFinding:
+def killed_worker(text: str) -> RuntimeFinding:
     """Return R513 for torch's message about a killed loader process."""
     return RuntimeFinding(
         "R513",

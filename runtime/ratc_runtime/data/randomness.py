@@ -63,7 +63,7 @@ class Drawn:
     def __init__(self) -> None:
         self._before = self._states()
 
-    def anything(self) -> bool:
+    def has_changed(self) -> bool:
         """Return whether a generator's state has changed."""
         return self._states() != self._before
 

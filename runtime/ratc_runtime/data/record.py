@@ -215,6 +215,6 @@ def _listed(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})"
 
 
-def told(found: Sequence[str], since: str) -> RuntimeFinding:
+def changed_finding(found: Sequence[str], since: str) -> RuntimeFinding:
     """Return R590, a warning: the data have changed since the run began."""
     return RuntimeFinding("R590", f"the data have changed since {since}: {'; '.join(found)}")

@@ -19,7 +19,7 @@ from torch.utils.data._utils import signal_handling
 
 from ratc_runtime.data import pytree
 from ratc_runtime.data.copies import between_splits
-from ratc_runtime.data.loading import ignore_stop_signals, worker_gone
+from ratc_runtime.data.loading import ignore_stop_signals, killed_worker
 from ratc_runtime.data.randomness import all_kept, sample_seed, seed_all
 from ratc_runtime.data.samples import as_finding, checked, name_of
 from ratc_runtime.distributed import watchdog
@@ -156,7 +156,7 @@ def each(
             return
         if "DataLoader worker" not in str(error):
             raise
-        raise worker_gone(str(error)) from error
+        raise killed_worker(str(error)) from error
     finally:
         # PyTorch raises in the main thread, wherever that is, when a process that it knows of is killed.
         if iterator._worker_pids_set:
@@ -253,7 +253,7 @@ def _has_foreground(task: Task, dataset: Any, position: int) -> bool:
     return False
 
 
-def nothing_there(split: str, samples: int) -> RuntimeFinding:
+def no_foreground(split: str, samples: int) -> RuntimeFinding:
     """Return R571: no sample of a split has any foreground or object."""
     return RuntimeFinding(
         "R571",
@@ -264,7 +264,7 @@ def nothing_there(split: str, samples: int) -> RuntimeFinding:
     )
 
 
-def nothing_yet(split: str, read: int, samples: int) -> RuntimeFinding:
+def no_foreground_yet(split: str, read: int, samples: int) -> RuntimeFinding:
     """Return R571, as a warning: the samples read within the time limit have no foreground or object."""
     return RuntimeFinding(
         "R571",
@@ -272,7 +272,7 @@ def nothing_yet(split: str, read: int, samples: int) -> RuntimeFinding:
     )
 
 
-def see_through(split: str, seen: Survey) -> RuntimeFinding | None:
+def transparent_finding(split: str, seen: Survey) -> RuntimeFinding | None:
     """Return R579 for images with transparent pixels; None if there are none."""
     if not seen.transparent:
         return None
@@ -302,7 +302,7 @@ def blank_images(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
     )
 
 
-def never_there(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
+def absent_classes(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
     """Return R572 for the classes that no sample read has; None if there are none."""
     labels = {**task.background, **task.class_labels}
     absent = [f"`{label}`" for number, label in labels.items() if not seen.holders[number]]
@@ -328,7 +328,7 @@ def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: b
         if seen.problems and (part.lock.data.on_bad_sample == "fail" or (seen.bad == seen.read and seen.read > 1)):
             first = seen.problems[0]
             raise RuntimeFinding(first.code, first.message, first.note, first.help)
-        for warning in (see_through(name, seen), blank_images(name, seen, part)):
+        for warning in (transparent_finding(name, seen), blank_images(name, seen, part)):
             if world.main and warning is not None:
                 warn_of(warning)
         if seen.read and part.foreground and not any(seen.holders[number] for number in part.foreground):
@@ -337,7 +337,7 @@ def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: b
         if known is not None:  # its targets are in memory, so every sample is known
             seen = Survey(len(dataset), read=len(dataset), holders=known())
         if world.main and seen.complete and any(seen.holders[number] for number in part.foreground):
-            absent = never_there(name, seen, part)
+            absent = absent_classes(name, seen, part)
             if absent is not None:
                 warn_of(absent)
     for kind in (task.parts or {"": task}) if world.main else ():
@@ -354,6 +354,6 @@ def _search_everywhere(name: str, dataset: Any, task: Task, world: World, apart:
     if any(yes for yes, _ in found):
         return
     if number >= len(dataset) and not task.lock.debug:  # a debug run has a few of the samples only
-        raise nothing_there(name, number)
+        raise no_foreground(name, number)
     if world.main:
-        warn_of(nothing_yet(name, number, len(dataset)))
+        warn_of(no_foreground_yet(name, number, len(dataset)))

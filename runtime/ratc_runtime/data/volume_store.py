@@ -177,7 +177,7 @@ def decode(volume: Volume, recipe: Recipe) -> tuple[Any, Any]:
     image, affine = decode_image(volume.image, recipe)
     order = _order(affine)
     labels, affine = _voxels(volume.mask)
-    mask = _turned(labels.reshape(labels.shape[:3]), affine, order)
+    mask = _reoriented(labels.reshape(labels.shape[:3]), affine, order)
     if recipe.num_classes == 1:
         return image, np.ascontiguousarray(foreground(mask, volume.mask, recipe.threshold)).astype(np.uint8)
     return image, np.ascontiguousarray(class_numbers(mask, volume.mask, recipe.num_classes, recipe.ignore_index))
@@ -193,7 +193,7 @@ def decode_image(path: Path, recipe: Recipe) -> tuple[Any, Any]:
     _check_channels(path, shape, recipe.channels)
     voxels, affine = _voxels(path)
     channels = voxels if voxels.ndim == 4 else voxels[..., None]
-    turned = np.moveaxis(_turned(channels, affine, _order(affine)), -1, 0)
+    turned = np.moveaxis(_reoriented(channels, affine, _order(affine)), -1, 0)
     with np.errstate(over="ignore"):  # a number that float32 does not hold becomes infinite, and is refused as such
         turned = np.asarray(turned, dtype=np.float32)
     finite = np.isfinite(turned)
@@ -204,7 +204,7 @@ def decode_image(path: Path, recipe: Recipe) -> tuple[Any, Any]:
     return np.stack([_scaled(channel, recipe) for channel in turned]), affine
 
 
-def turned_back(labels: Any, affine: Any) -> Any:
+def to_file_orientation(labels: Any, affine: Any) -> Any:
     """Return (D, H, W), superior, anterior, right, as the voxels (X, Y, Z) of a file with that affine."""
     from nibabel.orientations import io_orientation
 
@@ -289,7 +289,7 @@ def _order(affine: Any) -> list[int]:
     return [toward.index(axis) for axis in (2, 1, 0)]
 
 
-def _turned(voxels: Any, affine: Any, order: list[int]) -> Any:
+def _reoriented(voxels: Any, affine: Any, order: list[int]) -> Any:
     from nibabel.orientations import io_orientation
 
     flips = io_orientation(affine)[:, 1]

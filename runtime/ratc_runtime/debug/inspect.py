@@ -57,7 +57,7 @@ class Inspector:
         if isinstance(run.criterion, nn.Module):
             for name, module in run.criterion.named_children():
                 module.register_forward_hook(self._on_part(name))
-        self._surround(run.engine)
+        self._wrap_backward(run.engine)
         for path in (LOG, LINES):
             self._write(path, "", truncate=True)
 
@@ -95,7 +95,7 @@ class Inspector:
             "micro_batches": self._micro,
             **self._update,
         }
-        self._tell(found)
+        self._report(found)
         return result
 
     # Forward
@@ -123,12 +123,12 @@ class Inspector:
             micro["output"] = _records(output, "output")
             micro["loss"], micro["loss_parts"] = float(loss.detach()), dict(self._parts)
             micro["first_not_finite"] = self._first
-            self._agree(bool(torch.isfinite(loss.detach()).all()))
+            self._raise_together(bool(torch.isfinite(loss.detach()).all()))
             return loss
 
         return judged
 
-    def _agree(self, good: bool) -> None:
+    def _raise_together(self, good: bool) -> None:
         """Raise R526 on every rank if the loss of one of them is not finite."""
         first = self._first or {"module": "", "what": "the outputs of all modules are finite, but the loss is not"}
         bad = None if good else {**first, "samples": self._micro[-1]["samples"]}
@@ -136,7 +136,7 @@ class Inspector:
         if not any(everywhere):
             return
         run, several = self.run, self.run.world.size > 1
-        self._tell({"epoch": run.progress.epoch + 1, "step": run.progress.step + 1, "micro_batches": self._micro})
+        self._report({"epoch": run.progress.epoch + 1, "step": run.progress.step + 1, "micro_batches": self._micro})
         lines = []
         for rank, found in enumerate(everywhere):
             if found is not None:
@@ -174,7 +174,7 @@ class Inspector:
 
     # Backward and update
 
-    def _surround(self, engine: Any) -> None:
+    def _wrap_backward(self, engine: Any) -> None:
         backward = engine.backward
         engine.backward = lambda loss: _explained(backward, loss)
         if engine.deepspeed:
@@ -228,7 +228,7 @@ class Inspector:
 
     # Output
 
-    def _tell(self, found: dict[str, Any]) -> None:
+    def _report(self, found: dict[str, Any]) -> None:
         if not self.run.world.main:
             return
         block = _block(found, self.run)

@@ -41,7 +41,7 @@ class Beat:
     stack: str
 
 
-def born(pid: int) -> str:
+def process_start_time(pid: int) -> str:
     """Return the start time of a process of this machine, in clock ticks since boot; empty if there is no such process.
 
     Source: proc(5), /proc/PID/stat, field 22. A zombie does not count as a process.
@@ -135,6 +135,6 @@ class Heartbeats:
 
 def kill(beat: Beat) -> None:
     """Kill a process of this machine if it still is the one of the heartbeat. SIGKILL also ends a stopped process."""
-    if beat.born and born(beat.pid) == beat.born:
+    if beat.born and process_start_time(beat.pid) == beat.born:
         with contextlib.suppress(OSError):
             os.kill(beat.pid, signal.SIGKILL)

@@ -45,7 +45,7 @@ def detect(environment: Mapping[str, str]) -> LaunchEnvironment:
     return LaunchEnvironment(launcher, scheduler, *place, hosts, _job(environment, scheduler), _restarts(environment))
 
 
-def adopt(environment: MutableMapping[str, str]) -> None:
+def set_torchrun_variables(environment: MutableMapping[str, str]) -> None:
     """Set torchrun's variables if a bare `srun` or `jsrun` started this process as one of several.
 
     The rendezvous is on the first process's host, on a port derived from the job's number. Raises ValueError as

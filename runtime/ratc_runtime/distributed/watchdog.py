@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed import phases, stacks
-from ratc_runtime.distributed.heartbeat import Beat, Heartbeats, born, kill, start_name
+from ratc_runtime.distributed.heartbeat import Beat, Heartbeats, kill, process_start_time, start_name
 from ratc_runtime.errors import RuntimeFinding, warn
 
 VARIABLE = "RATC_TIMEOUT_SECONDS"
@@ -87,7 +87,7 @@ class Watchdog:
         self._place: tuple[Callable[[], str], str] = (str, "")  # the function for the position, and its first value
         self.tick = min(5.0, max(0.1, seconds / 20))
         self.hearts = Heartbeats(output_dir, start_name(os.environ), rank) if size > 1 else None
-        self._host, self._born = socket.gethostname(), born(os.getpid())
+        self._host, self._born = socket.gethostname(), process_start_time(os.getpid())
         self._count, self._stalled, self._marks = 0, 0.0, _marks
         self._armed = float("-inf")
         self._beats: dict[int, Beat] = {}
@@ -182,7 +182,7 @@ class Watchdog:
         self._beats[self.rank] = beat
         self.hearts.write(beat)
 
-    def _hear(self, ranks: range | list[int]) -> None:
+    def _read_beats(self, ranks: range | list[int]) -> None:
         assert self.hearts is not None
         for rank in ranks:
             beat, old = self.hearts.read(rank), self._beats.get(rank)
@@ -194,7 +194,7 @@ class Watchdog:
                 self._heard[rank] = self._count
             self._beats[rank] = beat
 
-    def _answering(self) -> set[int]:
+    def _alive_ranks(self) -> set[int]:
         """Return the ranks known to be alive, including this one."""
         since = self._count - LOOKS * max(1.0, self._every() / self.tick)
         return {self.rank, *(rank for rank, count in self._heard.items() if count >= since)}
@@ -263,11 +263,16 @@ class Watchdog:
             beat = self._beats.get(rank)
             if beat is None and rank != self.rank:
                 beat = self.hearts.read(rank)
-                if beat is not None and beat.host == self._host and (met or born(beat.pid) == beat.born):
+                if beat is not None and beat.host == self._host and (met or process_start_time(beat.pid) == beat.born):
                     self._beats[rank] = beat
                 if not met:
                     continue
-            if beat is None or rank == self.rank or beat.host != self._host or born(beat.pid) == beat.born:
+            if (
+                beat is None
+                or rank == self.rank
+                or beat.host != self._host
+                or process_start_time(beat.pid) == beat.born
+            ):
                 continue
             # A rank that ended regularly has removed its file before.
             last = self.hearts.read(rank)
@@ -283,19 +288,19 @@ class Watchdog:
         """End the run if no rank makes progress. The lowest rank that answers reports for all."""
         if self._stalled > self.seconds / 2 and self._stalled % self._every() < self.tick:
             # Rank 0 looks at all the others, they at rank 0 alone, or a thousand ranks read a million files.
-            self._hear(range(self.size) if self.rank == 0 else [0])
+            self._read_beats(range(self.size) if self.rank == 0 else [0])
         if self._stalled < self.seconds:
             return
-        if self.rank != 0 and 0 in self._answering() and self._stalled < self.seconds + GROUP_MARGIN / 2:
+        if self.rank != 0 and 0 in self._alive_ranks() and self._stalled < self.seconds + GROUP_MARGIN / 2:
             return
         if self.rank != 0:
-            self._hear(range(self.size))
+            self._read_beats(range(self.size))
             self._closed.wait(3 * self.tick)
-            self._hear(range(self.size))
-            if min(self._answering()) != self.rank and self._stalled < self.seconds + GROUP_MARGIN / 2:
+            self._read_beats(range(self.size))
+            if min(self._alive_ranks()) != self.rank and self._stalled < self.seconds + GROUP_MARGIN / 2:
                 return
         # As long as one of them gets on, the others wait for it with reason.
-        answering = self._answering()
+        answering = self._alive_ranks()
         if min(beat.seconds for rank, beat in self._beats.items() if rank in answering) < 0.8 * self.seconds:
             return
         self._end_all()
@@ -317,7 +322,7 @@ class Watchdog:
     def _end_all(self) -> None:
         """Report the ranks that hang, and end every process that this one can reach."""
         assert self.hearts is not None
-        stuck, answering = self._suspects(), self._answering()
+        stuck, answering = self._stuck_ranks(), self._alive_ranks()
         lines = []
         for rank in stuck[:SHOWN]:
             beat = self._beats.get(rank)
@@ -363,9 +368,9 @@ class Watchdog:
                 kill(beat)
         self._leave(None)
 
-    def _suspects(self) -> list[int]:
+    def _stuck_ranks(self) -> list[int]:
         """Return the ranks that do not answer or do not wait for others; if all wait, those with the least progress."""
-        here = self._answering() | self._finished
+        here = self._alive_ranks() | self._finished
         silent = [rank for rank in range(self.size) if rank not in here]
         known = {rank: beat for rank, beat in self._beats.items() if rank not in self._finished}
         busy = [rank for rank, beat in known.items() if rank not in silent and not beat.waiting]

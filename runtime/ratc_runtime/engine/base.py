@@ -61,7 +61,7 @@ class BaseEngine:
         return torch.autocast(self.world.device.type, dtype=self._dtype)
 
     @property
-    def alone(self) -> Callable[[Any], Any] | None:
+    def local_module(self) -> Callable[[Any], Any] | None:
         """The model without collectives; None if it cannot run without them (ZeRO-3)."""
         return self.module
 

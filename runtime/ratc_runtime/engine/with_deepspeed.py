@@ -72,7 +72,7 @@ class DeepSpeedEngine(BaseEngine):
         return pytree.apply(lambda level: level.to(dtype) if level.is_floating_point() else level, image)
 
     @property
-    def alone(self) -> Callable[[Any], Any] | None:
+    def local_module(self) -> Callable[[Any], Any] | None:
         # Under ZeRO-3 every layer is gathered from all ranks.
         return None if self._engine.zero_optimization_stage() == 3 else self._bare
 

@@ -85,7 +85,7 @@ class Fsdp2Engine(AccelerateEngine):
         """Leave the model on the host: FSDP2 moves one unit after the other, so that the card never holds it whole."""
 
     @property
-    def alone(self) -> Callable[[Any], Any] | None:
+    def local_module(self) -> Callable[[Any], Any] | None:
         return None  # every unit is gathered from all ranks
 
     def effective(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tu
             expected = model(other)
             make_real(model, image)
     except Exception as error:  # a checkpoint's lock may give sizes that its model cannot take
-        raise inference.unfit(lock, error, torch.device("cpu")) from error
+        raise inference.failed_outputs(lock, error, torch.device("cpu")) from error
     if not isinstance(expected, torch.Tensor):
         raise RuntimeFinding("R551", f"a model that gives {type(expected).__name__}, not one tensor, is not exported")
     with replacing(output) as work:

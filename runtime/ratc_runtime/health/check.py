@@ -99,26 +99,26 @@ def check(lock: Lock | ProgramLock, start: Start, output_dir: Path, patience: fl
         if start.rank > 0:
             _follow(node, start, until)
         else:
-            _lead(node, start, health, hardware.device, output_dir, until, bool((lock.job or {}).get("requeue")))
+            _run_as_head(node, start, health, hardware.device, output_dir, until, bool((lock.job or {}).get("requeue")))
     finally:
         node.close()
 
 
 def _follow(node: Node, start: Start, until: float) -> None:
     """Follow the orders of the first node, until it gives its verdict."""
-    with _silence(start, "did not answer"):
+    with _silence_as_finding(start, "did not answer"):
         line = join(start.head, start.port, start.key, start.id, start.rank, until)
-    with _silence(start, "gave no verdict"):
+    with _silence_as_finding(start, "gave no verdict"):
         while True:
             # The first node may have begun later than this one, and waits for others.
-            order = line.hear(time.monotonic() + PATIENCE_S + LIMIT_S)
+            order = line.receive(time.monotonic() + PATIENCE_S + LIMIT_S)
             what, number = order.get("do"), order.get("number")
             deadline = time.monotonic() + min(float(order.get("seconds", 0)), LIMIT_S)
             if what == "alone":
-                line.tell({"number": number, "report": node.alone(deadline).model_dump()})
+                line.send({"number": number, "report": node.alone(deadline).model_dump()})
             elif what == "together":
                 place, members, store = int(order["place"]), int(order["members"]), str(order["store"])
-                line.tell({"number": number, "report": node.together(place, members, store, deadline).model_dump()})
+                line.send({"number": number, "report": node.together(place, members, store, deadline).model_dump()})
             elif what == "end" and order.get("passed") is True:
                 return
             else:
@@ -127,7 +127,7 @@ def _follow(node: Node, start: Start, until: float) -> None:
 
 
 @contextlib.contextmanager
-def _silence(start: Start, what: str) -> Any:
+def _silence_as_finding(start: Start, what: str) -> Any:
     """Turn the first node's silence, or nonsense, into R622."""
     try:
         yield
@@ -141,7 +141,9 @@ def _silence(start: Start, what: str) -> Any:
         ) from None
 
 
-def _lead(node: Node, start: Start, health: Health, device: str, output_dir: Path, until: float, requeue: bool) -> None:
+def _run_as_head(
+    node: Node, start: Start, health: Health, device: str, output_dir: Path, until: float, requeue: bool
+) -> None:
     """Lead the check, record it, and raise a finding unless training may start."""
     try:
         head = Head(start.port, start.key, start.id, start.nodes)
@@ -154,7 +156,7 @@ def _lead(node: Node, start: Start, health: Health, device: str, output_dir: Pat
     head.wait(until)
     begin = time.monotonic()
     verdict = _tests(node, start, health, device, head.lines, begin)
-    head.close_door()
+    head.stop_listening()
     seconds = time.monotonic() - begin
     # A node that comes again, as its exclusion failed, is counted once.
     again = {start.names[rank] for rank in verdict.excluded}
@@ -186,7 +188,7 @@ def _lead(node: Node, start: Start, health: Health, device: str, output_dir: Pat
     finding = _finding(verdict, start, left, requeue)
     why = "" if finding is None else finding.message
     for line in head.lines.values():
-        line.tell({"do": "end", "passed": verdict.passed, "why": why})
+        line.send({"do": "end", "passed": verdict.passed, "why": why})
     if finding is not None:
         raise finding
     say(f"the nodes pass the check of their health: {', '.join(start.names)} ({seconds:.0f} s)")
@@ -195,9 +197,9 @@ def _lead(node: Node, start: Start, health: Health, device: str, output_dir: Pat
 def _tests(node: Node, start: Start, health: Health, device: str, lines: Mapping[int, Line], begin: float) -> Verdict:
     """Have all nodes make their tests, and judge them."""
     if start.nodes == 1 and node.count == 1:
-        return judge(_alone(node, lines, begin + ALONE_S), 1, health, device, start.names)
+        return judge(_single_node_reports(node, lines, begin + ALONE_S), 1, health, device, start.names)
     with Child("store") as child:
-        verdict = judge(_alone(node, lines, begin + ALONE_S), start.nodes, health, device, start.names)
+        verdict = judge(_single_node_reports(node, lines, begin + ALONE_S), start.nodes, health, device, start.names)
         if not verdict.passed:
             return verdict
         try:
@@ -226,11 +228,11 @@ def _tests(node: Node, start: Start, health: Health, device: str, lines: Mapping
     return verdict
 
 
-def _alone(node: Node, lines: Mapping[int, Line], deadline: float) -> dict[int, NodeReport]:
+def _single_node_reports(node: Node, lines: Mapping[int, Line], deadline: float) -> dict[int, NodeReport]:
     """Return the reports that came in time."""
     left = deadline - time.monotonic()
     for line in lines.values():
-        line.tell({"do": "alone", "number": 0, "seconds": left})
+        line.send({"do": "alone", "number": 0, "seconds": left})
     reports = {0: node.alone(deadline)}
     for rank, line in lines.items():
         with contextlib.suppress(Silence, ValidationError):
@@ -241,7 +243,7 @@ def _alone(node: Node, lines: Mapping[int, Line], deadline: float) -> dict[int, 
 def _answer(line: Line, number: int, deadline: float) -> Any:
     """Return a node's report on an order; one on an earlier order, which came too late, is passed over."""
     while True:
-        word = line.hear(deadline + _SLACK_S)
+        word = line.receive(deadline + _SLACK_S)
         if word.get("number") == number:
             return word.get("report")
 
@@ -268,17 +270,17 @@ class _Group:
                     mine = order
                 else:
                     numbers[rank] = self._number
-                    self._lines[rank].tell({"do": "together", "number": self._number, "seconds": seconds, **order})
+                    self._lines[rank].send({"do": "together", "number": self._number, "seconds": seconds, **order})
         found = {}
         with ThreadPoolExecutor(1) as pool:
             own = pool.submit(self._node.together, **mine, deadline=deadline) if mine else None
             for rank, number in numbers.items():
-                found[rank] = self._hear(rank, number, deadline)
+                found[rank] = self._network_answer(rank, number, deadline)
             if own is not None:
                 found[0] = own.result()
         return found
 
-    def _hear(self, rank: int, number: int, deadline: float) -> NetworkReport:
+    def _network_answer(self, rank: int, number: int, deadline: float) -> NetworkReport:
         try:
             return NetworkReport.model_validate(_answer(self._lines[rank], number, deadline))
         except Silence:

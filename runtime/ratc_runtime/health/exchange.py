@@ -35,18 +35,18 @@ class Line:
     def __init__(self, connection: socket.socket, key: bytes, start: str, name: str, other: str) -> None:
         self._socket, self._key, self._start = connection, key, start
         self.name, self.other = name, other
-        self._told = self._heard = 0
+        self._sent = self._received = 0
         self._buffer = b""
 
-    def tell(self, word: dict[str, Any]) -> None:
+    def send(self, word: dict[str, Any]) -> None:
         """Send a word. If the other side has gone, its silence will be noticed."""
         text = json.dumps(word).encode()
         with contextlib.suppress(OSError):
             self._socket.settimeout(10)
-            self._socket.sendall(self._code(self.name, self._told, text) + b" " + text + b"\n")
-        self._told += 1
+            self._socket.sendall(self._code(self.name, self._sent, text) + b" " + text + b"\n")
+        self._sent += 1
 
-    def hear(self, deadline: float) -> dict[str, Any]:
+    def receive(self, deadline: float) -> dict[str, Any]:
         """Return the next word, before a time of `time.monotonic()`. Raises Silence."""
         while b"\n" not in self._buffer:
             if len(self._buffer) > LONGEST:
@@ -62,9 +62,9 @@ class Line:
             self._buffer += piece
         line, _, self._buffer = self._buffer.partition(b"\n")
         code, _, text = line.partition(b" ")
-        if not hmac.compare_digest(code, self._code(self.other, self._heard, text)):
+        if not hmac.compare_digest(code, self._code(self.other, self._received, text)):
             raise Silence
-        self._heard += 1
+        self._received += 1
         try:
             word = json.loads(text)
         except (ValueError, RecursionError):
@@ -100,7 +100,7 @@ class Head:
         with self._changed:
             self._changed.wait_for(lambda: len(self.lines) == self._nodes - 1, max(0, deadline - time.monotonic()))
 
-    def close_door(self) -> None:
+    def stop_listening(self) -> None:
         """Stop to listen: the port is free for the run."""
         if self._listener is not None:
             with contextlib.suppress(OSError):
@@ -113,9 +113,9 @@ class Head:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._greet, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._admit, args=(connection,), daemon=True).start()
 
-    def _greet(self, connection: socket.socket) -> None:
+    def _admit(self, connection: socket.socket) -> None:
         """Take a connection that knows the key, and gives a rank without a connection."""
         line = Line(connection, self._key, self._start, "head", "")
         try:
@@ -123,7 +123,7 @@ class Head:
             connection.settimeout(_GREETING_S)
             rank = int(connection.recv(8, socket.MSG_WAITALL))
             line.other = f"node {rank}"
-            word = line.hear(time.monotonic() + _GREETING_S)
+            word = line.receive(time.monotonic() + _GREETING_S)
         except (Silence, OSError, ValueError):
             connection.close()
             return
@@ -148,7 +148,7 @@ def join(host: str, port: int, key: bytes, start: str, rank: int, deadline: floa
     with contextlib.suppress(OSError):
         connection.sendall(f"{rank:8d}".encode())
     line = Line(connection, key, start, f"node {rank}", "head")
-    line.tell({"rank": rank})
+    line.send({"rank": rank})
     return line
 
 

@@ -65,7 +65,7 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[float, lis
     left, right = (torch.randn(rows, rows, generator=generator, device=device, dtype=dtype) for _ in range(2))
     first, again = torch.empty_like(left), torch.empty_like(left)
     torch.matmul(left, right, out=first)
-    seconds = best_seconds(lambda: torch.matmul(left, right, out=again), waiter(device), BEST_OF[device.type])
+    seconds = best_seconds(lambda: torch.matmul(left, right, out=again), synchronizer(device), BEST_OF[device.type])
     same = torch.equal(first, again) if device.type == "cuda" else torch.allclose(first, again, rtol=1e-3, atol=1e-2)
     problems = (
         [] if same and bool(again.isfinite().all()) else ["the same matrix product has other values the next time"]
@@ -81,7 +81,7 @@ def memory(device: torch.device) -> tuple[float, list[str]]:
     size = COPIED[device.type] if free is None else min(COPIED["cuda"], free // 8)
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    seconds = best_seconds(partial(target.copy_, source), waiter(device), BEST_OF[device.type])
+    seconds = best_seconds(partial(target.copy_, source), synchronizer(device), BEST_OF[device.type])
     del source, target
     filled = int(torch.cuda.mem_get_info(device)[0] * FILLED) if device.type == "cuda" else FILLED_CPU
     wrong = 0
@@ -94,7 +94,7 @@ def memory(device: torch.device) -> tuple[float, list[str]]:
     return 2 * size / seconds / 1e9, problems
 
 
-def waiter(device: torch.device) -> Callable[[], object]:
+def synchronizer(device: torch.device) -> Callable[[], object]:
     """Return the function that waits for a device."""
     import torch
 
@@ -176,7 +176,7 @@ def together(kind: str, local: int, count: int, rank: int, nodes: int, address: 
 
     def reduce(group: Any, members: int) -> float:
         """Return 10^9 bytes a second that a process sends, as NCCL's tests count them (`busbw`)."""
-        taken = best_seconds(lambda: dist.all_reduce(values, group=group), waiter(device), ROUNDS)
+        taken = best_seconds(lambda: dist.all_reduce(values, group=group), synchronizer(device), ROUNDS)
         return 2 * (members - 1) / members * size / taken / 1e9
 
     if count > 1:

@@ -48,7 +48,7 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
 
-    def go(self) -> None:
+    def let_begin(self) -> None:
         """Let it begin."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
@@ -111,7 +111,7 @@ class Node:
         devices: list[Device] = []
         problems: list[str] = []
         try:
-            self._alone.go()
+            self._alone.let_begin()
             for word in self._alone.words(deadline):
                 if "device" in word:
                     devices.append(Device.model_validate(word["device"]))

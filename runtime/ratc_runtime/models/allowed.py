@@ -39,7 +39,7 @@ def place_of(role: str, name: str, module: str, folders: Sequence[str]) -> Place
     if top in sys.stdlib_module_names or top == "__main__":
         raise _refused(role, name, f"{top} is a module of Python's own library", folders, top)
     found = _found(top)
-    beside = _beside(top, folders)
+    beside = _module_file(top, folders)
     if found is None or (beside is not None and _inside(found, beside.parent)):
         return "own"
     if beside is not None:
@@ -63,7 +63,7 @@ def check_modules(paths: Sequence[str], folder: Path) -> None:
     `paths` are the modules' paths relative to the spec's folder, which need not be on Python's path yet.
     """
     for top in sorted({re.split(r"[/.]", path)[0] for path in paths}):
-        found, beside = _found(top), _beside(top, [str(folder)])
+        found, beside = _found(top), _module_file(top, [str(folder)])
         if found is not None and beside is not None and not _inside(found, folder):
             raise _refused("own module", top, f"Python finds {found} before {beside}", [str(folder)], top)
 
@@ -148,7 +148,7 @@ def _found(top: str) -> Path | None:
     return Path(places[0]) if places else None
 
 
-def _beside(top: str, folders: Sequence[str]) -> Path | None:
+def _module_file(top: str, folders: Sequence[str]) -> Path | None:
     """Return the file of that module in one of the folders."""
     for folder in map(Path, folders):
         for path in (folder / top / "__init__.py", folder / f"{top}.py"):
@@ -238,7 +238,7 @@ _WANTED = {
 
 
 def _refused(role: str, name: str, why: str, folders: Sequence[str], top: str) -> RuntimeFinding:
-    beside = _beside(top, folders) if top else None
+    beside = _module_file(top, folders) if top else None
     help = f"rename {beside}" if beside else f"name a {role} of your own, or of a library of models"
     return RuntimeFinding("R580", f"{role} {name} is not used: {why}", help=help)
 

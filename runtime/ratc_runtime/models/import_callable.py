@@ -17,7 +17,7 @@ _folders: list[str] = []
 _added: set[str] = set()
 
 
-def look_in(folder: str) -> None:
+def add_search_folder(folder: str) -> None:
     """Search a further folder for own modules."""
     _folders.append(os.path.abspath(folder))
 

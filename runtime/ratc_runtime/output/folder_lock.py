@@ -83,7 +83,7 @@ class FolderLock:
             if error.errno not in _UNSUPPORTED:
                 os.close(handle)
                 raise
-            if self._lives_here(self._read()):
+            if self._is_alive_here(self._read()):
                 os.close(handle)
                 return False
             warn(f"no locks on this file system ({error.strerror}): a run on another node could write here as well")
@@ -118,19 +118,19 @@ class FolderLock:
             raise OSError(errno.EBUSY, f"the output folder is held by {_words(other)} now")
         # A file system that is mounted again shows the same file under another number. The old handle goes first:
         # to close any handle on a file gives all of this process's locks on it away.
-        self._let_go()
+        self._close_handle()
         if not self._try():
             raise OSError(errno.EBUSY, f"the output folder is held by {_words(self._read())} now")
 
     def release(self) -> None:
         """Release the folder. The file stays, with its last owner."""
-        self._let_go()
+        self._close_handle()
         self._device = None
 
     def __del__(self) -> None:
-        self._let_go()
+        self._close_handle()
 
-    def _let_go(self) -> None:
+    def _close_handle(self) -> None:
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 os.close(self._handle)
@@ -144,7 +144,7 @@ class FolderLock:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def _lives_here(self, other: dict[str, Any]) -> bool:
+    def _is_alive_here(self, other: dict[str, Any]) -> bool:
         pid = other.get("pid")
         if other.get("host") != socket.gethostname() or not isinstance(pid, int) or pid == os.getpid():
             return False

@@ -73,7 +73,9 @@ def confirm(output_dir: Path, lock_digest: str) -> None:
 
 
 def set_aside(output_dir: Path) -> None:
-    """Rename the results of an earlier run, because this one starts from the beginning."""
+    """Rename the results of an earlier run, because this one starts from the beginning. Raises R510 if it cannot
+    be renamed.
+    """
     path = output_dir / RESULTS_FILE
     try:
         path.replace(output_dir / PREVIOUS_FILE)
@@ -98,7 +100,7 @@ def refuse_links(output_dir: Path) -> None:
     for place, folders, names in os.walk(root):
         for name in (*folders, *names):
             path = os.path.join(place, name)
-            fault = _leads_out(path, root)
+            fault = _reason_against(path, root)
             if fault:
                 raise RuntimeFinding(
                     "R510",
@@ -110,7 +112,7 @@ def refuse_links(output_dir: Path) -> None:
             folders.remove("wandb")
 
 
-def _leads_out(path: str, root: str) -> str | None:
+def _reason_against(path: str, root: str) -> str | None:
     """Return the reason why a file must not be there, as text; None if it may."""
     try:
         mode = os.lstat(path).st_mode

@@ -31,7 +31,10 @@ STOP, STOPPED = "RATC_STOP_FILE", "RATC_STOPPED_FILE"
 
 
 class ProgramPlan(Mapping[str, Any]):
-    """The values of the lock by name (`micro_batch_size`, `precision`, …), and word to and from the job."""
+    """The values of the lock by name (`micro_batch_size`, `precision`, …), and messages to and from the job.
+
+    Raises R505 if the lock cannot be read or is that of the built-in loop, R503 if this start differs from its lock.
+    """
 
     def __init__(self, lock_path: Path, environment: Mapping[str, str]) -> None:
         from ratc_runtime.config import elastic

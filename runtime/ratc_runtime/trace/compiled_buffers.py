@@ -52,7 +52,7 @@ def _packet(operator: torch._ops.OpOverload) -> str:
     return str(operator.overloadpacket)
 
 
-def _nature(node: Node) -> str:
+def _kind_of(node: Node) -> str:
     """Return the kind of a node: "input", "output", "view", "inlined", "reduction", "library" or "part".
 
     A part is one of the results of a reduction or of a library's kernel. An unknown operator is a library's.
@@ -60,7 +60,7 @@ def _nature(node: Node) -> str:
     if node.op != "call_function":
         return "output" if node.op == "output" else "input"
     if node.target is operator.getitem:
-        whole = _nature(node.all_input_nodes[0])
+        whole = _kind_of(node.all_input_nodes[0])
         return whole if whole in ("view", "inlined") else "part"
     if not isinstance(node.target, torch._ops.OpOverload):
         return "library"
@@ -86,7 +86,7 @@ class Plan:
 
 def planned(graph: fx.Graph) -> Plan:
     """Return the buffers of a graph as Inductor would make them."""
-    natures = {node: _nature(node) for node in graph.nodes}
+    natures = {node: _kind_of(node) for node in graph.nodes}
     needed = _needed(natures)
     fused: set[Node] = set()
     while True:

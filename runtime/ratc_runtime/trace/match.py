@@ -26,15 +26,15 @@ def _differs(small: Recording, large: Recording) -> Failure | None:
         if one != other or (one[1] and small.blocks[one[0]][1:] != large.blocks[one[0]][1:]):
             _, phase, module, _ = small.blocks[one[0]]
             place = f"module {module} in {phase}" if module else phase
-            return _apart(small, large, f"{place}, event {position}")
+            return _diverged(small, large, f"{place}, event {position}")
     if {n: one.rule for n, one in small.scratch.items()} != {n: one.rule for n, one in large.scratch.items()}:
-        return _apart(small, large, "what kernels take for themselves")
+        return _diverged(small, large, "what kernels take for themselves")
     if len(small.events) != len(large.events) or small.steps != large.steps:
-        return _apart(small, large, f"their ends, {len(small.events)} and {len(large.events)} events")
+        return _diverged(small, large, f"their ends, {len(small.events)} and {len(large.events)} events")
     return None
 
 
-def _apart(small: Recording, large: Recording, place: str) -> Failure:
+def _diverged(small: Recording, large: Recording, place: str) -> Failure:
     return Failure(
         NOT_TRACEABLE,
         f"the step does not do the same at micro-batches {small.batch} and {large.batch}: they part at {place}",
@@ -78,7 +78,9 @@ def is_uneven(small: Recording, large: Recording) -> bool:
     return False
 
 
-def _unlike(small: Recording, large: Recording, third: Recording, products: dict[int, list[Any]]) -> Failure | None:
+def _size_mismatch(
+    small: Recording, large: Recording, third: Recording, products: dict[int, list[Any]]
+) -> Failure | None:
     """Return the failure at the first block whose size at a third micro-batch is not the one that two others tell."""
     failure = _differs(*_alike(small, third))
     if failure is not None:
@@ -177,7 +179,7 @@ def match(
     found = ((number, _product(number, small, large)) for number in range(len(small.blocks)))
     products = {number: one for number, one in found if one is not None}
     if third is not None:
-        failure = _unlike(small, large, third, products)
+        failure = _size_mismatch(small, large, third, products)
         if failure is not None:
             raise TraceError(failure)
     modules: dict[str, int] = {"": 0}

@@ -86,7 +86,7 @@ class Work:
         try:
             nature = self._natures[func]
         except KeyError:
-            nature = self._natures[func] = _nature(func)
+            nature = self._natures[func] = _properties(func)
         if nature is None:
             return
         written = [args[place] for place in nature.written if place < len(args)] or (out,)
@@ -190,7 +190,7 @@ def library(name: str, dtype: torch.dtype, launches: int, operations: int, *tens
         _listener(Library(name, dtype, launches, operations, tensors))
 
 
-def _nature(func: Any) -> _Nature | None:
+def _properties(func: Any) -> _Nature | None:
     """Return the properties of an operator; None if it launches no kernel."""
     from torch.utils.flop_counter import flop_registry
 

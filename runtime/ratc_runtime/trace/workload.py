@@ -76,10 +76,10 @@ class PhasedEngine:
         self.engine, self.phase = engine, phase
         self.accumulate, self.autocast = engine.accumulate, engine.autocast
         if engine.optimizer is not None:
-            engine.optimizer.register_step_pre_hook(lambda *_: self._go("optimizer"))
-            engine.optimizer.register_step_post_hook(lambda *_: self._go("zero_grad"))
+            engine.optimizer.register_step_pre_hook(lambda *_: self._set_phase("optimizer"))
+            engine.optimizer.register_step_post_hook(lambda *_: self._set_phase("zero_grad"))
 
-    def _go(self, phase: str) -> None:
+    def _set_phase(self, phase: str) -> None:
         self.phase(phase)
 
     @property

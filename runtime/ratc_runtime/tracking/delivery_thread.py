@@ -94,7 +94,7 @@ class DeliveryThread:
                 if closing and self._opened:
                     self.backend.close()
                     if self.journal is not None:
-                        self.journal.settle()
+                        self.journal.mark_sent()
             except Exception as error:  # servers, databases and disks raise various errors
                 first_failure = self.journal is not None and not self._failing
                 self._failed(error)
@@ -133,7 +133,7 @@ class DeliveryThread:
             warn(
                 f"{self.backend.name} does not take curves: {text}. Training goes on; they wait in {self.journal.path}"
             )
-        self.journal.again()
+        self.journal.resend()
         self._failing = True
         self._opened = False
         self._retry_at = time.monotonic() + self._wait

@@ -59,7 +59,7 @@ class Journal:
         self._lock = threading.Lock()
         self.state: dict[str, Any] = self._read_state()
         self.marks: dict[str, int] = self.state.setdefault("marks", {})
-        self._mend()
+        self._repair()
         #: Bytes that were handed to the backend; those from `sent` to here are not safe there yet.
         self._handed = self.sent
         for record in self._scan(self.sent)[0]:
@@ -104,7 +104,7 @@ class Journal:
         }
         return content
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Cut off an incomplete last line from a crash, and reset a position behind the end."""
         try:
             open_regular(self.path).close()  # a pipe or a device would not end
@@ -135,7 +135,7 @@ class Journal:
             if not new and not self._memory:
                 return
             if self._size() - self.sent >= self.limit:
-                self._settle()
+                self._mark_sent()
             room = self._size() - self.sent < self.limit
             if not room:
                 self.dropped += sum(record["kind"] == "metrics" for record in new)
@@ -217,9 +217,9 @@ class Journal:
                 return
             self._handed = token
             if settled:
-                self._settle()
+                self._mark_sent()
 
-    def _settle(self) -> None:
+    def _mark_sent(self) -> None:
         everything = self._handed >= self._size()
         self.state["sent"] = 0 if everything else self._handed
         # The state first: a crash in between sends the file again, and a mark behind its end would lose records.
@@ -229,12 +229,12 @@ class Journal:
                 os.truncate(self.path, 0)
         self._handed = self.sent
 
-    def settle(self) -> None:
+    def mark_sent(self) -> None:
         """Mark all records handed over as sent: the backend has them on the disk, or on its server."""
         with self._lock:
-            self._settle()
+            self._mark_sent()
 
-    def again(self) -> None:
+    def resend(self) -> None:
         """Send unsettled records again, because the backend may have lost them."""
         with self._lock:
             self._handed = self.sent

@@ -23,7 +23,7 @@ def check_last_batch(engine: Any, dataset: Any, order: TrainOrder, apart: bool =
     another process reads the sample (`ratc_runtime.data.survey.each`).
     """
     share = order.rest // (order.world * order.accumulation)
-    if not order.rest or share > 1 or order.steps * order.global_batch <= order.length or engine.alone is None:
+    if not order.rest or share > 1 or order.steps * order.global_batch <= order.length or engine.local_module is None:
         return
     model = engine.module
     if any(isinstance(part, torch.nn.SyncBatchNorm) for part in model.modules()):
@@ -40,7 +40,7 @@ def check_last_batch(engine: Any, dataset: Any, order: TrainOrder, apart: bool =
     model.train()
     try:
         with torch.no_grad(), engine.autocast():
-            engine.alone(pytree.to_device(image, engine.world.device))
+            engine.local_module(pytree.to_device(image, engine.world.device))
     except ValueError as error:
         found = normalisation.explain(error, model)
         if found is not None:

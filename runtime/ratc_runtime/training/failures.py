@@ -9,7 +9,7 @@ import sys
 from ratc_runtime.errors import RuntimeFinding
 
 
-def unforeseen(error: Exception) -> RuntimeFinding:
+def unexpected(error: Exception) -> RuntimeFinding:
     """Return R528: an error without a code of its own ended one of several processes."""
     return RuntimeFinding(
         "R528",
@@ -33,7 +33,7 @@ def as_finding(error: Exception) -> RuntimeFinding | None:
     device = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
     text = out_of_memory.explain(error, device)
     if text is not None:
-        return out_of_memory.elsewhere(text)
+        return out_of_memory.outside_a_step(text)
     # gloo raises a plain RuntimeError, with the name of its source file in the message.
     backend = getattr(torch.distributed, "DistBackendError", ())
     if isinstance(error, backend) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error)):

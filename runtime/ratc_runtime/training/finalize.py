@@ -124,9 +124,9 @@ def _write(
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
     # Trackers have taken their time since the results were written.
     run.times.lap("other")
-    told = {**results, "account": _account(run)}
+    told = {**results, "account": _time_record(run)}
     table = time_accounting.table(_rows(run, told, memory_report.describe(use, prediction)))
-    run.reporter.say(f"{_told(run, test, baseline)}\n{table}")
+    run.reporter.say(f"{_summary(run, test, baseline)}\n{table}")
     for said in run.cache.warnings():
         warn(said)
     off = memory_report.deviation(use, prediction)
@@ -135,7 +135,7 @@ def _write(
     return results
 
 
-def _told(run: Run, test: Evaluation | None, baseline: dict[str, float]) -> str:
+def _summary(run: Run, test: Evaluation | None, baseline: dict[str, float]) -> str:
     labels, best = run.reporter.labels, run.progress.best_epoch
     if test is None:
         return f"finished; best epoch {best}, scored on the validation split only"
@@ -167,13 +167,13 @@ def _rows(run: Run, results: dict[str, Any], memory_used: str) -> list[tuple[str
     ]
 
 
-def _account(run: Run) -> dict[str, Any]:
+def _time_record(run: Run) -> dict[str, Any]:
     steps = run.progress.epoch * run.steps + run.progress.step
     return run.times.record(steps, steps * run.lock.training.global_batch_size)
 
 
 def _common(run: Run) -> dict[str, Any]:
-    progress, account = run.progress, _account(run)
+    progress, account = run.progress, _time_record(run)
     return {
         "experiment_name": run.lock.experiment_name,
         "lock_sha256": run.lock_sha256,

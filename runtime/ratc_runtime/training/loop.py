@@ -50,7 +50,7 @@ def prepare_environment(lock: Lock) -> None:
 def take_place() -> None:
     """Set rank and world size for torch from any launcher's variables. Raises R502 if these are inconsistent."""
     try:
-        launch_environment.adopt(os.environ)
+        launch_environment.set_torchrun_variables(os.environ)
         launch_environment.detect(os.environ)
     except ValueError as error:
         raise RuntimeFinding(
@@ -82,7 +82,7 @@ def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: 
                 everywhere=False,
             ) from None
     except Exception as error:
-        finding = failures.as_finding(error) or failures.unforeseen(error)
+        finding = failures.as_finding(error) or failures.unexpected(error)
         # A rank that lost another process is not the cause of the failure.
         failure = "" if finding.code == "R514" else f"{finding.code}, {finding.message}"
         raise
@@ -115,7 +115,7 @@ def start_watched(
             confirm(output_dir, lock_digest(lock_path))
             known = record.read(output_dir)
             if known is not None and (changed := record.changed_files(known, data_dir)):
-                warn_of(record.told(changed, f"{output_dir} was finished"))
+                warn_of(record.changed_finding(changed, f"{output_dir} was finished"))
             say(f"already finished: {output_dir / 'results.json'}; --fresh trains again")
             if not data_dir.is_dir():
                 say(f"its data is no longer needed, and {data_dir} does not exist")
@@ -160,7 +160,7 @@ def train(run: Run) -> int:
                 raise finding from None
         # Past the except clause, where the failed step's tensors are gone with the traceback.
         out_of_memory.give_back(run.world.device)
-        survive(run, text)
+        recover_from_out_of_memory(run, text)
 
 
 def place(run: Run) -> str:
@@ -172,7 +172,7 @@ def place(run: Run) -> str:
     return f"in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}"
 
 
-def survive(run: Run, error: str) -> None:
+def recover_from_out_of_memory(run: Run, error: str) -> None:
     """Take a smaller micro-batch after running out of memory, or end with R511 or R512 if that is impossible.
 
     It is impossible with several ranks, which already wait in a collective, and with DeepSpeed, whose buffers belong to

@@ -45,14 +45,18 @@ def worthwhile(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def settle(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, split: Split) -> None:
+def fit_micro_batch(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, split: Split) -> None:
     """Reduce the split until three steps fit on every rank. Every rank calls this.
 
     Raises R511 on every rank if not even a micro-batch of 1 fits. Does nothing if the model cannot run on one rank
     alone (ZeRO-3, synchronised batch norm). Ignores any other error: the first real step will raise it.
     """
     world = engine.world
-    if not worthwhile(world.device) or engine.alone is None or (world.size > 1 and _meets(engine.module)):
+    if (
+        not worthwhile(world.device)
+        or engine.local_module is None
+        or (world.size > 1 and _has_sync_batch_norm(engine.module))
+    ):
         return
     while True:
         outcomes = world.gather(_attempt(engine, criterion, task, split.lock))
@@ -128,7 +132,7 @@ class RehearsalEngine:
 
     def __init__(self, engine: Any, accumulation: int) -> None:
         self.engine, self.accumulation = engine, accumulation
-        self.model, self.autocast = engine.alone, engine.autocast
+        self.model, self.autocast = engine.local_module, engine.autocast
         self.parameter_groups: list[dict[str, Any]] = []  # no learning rate is set
         self._wanted = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
         self._state: list[torch.Tensor] = []
@@ -212,5 +216,5 @@ def noise(task: Task, lock: Lock, count: int, device: torch.device) -> tuple[Any
     return (levels if lock.model.multi_scale else levels[0]), task.example_target(count, device)
 
 
-def _meets(model: nn.Module) -> bool:
+def _has_sync_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(part, nn.SyncBatchNorm) for part in model.modules())

@@ -124,7 +124,7 @@ def open_run(
         if world.main:
             set_aside(output_dir)
     other_data = _compare_data(datasets, data_dir, output_dir, world, progress if saved is not None else None)
-    memory_rehearsal.settle(engine, criterion, task, split)
+    memory_rehearsal.fit_micro_batch(engine, criterion, task, split)
     start_measuring(world.device)
     lock = split.lock
     cache = open_cache(lock, flat(datasets), data_dir, output_dir, world, bool(own.datasets))
@@ -190,7 +190,7 @@ def open_run(
         sources=sources,
     )
     if saved is not None:
-        checkpoints.tidy(run.ranking())
+        checkpoints.clean_up(run.ranking())
     seconds = time.perf_counter() - began
     run.times.add("startup", began - started)
     run.times.add("setup", seconds)
@@ -224,7 +224,7 @@ def _compare_data(
         others = before is not None and _trained_on(before) != _trained_on(now)
         told = found, others
         if found:
-            warn_of(record.told(found, f"this run was started in {output_dir}"))
+            warn_of(record.changed_finding(found, f"this run was started in {output_dir}"))
         if before is None or found:
             record.write(output_dir, now)
     found, others = world.gather(told)[0]

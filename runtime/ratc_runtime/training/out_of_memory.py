@@ -64,7 +64,7 @@ def nothing_smaller(when: str, error: str, everywhere: bool) -> RuntimeFinding:
     )
 
 
-def elsewhere(error: str) -> RuntimeFinding:
+def outside_a_step(error: str) -> RuntimeFinding:
     """Return R511: out of memory outside a training step, where the micro-batch makes no difference."""
     return RuntimeFinding(
         "R511",

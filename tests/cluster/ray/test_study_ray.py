@@ -27,13 +27,18 @@ def command(*options: str) -> list[str]:
     return [sys.executable, "-m", "ratc", "tune", "brain_ray/config.yaml", *options]
 
 
-def surroundings() -> dict[str, str]:
+def launch_environment() -> dict[str, str]:
     return {**environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", "TERM": "xterm"}
 
 
 def tune(folder: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(*options), cwd=folder, env=surroundings(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(*options),
+        cwd=folder,
+        env=launch_environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -130,7 +135,7 @@ def test_a_study_that_is_asked_to_stop_saves_its_trials_and_a_terminal_shows_a_t
     folder = project / "third"
     screen, end = pty.openpty()
     words = command("--seed", "5", "--output-dir", str(folder), "--set", "training.epochs=500")
-    study = subprocess.Popen(words, cwd=project, env=surroundings(), stdout=subprocess.DEVNULL, stderr=end)
+    study = subprocess.Popen(words, cwd=project, env=launch_environment(), stdout=subprocess.DEVNULL, stderr=end)
     os.close(end)
     shown = b""
     os.set_blocking(screen, False)

@@ -77,14 +77,14 @@ def test_from_another_folder_too(spec, capsys, monkeypatch):
     assert "[../spec.yaml:2:24]" in told(capsys, "demo/local", "training.batch_size")[1]
 
 
-def test_where_the_lock_and_its_inputs_disagree_it_says_so(spec, capsys):
+def test_a_difference_between_a_lock_and_its_inputs_is_reported(spec, capsys):
     Path(spec).write_text(SPEC.replace("target_batch_size: 8", "target_batch_size: 16"))
     status, _, err = told(capsys, "compiled/demo/local", "gradient_accumulation_steps")
     assert status == 0
     assert "the lock says 4, but its inputs give 8 now; `ratc check` shows why" in err
 
 
-def test_without_its_spec_a_lock_tells_what_it_knows(spec, capsys):
+def test_without_its_spec_a_lock_is_explained_by_itself(spec, capsys):
     Path(spec).unlink()
     status, out, err = told(capsys, "compiled/demo/local", "training.precision")
     assert status == 0
@@ -141,7 +141,7 @@ def test_points_of_a_sweep(tmp_path, capsys, monkeypatch):
     assert out.startswith("model.args.feature_dims = 256")
 
 
-def test_secrets_are_not_told(spec, capsys):
+def test_secrets_are_not_shown(spec, capsys):
     token = "hf_" + "a" * 30
     Path(spec).write_text(SPEC + f"description: {token}\n")
     for form in ("text", "json"):
@@ -208,7 +208,7 @@ def test_what_memory_decides_is_predicted_however_it_is_called(path, predicted, 
     assert bool(asked) == predicted
 
 
-def test_a_value_is_found_by_the_end_of_the_specs_name_and_a_section_of_the_spec_is_told(spec, capsys):
+def test_a_value_is_found_by_the_end_of_its_path_and_a_section_of_the_spec_is_listed(spec, capsys):
     assert told(capsys, spec, "batch_size")[1].startswith("training.micro_batch_size = 2 ")
     assert told(capsys, spec, "training.mixed_precision")[1].startswith("training.precision = ")
     rows = {line.split()[0] for line in told(capsys, spec, "resources")[1].splitlines()}
@@ -216,7 +216,7 @@ def test_a_value_is_found_by_the_end_of_the_specs_name_and_a_section_of_the_spec
 
 
 @pytest.mark.parametrize("what", ["facts", "errors"])
-def test_a_lock_tells_what_it_knows_if_its_inputs_no_longer_compile(spec, capsys, what):
+def test_a_lock_is_explained_by_itself_if_its_inputs_do_not_compile(spec, capsys, what):
     Path("facts.yaml").write_text("gpus_per_node: 0\ncpus: 4\n")
     assert main(["compile", spec, "--facts", "facts.yaml"]) == 0
     if what == "facts":
@@ -264,7 +264,7 @@ def test_how_a_value_varies_over_a_sweep(tmp_path, capsys, monkeypatch):
     assert "values over" not in told(capsys, "spec.yaml", "seed", "--point", "0002")[2]
 
 
-def test_a_secret_of_a_sweeps_point_is_not_told(tmp_path, capsys, monkeypatch):
+def test_a_secret_of_a_sweeps_point_is_not_shown(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     token = "hf_" + "a" * 30
     Path("spec.yaml").write_text(SPEC + f"sweep: {{list: [{{description: {token}}}, {{seed: 2}}, {{seed: 3}}]}}\n")
@@ -273,7 +273,7 @@ def test_a_secret_of_a_sweeps_point_is_not_told(tmp_path, capsys, monkeypatch):
         assert (status, "R205" in out + err, token in out + err) == (1, True, False)
 
 
-def test_json_stays_json_if_nothing_can_be_told(spec, capsys):
+def test_json_stays_json_if_nothing_can_be_explained(spec, capsys):
     status, out, _ = told(capsys, spec, "sed", "--format", "json")
     assert (status, json.loads(out)["values"]) == (1, [])
     found = json.loads(out)["findings"][0]

@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ),
     ],
 )
-def test_the_kind_is_told_and_nothing_else(
+def test_the_message_names_the_kind_of_file_and_nothing_else(
     folder: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 1

@@ -112,7 +112,7 @@ def test_a_default_of_the_built_in_loop_is_not_explained(spec: Path, capsys: pyt
     assert program.OF_A_PROGRAM in capsys.readouterr().out
 
 
-def test_a_difference_is_told_once(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_difference_is_reported_once(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("other.yaml").write_text(SPEC.replace("batch_size: 4", "batch_size: 8"))
     assert main(["diff", str(spec), "other.yaml"]) in (0, 1)
     said = capsys.readouterr().out

@@ -82,7 +82,7 @@ def test_a_lost_rank_names_its_own_loopback_address(
 
     def lost() -> str:
         finding = RuntimeFinding("R514", "rank 1 has lost the other processes", "connection refused", everywhere=False)
-        train.tell(finding, finding, None)
+        train.report_error(finding, finding, None)
         return capsys.readouterr().err
 
     assert "127.0.1.1" in lost()

@@ -239,7 +239,7 @@ def test_what_a_launcher_left_in_a_shell_is_named(tmp_path: Path, left: dict[str
     assert "unset RANK" in refused.stderr
 
 
-def test_r503_looks_where_the_script_was_told_that_the_data_lie(
+def test_r503_looks_in_the_data_folder_of_the_script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last `--data-dir` counts, then RAT_DATA_DIR, then the lock; what else is said is for training."""

@@ -26,7 +26,8 @@ class SetPrediction(nn.Module):
     layers of Jia et al., "H-DETR", CVPR 2023). There are fewer if the queries do not suffice for all objects.
 
     `class_weight`, `l1_weight` and `giou_weight` weigh the parts, in the matching too; `alpha` and `gamma` are those of
-    the focal loss (Lin et al., ICCV 2017). L1 is of centre and size as shares of the image.
+    the focal loss (Lin et al., ICCV 2017). L1 is of centre and size as shares of the image. Raises ValueError unless
+    `repeats` is a whole number from 1 on.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ratc_runtime.data.unlabelled import Piece
-from ratc_runtime.data.volume_store import turned_back
+from ratc_runtime.data.volume_store import to_file_orientation
 from ratc_runtime.output.atomic import replacing
 from ratc_runtime.tasks.segmentation.sliding import overlapping, resized
 
@@ -77,4 +77,4 @@ class MaskWriter:
 
         path = self.path_of(piece.path)
         with replacing(path) as work:
-            nibabel.save(nibabel.Nifti1Image(turned_back(labels, piece.affine), piece.affine), work)
+            nibabel.save(nibabel.Nifti1Image(to_file_orientation(labels, piece.affine), piece.affine), work)

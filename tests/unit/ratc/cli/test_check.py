@@ -59,7 +59,7 @@ def test_an_input_that_changed_is_said_once_with_the_command(folder, capsys):
     assert "R425" in capsys.readouterr().err
 
 
-def test_an_edit_is_told_with_its_lines(folder, capsys):
+def test_an_edit_is_reported_with_its_lines(folder, capsys):
     text = (folder / "run.sh").read_text().splitlines()
     text[4] += " # mine"
     (folder / "run.sh").write_text("\n".join(text) + "\n")

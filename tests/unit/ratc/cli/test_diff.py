@@ -91,7 +91,7 @@ def test_a_spec_and_its_own_lock_are_the_same(repository, capsys):
     assert diff(capsys, "specs/spec.yaml", "specs/compiled/demo/local") == (0, "", "ratc diff: nothing differs\n")
 
 
-def test_an_edited_lock_is_told_by_its_own_values(repository, capsys):
+def test_an_edited_lock_is_compared_by_its_own_values(repository, capsys):
     path = Path("specs/compiled/demo/local/lock.yaml")
     path.write_text(path.read_text().replace("learning_rate: 0.0001", "learning_rate: 0.5"))
     status, out, _ = diff(capsys, "HEAD:specs/compiled/demo/local", str(path))
@@ -208,14 +208,14 @@ def test_points_of_an_array_can_be_held_against_each_other(tmp_path, capsys, mon
     assert "model.args.feature_dims: 64 → 256" in out
 
 
-def test_json_can_be_read_and_tells_of_both_sides(repository, capsys):
+def test_json_can_be_parsed_and_names_both_sides(repository, capsys):
     tree = json.loads(diff(capsys, "HEAD~1:", str(repository), "--format", "json")[1])
     assert (tree["version"], tree["same"], tree["effects"]) == (1, False, ["training", "resume", "cost"])
     change = next(change for change in tree["changes"] if change["kind"] == "plan")
     assert (change["old"]["value"], change["new"]["value"], change["causes"]) == (20, 30, ["spec:training.epochs"])
 
 
-def test_a_secret_in_a_setting_is_not_told(tmp_path, capsys, monkeypatch):
+def test_a_secret_in_a_setting_is_not_shown(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     token = "hf_" + "a" * 30
     for name, text in (("a.yaml", SPEC), ("b.yaml", SPEC + f"description: {token}\n")):

@@ -212,7 +212,7 @@ def test_what_may_well_be_right_is_left_to_the_run(validate, more):
     assert (status, codes(said) - {("warning", "R305")}) == (0, set()), said
 
 
-def test_a_module_that_is_no_python_is_told_with_its_line(validate, tmp_path):
+def test_a_module_that_is_no_python_is_reported_with_its_line(validate, tmp_path):
     (tmp_path / "own.py").write_text("class A:\n  def\n")
     status, said = validate("model: {name: 'own:A'}\nresources: {num_gpus: 0}")
     assert status == 1

@@ -139,7 +139,7 @@ def rebuilt(path: str, value: Value, entries: dict[str, Value]) -> Value:
 
 @settings(max_examples=examples(40))
 @given(pairs())
-def test_every_change_is_told_once_and_below_what_it_follows_from(both):
+def test_every_change_is_listed_once_below_its_cause(both):
     comparison = compare(*both)
     order = lines(comparison)
     shown = [
@@ -287,7 +287,7 @@ def test_more_epochs_break_resume_unless_they_are_added(old, new, breaks):
 @pytest.mark.parametrize(
     "more", [{"training": {"frozen": ["a"]}}, {"training": {"optimizer": "a:B", "optimizer_args": {"c": 1}}}]
 )
-def test_a_setting_that_the_plan_leaves_out_if_it_is_empty_is_told_once(more):
+def test_a_setting_that_the_plan_leaves_out_if_it_is_empty_is_reported_once(more):
     before = {"experiment_name": "demo", "data": {"data_dir": "data"}, "resources": {"num_gpus": 0}}
     old, new = (side(name, resolved(tree)) for name, tree in (("old", before), ("new", {**before, **more})))
     for one, other in ((old, new), (new, old)):

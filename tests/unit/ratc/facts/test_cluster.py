@@ -264,7 +264,7 @@ def test_the_examples_are_right_and_every_part_of_them_can_be_used(scheduler):
         ("data: {data_dir: d, auto_optimize: false}\n", None),
     ],
 )
-def test_cores_that_nobody_names_are_told(target, more, said, tmp_path, monkeypatch, capsys):
+def test_a_number_of_cores_that_nothing_gives_is_reported(target, more, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = "experiment_name: x\ntraining: {batch_size: 2}\n" + (more or "data: {data_dir: d}\n")
     asked = "resources: {gpu: h100, num_gpus: 2, walltime: '1:00:00'%s}\n"

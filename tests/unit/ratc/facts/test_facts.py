@@ -53,7 +53,7 @@ def test_a_spelling_of_several_cards_is_not_guessed(spelling):
 
 
 @pytest.mark.parametrize("spelling", ["a100_3g.20gb", "nvidia_h100_80gb_hbm3_1g.10gb+me", "1c.3g.20gb", "3g.20gb"])
-def test_a_slice_of_a_card_is_no_card_and_is_told_how_to_be_described(spelling):
+def test_a_slice_of_a_card_is_refused_with_the_way_to_describe_it(spelling):
     card, [finding] = resolve_card(spelling, None)
     assert (card, finding.code) == (None, "R301")
     assert "gpu_memory_mib" in finding.helps[0]
@@ -147,7 +147,7 @@ def test_the_machine_has_the_gpus_that_cuda_would_show(monkeypatch, cards, visib
         ("NVML_ERROR_LIB_RM_VERSION_MISMATCH", "this machine, whose NVIDIA driver fails: RM has detected an NVML/RM"),
     ],
 )
-def test_a_driver_that_fails_is_told_from_none(monkeypatch, code, source):
+def test_a_failing_driver_is_distinguished_from_none(monkeypatch, code, source):
     import pynvml
 
     def fail():

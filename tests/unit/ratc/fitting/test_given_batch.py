@@ -274,7 +274,7 @@ def test_on_the_cpu_and_on_other_makers_cards_nothing_is_checked(compiled, card)
     assert "checked" not in said
 
 
-def test_explain_of_the_margin_tells_it_for_a_given_micro_batch_too(compiled, capsys):
+def test_explain_shows_the_margin_of_a_given_micro_batch(compiled, capsys):
     compiled(f"batch_size: {FITS}, target_batch_size: {2 * FITS}", "--no-predict")
     assert main(["explain", "spec.yaml", "memory.margin"]) == 0
     assert "kept free as a margin" in capsys.readouterr().out

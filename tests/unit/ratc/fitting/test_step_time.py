@@ -192,7 +192,7 @@ def test_facts_that_cannot_be_are_refused(spec, capsys, change, said):
     assert not Path("out").exists()
 
 
-def test_explain_says_where_the_time_goes(spec, capsys):
+def test_explain_lists_the_time_by_class_of_kernels(spec, capsys):
     spec()
     assert main(["explain", "spec.yaml", "training.batch_size"]) == 0
     out = capsys.readouterr().out

@@ -238,7 +238,7 @@ def test_the_nodes_follow_from_all_gpus_and_those_of_the_launcher(tmp_path, monk
     assert found == {"gpus_per_node": 8, "nodes": number // 8}
 
 
-def test_gpus_of_unknown_nodes_are_told(tmp_path, monkeypatch, capsys):
+def test_gpus_of_unknown_nodes_are_reported(tmp_path, monkeypatch, capsys):
     found, said = imported(tmp_path, monkeypatch, capsys, "#!/bin/bash\n#SBATCH --gpus=16\nsrun python train.py\n")
     assert found == {"num_gpus": 16}
     assert "Slurm chooses on how many nodes they run: set `resources.nodes`" in said

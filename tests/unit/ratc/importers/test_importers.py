@@ -62,7 +62,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_every_leaf_of_a_file_is_carried_or_left_and_told(path):
+def test_every_leaf_of_a_file_is_carried_or_left_and_reported(path):
     document, _ = parse(path.name, path.read_bytes().replace(b"\t", b" "))
     items = READERS[path.name](document)
     assert sorted(item.source for item in items) == sorted(".".join(names) for names, _ in keys.leaves(document.root))

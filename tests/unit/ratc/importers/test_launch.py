@@ -54,7 +54,7 @@ def program(command: str) -> tuple[str, str, list[str], str | None] | None:
         ("srun bash -c 'python train.py'", None),
     ],
 )
-def test_the_program_and_its_arguments_are_told_apart(command: str, expected: Any) -> None:
+def test_the_program_and_its_arguments_are_distinguished(command: str, expected: Any) -> None:
     assert program(command) == expected
 
 
@@ -64,7 +64,7 @@ def test_the_program_s_options_are_not_the_launcher_s() -> None:
     assert "training.precision" not in found
 
 
-def test_what_a_trainer_is_told_becomes_the_plan_s() -> None:
+def test_arguments_of_a_trainer_become_values_of_the_plan() -> None:
     options = "--per_device_train_batch_size 8 --learning_rate=2e-5 --num_train_epochs 3.0 --seed 7 --bf16 --tag seed"
     found = of(f"torchrun train.py {options} --gradient_accumulation_steps 4 --dataloader_num_workers 2")
     assert found["entrypoint.args"] == [

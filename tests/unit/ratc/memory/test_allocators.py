@@ -358,7 +358,7 @@ def test_explain_and_fit_give_the_reason(compiled, capsys):
     assert "The allocator's setting is native: expandable segments would not raise the micro-batch." in out
 
 
-def test_a_given_micro_batch_keeps_native_segments_and_is_told_of_the_others(compiled, checks_given):
+def test_a_given_micro_batch_keeps_native_segments_and_the_note_names_the_others(compiled, checks_given):
     status, _, _, said = compiled(HELPED, "batch_size: 64")
     assert "R318" in said
     assert "would fit with `allocator: expandable_segments`: micro-batch 64" in said
@@ -368,7 +368,7 @@ def test_a_given_micro_batch_keeps_native_segments_and_is_told_of_the_others(com
     assert lock["training"]["allocator"] == "expandable_segments"
 
 
-def test_one_that_fits_nowhere_natively_is_told_of_the_others(compiled, runtime):  # noqa: F811
+def test_if_nothing_fits_natively_the_help_names_expandable_segments(compiled, runtime):  # noqa: F811
     runtime(answers(**LARGE))
     status, _, _, said = compiled(only(), "allocator: native")
     assert status == 1

@@ -242,7 +242,7 @@ def test_what_a_spec_does_not_allow_is_never_asked_for():
     assert choose(search, [], Strategy(), card, (0,)) is None
 
 
-def test_a_change_is_told_as_it_stands_in_a_spec():
+def test_a_change_is_worded_as_in_a_spec():
     assert describe(FP32, FP32) is None
     assert describe(FP32, replace(FP32, image_size=(128, 96))) == "`image_size: [128, 96]`"
     assert describe(FP32, replace(FP32, attention_memory="chunked")) == "`attention_memory: chunked`"

@@ -21,9 +21,9 @@ from ratc.memory.convolutions import (  # noqa: E402
     Convolution,
     copies,
     described,
-    many,
     measured,
     parsed,
+    partial_sum_bytes,
     rule,
     signature,
     unmeasured,
@@ -93,7 +93,7 @@ def test_other_numbers_are_refused(numbers: list[int]) -> None:
 def test_the_nearest_size_that_was_measured_counts() -> None:
     """Copies grow with the images, what lies beside them does not; more than a sum a multiprocessor does."""
     key = list(signature(PLAIN, "weight"))
-    large = 2 * many(PLAIN, 132)
+    large = 2 * partial_sum_bytes(PLAIN, 132)
     points = [[100, "", 5], [PLAIN.positions, "io", 7], [16 * PLAIN.positions, "w", large]]
     known = parsed({"sums": [], "passes": [[key, points]]})  # type: ignore[list-item]
     both = 2 * (PLAIN.inputs + PLAIN.outputs)

@@ -195,7 +195,7 @@ def test_a_process_that_may_reserve_a_part_of_the_card_has_that_part():
     assert Predictor(trace()).estimate(replace(CARD, fraction=0.999), 2).outside == whole.outside  # it leaves enough
 
 
-def test_what_does_not_fit_is_told_with_its_unbounded_peak():
+def test_a_step_that_does_not_fit_has_its_unbounded_peak():
     predictor = Predictor(trace(activation=100 * MIB))
     found = predictor.estimate(CARD, 200)
     assert not found.fits

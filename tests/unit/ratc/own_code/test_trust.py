@@ -319,7 +319,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("file", "old", "new", "words"), CHANGES.values(), ids=CHANGES)
-def test_check_says_what_moved(file, old, new, words, own, capsys):
+def test_check_names_own_code_that_changed(file, old, new, words, own, capsys):
     Path(file).write_text(Path(file).read_text().replace(old, new))
     for command in (["check"], ["compile", "spec.yaml", "--check"]):
         assert main(command) == 1
@@ -344,7 +344,7 @@ def test_diff_says_what_moved_between_two_revisions(own, capsys):
         assert "breaks resume" in said
 
 
-def test_a_module_that_goes_or_comes_is_told(own, capsys):
+def test_a_module_that_goes_or_comes_is_reported(own, capsys):
     Path("helpers.py").unlink()
     assert main(["check"]) == 1
     assert "your own code `helpers.py` has changed since" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def told(*arguments: str, capsys) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", NAMES.split())
-def test_a_name_tells_a_secret(name):
+def test_a_secret_is_recognised_by_its_name(name):
     assert names_secret(name)
     assert redact.plain(name, "swordfish") == redact.STARS
     assert list(redact.found("environment.variables", {name: "swordfish"}, strict=True)) == [
@@ -103,7 +103,7 @@ def test_words_of_models_are_no_secrets():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_form_tells_a_secret_wherever_it_stands(form):
+def test_a_secret_is_recognised_by_its_form_anywhere(form):
     text = f"before {FORMS[form]} behind"
     assert redact.has_secret(text)
     shown = redact.redact(text)

@@ -135,7 +135,7 @@ def test_bad_search_spaces_are_shown_at_their_line(tmp_path, capsys, space, code
         ("target_batch_size: 32", "learning_rate: [1.0e-4, 1.0e-2]", None),
     ],
 )
-def test_a_micro_batch_that_varies_under_a_fixed_global_batch_is_told(tmp_path, capsys, training, space, told):
+def test_a_micro_batch_that_varies_under_a_fixed_global_batch_is_reported(tmp_path, capsys, training, space, told):
     (tmp_path / "spec.yaml").write_text(
         f"experiment_name: demo\ndata: {{data_dir: .}}\ntraining: {{{training}}}\n"
         f"resources: {{num_gpus: 0, cpus: 2}}\ntuning: {{search_space: {{{space}}}}}\n"

@@ -121,7 +121,7 @@ def test_what_the_run_says_itself_comes_before_all_that_follows_from_it() -> Non
     assert cause.helps == ("repair it", "it is about spec.yaml:3:3: `data.data_dir`")
 
 
-def test_a_consequence_is_told_if_its_cause_is_not_found() -> None:
+def test_a_consequence_is_reported_if_its_cause_is_not_found() -> None:
     assert the_cause(evidence("error[R561]: the launcher ended with status 0\nerror[R514]: gone")).code == "R561"
     assert the_cause(evidence("error[R514]: gone\n" + TRACEBACK)).code == "R609"
 

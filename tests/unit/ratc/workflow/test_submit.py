@@ -289,7 +289,7 @@ def test_variables_that_would_change_the_job_are_set_aside(slurm: Place) -> None
     assert "output_dir: elsewhere" in (slurm.artifacts / "lock.yaml").read_text()
 
 
-def test_a_shell_that_exports_nothing_to_jobs_is_told_and_set_aside(slurm: Place) -> None:
+def test_a_variable_that_would_change_what_sbatch_exports_is_ignored_with_a_warning(slurm: Place) -> None:
     status, _, err = slurm.submit(SBATCH_EXPORT="NONE", MINE="1")
     assert status == 0, err
     assert "warning[R418]: `SBATCH_EXPORT` would change" in err

@@ -132,7 +132,7 @@ def test_a_log_can_be_given(job: Place, capsys: pytest.CaptureFixture[str]) -> N
     assert "R001" in capsys.readouterr().err
 
 
-def test_it_is_told_as_json_too(job: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cause_is_written_as_json(job: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["why", "--format", "json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert [one["code"] for one in document["findings"]] == ["R506"]

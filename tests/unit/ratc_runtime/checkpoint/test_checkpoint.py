@@ -94,17 +94,17 @@ def test_a_kill_before_the_links_is_made_good_if_nothing_is_left_to_train(
     checkpoints = make(tmp_path, checkpoint__keep_last=1)
     save(checkpoints, 1, best=[1])
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "_settle", lambda *_: None)  # as if killed there
+        patch.setattr(Checkpoints, "_update_links", lambda *_: None)  # as if killed there
         save(checkpoints, 2, best=[2, 1])
     assert os.readlink(checkpoints.path("last")) == "epoch-0001-step-000000.pt"
     again = make(tmp_path, checkpoint__keep_last=1)
     assert again.load_last()["epoch"] == 2
-    again.tidy([Place(2, 0), Place(1, 0)])
+    again.clean_up([Place(2, 0), Place(1, 0)])
     assert listed(again) == ["best.pt", "epoch-0002-step-000000.pt", "last.pt"]
     assert os.readlink(again.path("last")) == os.readlink(again.path("best")) == "epoch-0002-step-000000.pt"
 
 
-def test_a_checkpoint_that_cannot_be_removed_is_told_once(
+def test_a_checkpoint_that_cannot_be_removed_is_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(path: Path) -> None:
@@ -268,7 +268,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
     assert not same(content["model"], dict(checkpoints.engine.module.state_dict()))
 
 
-def test_a_failure_in_the_background_is_told_and_agreed_on(
+def test_a_failed_save_in_the_background_is_reported_and_agreed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: Any) -> None:

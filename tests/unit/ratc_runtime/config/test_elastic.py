@@ -112,7 +112,7 @@ def test_a_reduction_of_one_number_of_nodes_is_not_taken_on_another(tmp_path: Pa
     assert Split(lock, "sha", tmp_path, fresh=False).lock == lock
 
 
-def test_a_program_is_told_the_values_of_its_nodes_and_keeps_its_checkpoints() -> None:
+def test_a_program_gets_the_values_of_its_node_count_and_keeps_its_checkpoints() -> None:
     given = yaml.safe_load((CASES / "entrypoint-script/expected/lock.yaml").read_text())
     given["parallel"] |= {"nodes": 2, "processes_per_node": 2, "world_size": 4}
     given["training"] |= {"global_batch_size": 16, "micro_batch_size": 4, "gradient_accumulation_steps": 1}

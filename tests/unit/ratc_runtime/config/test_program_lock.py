@@ -116,9 +116,7 @@ def test_any_value_in_any_place_is_read_or_refused(tmp_path: Path, data: st.Data
         text.encode()
 
 
-def test_what_only_the_built_in_loop_has_says_so_of_a_program_s_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_built_in_loop_refuses_the_lock_of_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ratc_runtime
     from ratc_runtime.config.lock import read_lock
 

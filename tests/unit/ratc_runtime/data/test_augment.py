@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_named(
     assert caught.value.code == code
 
 
-def test_numbers_outside_of_0_and_1_are_not_cut_off_in_silence() -> None:
+def test_numbers_outside_of_0_and_1_are_not_clipped_silently() -> None:
     scan = torch.randn(1, 16, 16) * 5
     with pytest.raises(RuntimeFinding, match="ColorJitter needs images between 0 and 1"):
         one("ColorJitter")(scan, scan > 0, 0)

@@ -99,7 +99,7 @@ def test_what_is_no_table_is_not_read(tmp_path: Path) -> None:
             ClassTable(tmp_path, "val", (4, 4), 1, file=name)  # type: ignore[arg-type]
 
 
-def test_a_file_of_nearly_the_name_is_told_and_missing_ones_may_be_left_out(tmp_path: Path) -> None:
+def test_a_file_with_a_similar_name_is_suggested_and_missing_ones_may_be_left_out(tmp_path: Path) -> None:
     text = "path,label,split\na.png,0,val\nB.png,1,val\nx/c.png,1,val\n"
     table(tmp_path, text, "a.png", "b.png", name="other.csv")
     with pytest.raises(RuntimeFinding) as raised:

@@ -16,7 +16,7 @@ from tests.unit.ratc_runtime.data.test_survey import lock_with, look
 
 
 @pytest.mark.parametrize(("folder", "lacking"), [("masks", 4), ("images", 2)])
-def test_of_several_samples_without_a_file_the_number_and_the_first_are_told(
+def test_the_number_of_samples_without_a_file_and_the_first_are_reported(
     project: Path, folder: str, lacking: int
 ) -> None:
     ending = "_segmentation" if folder == "masks" else ""
@@ -29,7 +29,7 @@ def test_of_several_samples_without_a_file_the_number_and_the_first_are_told(
     assert raised.value.message == f"{lacking} of 10 samples of split train lack a file: {told}"
 
 
-def test_of_several_samples_with_two_files_the_number_is_told(project: Path) -> None:
+def test_the_number_of_samples_with_two_files_is_reported(project: Path) -> None:
     for number in range(2):
         path = project / f"data/images/train{number}.png"
         shutil.copy(path, path.with_suffix(".PNG"))

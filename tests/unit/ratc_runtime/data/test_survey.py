@@ -23,7 +23,7 @@ from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.loading import left_out
 from ratc_runtime.data.shared_cache import SharedCache
 from ratc_runtime.data.sources import open_split
-from ratc_runtime.data.survey import Survey, first_look, never_there, search, spread, survey
+from ratc_runtime.data.survey import Survey, absent_classes, first_look, search, spread, survey
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks import make_task
@@ -151,7 +151,7 @@ def test_classes_that_never_occur_are_named(project: Path, capsys: pytest.Captur
     said = capsys.readouterr().err
     assert "[R572] `wall` never occurs in the 10 samples of train" in said
     task = make_task(lock_with(**THREE))
-    assert "`background`, `cell`, `wall` never occur in" in never_there("val", Survey(4, read=4), task).message
+    assert "`background`, `cell`, `wall` never occur in" in absent_classes("val", Survey(4, read=4), task).message
 
 
 def test_of_objects_it_is_known_for_every_image_which_classes_never_occur(
@@ -368,7 +368,7 @@ def test_a_file_that_is_nearly_called_so_is_named(
     assert helps in raised.value.help
 
 
-def test_of_several_images_that_are_not_there_the_number_is_told(tmp_path: Path) -> None:
+def test_the_number_of_missing_images_is_reported(tmp_path: Path) -> None:
     names = [f"x{number}.png" for number in range(5)]
     images = [{"id": 10 + n, "file_name": name, "width": 40, "height": 20} for n, name in enumerate(names)]
     coco(tmp_path, images=images, annotations=[])
@@ -379,7 +379,7 @@ def test_of_several_images_that_are_not_there_the_number_is_told(tmp_path: Path)
     assert CocoDetection(tmp_path, "train", (40, 40), channels=1, skip_missing=True).missing == names
 
 
-def test_masks_without_background_are_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks_without_background_are_reported(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blank(project / "data", "train", 255)
     look(project / "data")
     assert "[R572] `background` never occurs in the 10 samples of train" in capsys.readouterr().err
@@ -399,7 +399,9 @@ def test_an_image_is_in_one_split_and_once(tmp_path: Path) -> None:
     assert "2 images in both" in raised.value.note
 
 
-def test_boxes_that_may_be_two_corners_or_copies_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_boxes_that_may_be_two_corners_or_copies_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     box = {"image_id": 7, "category_id": 1}
     corners = [{"id": 1, **box, "bbox": [20, 5, 38, 18]}]
     copies = [{"id": n, **box, "bbox": [1, 1, 9, 9]} for n in (2, 3)]

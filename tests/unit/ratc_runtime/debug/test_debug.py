@@ -107,7 +107,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "debug.jsonl").read_text().splitlines()]
 
 
-def test_a_step_is_told_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_of_a_step_equals_the_step_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, twin = run_of(tmp_path), run_of(tmp_path / "twin")
     result = step(run, Inspector(run))
 
@@ -166,7 +166,7 @@ def test_r526_names_the_first_output_that_is_not_finite(tmp_path: Path) -> None:
     assert lines(tmp_path)[1]["micro_batches"][0]["output"]["output"]["not_finite"] == 128
 
 
-def test_r526_tells_input_weights_and_loss_apart(tmp_path: Path) -> None:
+def test_r526_distinguishes_input_weights_and_loss(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     inspector = Inspector(run)
     image, target = batches()[0]

@@ -6,7 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from ratc_runtime.distributed.launch_environment import LaunchEnvironment, adopt, detect, expand, record
+from ratc_runtime.distributed.launch_environment import (
+    LaunchEnvironment,
+    detect,
+    expand,
+    record,
+    set_torchrun_variables,
+)
 
 SLURM = {"SLURM_JOB_ID": "71", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 STEP = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "n[1-2]"}
@@ -78,7 +84,7 @@ def test_a_broken_host_list_is_an_error(hostlist):
 
 def test_a_bare_srun_is_given_torchruns_variables():
     environment = {**SLURM, **STEP, "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
-    adopt(environment)
+    set_torchrun_variables(environment)
     given = {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
     assert given == {
         "RANK": "3",
@@ -94,13 +100,13 @@ def test_a_bare_srun_is_given_torchruns_variables():
 @pytest.mark.parametrize("environment", [{}, SLURM, {**SLURM, **STEP, **TORCHRUN}, {**LSF}])
 def test_who_is_alone_or_has_its_variables_keeps_them(environment):
     before = dict(environment)
-    adopt(environment)
+    set_torchrun_variables(environment)
     assert environment == before
 
 
 def test_jsruns_first_host_is_the_launch_node():
     environment = {**LSF, **JSRUN}
-    adopt(environment)
+    set_torchrun_variables(environment)
     assert environment["MASTER_ADDR"] == "h1"
     assert record({}) is None
 

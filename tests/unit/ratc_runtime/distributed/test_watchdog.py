@@ -19,7 +19,7 @@ import torch
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.data.loading import Loader
 from ratc_runtime.distributed import heartbeat, phases, watchdog
-from ratc_runtime.distributed.heartbeat import Beat, Heartbeats, born
+from ratc_runtime.distributed.heartbeat import Beat, Heartbeats, process_start_time
 from ratc_runtime.distributed.phases import phase
 from ratc_runtime.distributed.watchdog import Watchdog
 from ratc_runtime.distributed.world import World, group_timeout
@@ -66,7 +66,7 @@ class Samples:
         return {"image": torch.zeros(1, 4, 4), "target": torch.zeros(1, 4, 4)}
 
 
-def test_the_running_code_tells_what_the_main_thread_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watchdog_knows_the_phase_of_the_main_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = read_lock(write_lock(tmp_path))
     model, forward = torch.nn.Conv2d(1, 1, 1), []
 
@@ -163,7 +163,7 @@ def beat(rank: int, pid: int, **changes: Any) -> Beat:
         "rank": rank,
         "host": os.uname().nodename,
         "pid": pid,
-        "born": born(pid),
+        "born": process_start_time(pid),
         "count": 1,
         "marks": 1,
         "seconds": 0.0,
@@ -273,7 +273,7 @@ def test_who_is_named(
     dog._heard = dict.fromkeys(heard, dog._count)
     for rank in range(3):
         dog._beats[rank] = beat(rank, os.getpid(), marks=marks[rank], waiting=waiting[rank])
-    assert dog._suspects() == expected
+    assert dog._stuck_ranks() == expected
 
 
 def test_a_rank_that_beats_a_little_late_answers_and_one_that_stopped_does_not(tmp_path: Path) -> None:
@@ -285,12 +285,12 @@ def test_a_rank_that_beats_a_little_late_answers_and_one_that_stopped_does_not(t
     for count, answers in ((1, False), (1, False), (2, True), (2, True), (2, True), (3, True)):
         other.write(beat(1, os.getpid(), count=count))
         dog._count_time(dog.tick)
-        dog._hear([1])
-        assert (1 in dog._answering()) == answers, count
+        dog._read_beats([1])
+        assert (1 in dog._alive_ranks()) == answers, count
     for look in range(1, 8):
         dog._count_time(dog.tick)
-        dog._hear([1])
-        assert (1 in dog._answering()) == (look <= watchdog.LOOKS), look
+        dog._read_beats([1])
+        assert (1 in dog._alive_ranks()) == (look <= watchdog.LOOKS), look
 
 
 def hanging(folder: Path, code: str) -> subprocess.CompletedProcess[str]:

@@ -281,7 +281,7 @@ def test_nobody_without_the_key_is_heard_and_nobody_speaks_for_another() -> None
         for key, start, rank in ((b"other", "7.0", 1), (KEY, "6.0", 1), (KEY, "7.0", 0), (KEY, "7.0", 3)):
             line = join("localhost", head.port, key, start, rank, soon)
             with pytest.raises(Silence):
-                line.hear(soon)  # it is closed
+                line.receive(soon)  # it is closed
         with socket.create_connection(("localhost", head.port)) as raw:
             raw.sendall(b"       1" + b"x" * 100 + b"\n")
             assert raw.recv(1) == b""
@@ -289,18 +289,18 @@ def test_nobody_without_the_key_is_heard_and_nobody_speaks_for_another() -> None
         one = join("localhost", head.port, KEY, "7.0", 1, soon)
         again = join("localhost", head.port, KEY, "7.0", 1, soon)
         with pytest.raises(Silence):
-            again.hear(soon)
+            again.receive(soon)
         lines = [one, join("localhost", head.port, KEY, "7.0", 2, soon)]
         head.wait(soon)
         assert sorted(head.lines) == [1, len(lines)]
         # Both directions, in order.
-        head.lines[1].tell({"do": "alone"})
-        assert one.hear(soon) == {"do": "alone"}
-        one.tell({"a": 1})
-        one.tell({"b": 2})
-        assert [head.lines[1].hear(soon), head.lines[1].hear(soon)] == [{"a": 1}, {"b": 2}]
+        head.lines[1].send({"do": "alone"})
+        assert one.receive(soon) == {"do": "alone"}
+        one.send({"a": 1})
+        one.send({"b": 2})
+        assert [head.lines[1].receive(soon), head.lines[1].receive(soon)] == [{"a": 1}, {"b": 2}]
     finally:
-        head.close_door()
+        head.stop_listening()
     # The port is free at once, and who comes late finds nobody.
     with pytest.raises(Silence):
         join("localhost", head.port, KEY, "7.0", 2, time.monotonic() + 0.5)
@@ -316,9 +316,9 @@ def test_a_word_that_makes_no_sense_is_silence(word: bytes) -> None:
         head.wait(soon)
         line._socket.sendall(line._code("node 1", 1, word) + b" " + word + b"\n")
         with pytest.raises(Silence):
-            head.lines[1].hear(soon)
+            head.lines[1].receive(soon)
     finally:
-        head.close_door()
+        head.stop_listening()
 
 
 def test_a_start_of_several_nodes_needs_the_key_of_its_script(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_trainer_with_other_values_is_refused(make_plan: Any, batch: int, more
     assert not (plan.output_dir / "results.json").exists()
 
 
-def test_the_end_is_told_with_the_last_scores(make_plan: Any) -> None:
+def test_the_last_scores_are_recorded_at_the_end(make_plan: Any) -> None:
     plan = make_plan()
     fit(plan, Line(plan.output_dir))
     found = results(plan.output_dir)

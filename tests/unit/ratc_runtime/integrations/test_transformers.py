@@ -106,7 +106,7 @@ def test_a_stop_file_saves_and_ends_the_training(make_plan: Any) -> None:
     assert not (plan.output_dir / "results.json").exists()
 
 
-def test_the_end_is_told_with_the_last_scores(make_plan: Any) -> None:
+def test_the_last_scores_are_recorded_at_the_end(make_plan: Any) -> None:
     plan = make_plan()
     state = TrainerState(global_step=20, log_history=[{"loss": 2.0, "step": 10}, {"loss": 1.0, "eval_loss": 3.0}])
     adapter.PlanCallback(plan).on_train_end(of_trainer(), state, TrainerControl())

@@ -279,7 +279,9 @@ def hold(tmp_path: Path) -> Iterator[Any]:
         process.stdout.close()  # type: ignore[union-attr]
 
 
-def test_a_second_run_is_refused_and_told_by_whom(tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_is_refused_with_the_holder_of_the_folder(
+    tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(folder_lock, "PATIENCE", 0.3)
     first = hold(SLURM_JOB_ID="4711")
     with pytest.raises(RuntimeFinding, match="R517") as caught:

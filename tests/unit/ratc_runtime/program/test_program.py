@@ -52,7 +52,7 @@ def results(folder: Path = Path("outputs/demo")) -> dict[str, Any]:
     return found
 
 
-def test_a_script_is_told_the_plan_in_three_ways(start: Any, tmp_path: Path) -> None:
+def test_a_script_gets_the_plan_in_three_ways(start: Any, tmp_path: Path) -> None:
     entrypoint = r'{script: train.py, args: [--batch, "${micro_batch_size}", "a b\n\"c\" *", "$${seed}", 7, "${lock}"]}'
     done = start(entrypoint, train=TELLS)
     assert done.returncode == 0, done.stderr
@@ -247,7 +247,7 @@ def test_the_first_node_waits_for_the_others(start: Any, tmp_path: Path, monkeyp
     assert results(Path("o"))["status"] == "finished"
 
 
-def test_without_a_launcher_the_place_among_others_is_told(start: Any, tmp_path: Path) -> None:
+def test_without_a_launcher_rank_and_rendezvous_are_set(start: Any, tmp_path: Path) -> None:
     start("{command: [env]}")
     lock = program.read_any(tmp_path / "out/lock.yaml")
     assert isinstance(lock, program.ProgramLock)

@@ -118,10 +118,10 @@ def test_a_journal_keeps_what_was_handed_over_until_it_is_settled(tmp_path: Path
     journal.deliver(found.extend, 1, settled=False)
     assert [record["step"] for record in found] == [1, 2]
     assert journal.waiting() == 2
-    journal.again()
+    journal.resend()
     journal.deliver(found.extend, 1, settled=False)
     assert [record["step"] for record in found] == [1, 2, 1, 2]
-    journal.settle()
+    journal.mark_sent()
     assert journal.waiting() == 0
     assert (tmp_path / "j.jsonl").stat().st_size == 0
 

@@ -62,7 +62,7 @@ def engine_of(net: Net, lock: Lock) -> Any:
     return SimpleNamespace(
         world=World(0, 1, torch.device("cpu")),
         module=net,
-        alone=net,
+        local_module=net,
         deepspeed=False,
         optimizer=make_optimizer(net, lock),
         autocast=contextlib.nullcontext,
@@ -151,7 +151,7 @@ def test_other_optimizers_run_and_leave_no_trace(lock: Lock, monkeypatch: pytest
         assert same(before, (net.state_dict(), engine.optimizer.state_dict()))
 
 
-def test_a_state_that_a_checkpoint_brought_is_not_made_again(lock: Lock) -> None:
+def test_an_optimizer_state_of_a_checkpoint_is_not_created_again(lock: Lock) -> None:
     net = Net()
     engine = engine_of(net, lock)
     criterion(net(torch.rand(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8)).backward()  # type: ignore[no-untyped-call]

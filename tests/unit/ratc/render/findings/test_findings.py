@@ -54,7 +54,7 @@ def test_good_and_bad_specs_in_every_form(folder, capsys, words, form):
             assert {item.get("code") or item["ruleId"] for item in found} == codes
 
 
-def test_check_tells_in_a_form_too(folder, capsys):
+def test_check_writes_its_findings_in_other_forms(folder, capsys):
     Path("spec.yaml").write_text(GOOD)
     assert main(["compile", "spec.yaml"]) == 0
     assert json.loads(told(capsys, ["check"], "json")[1])["findings"] == []
@@ -95,7 +95,7 @@ def test_what_stands_in_no_file_has_no_place(folder, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["text", "json", "sarif", "github", "markdown"])
-def test_no_form_tells_a_secret(folder, capsys, form):
+def test_no_output_form_shows_a_secret(folder, capsys, form):
     Path("spec.yaml").write_text(GOOD + f"seed: {TOKEN}\n")
     main(["validate", "spec.yaml", "--format", form])
     said = capsys.readouterr()
@@ -198,7 +198,7 @@ def test_a_difference_is_shown_beside_its_line(folder, capsys):
     assert (status, out) == (0, "")
 
 
-def test_explain_tells_values_in_markdown_and_pages_in_json(folder, capsys):
+def test_explain_writes_values_as_markdown_and_pages_as_json(folder, capsys):
     Path("spec.yaml").write_text(GOOD)
     status, out = told(capsys, ["explain", "spec.yaml", "training.global_batch_size"], "markdown")
     assert status == 0
@@ -232,7 +232,7 @@ def test_sarif_names_files_as_uris(name, artifact):
 
 
 @pytest.mark.parametrize("form", ["json", "sarif", "github", "markdown"])
-def test_import_tells_what_it_left_in_every_form(form, tmp_path, capsys):
+def test_import_reports_what_it_left_out_in_every_form(form, tmp_path, capsys):
     (tmp_path / "job.sbatch").write_text("#!/bin/bash\n#SBATCH --gres=gpu:a100:4\nsrun python train.py\n")
     assert main(["import", str(tmp_path / "job.sbatch"), "--format", form]) == 0
     out, err = capsys.readouterr()

@@ -195,7 +195,7 @@ def test_the_timeline_is_drawn_in_colours_that_the_style_knows(tmp_path):
     assert lines - {"#222222", "#000000"} <= known
 
 
-def test_comments_and_directives_are_told_apart():
+def test_comments_and_directives_are_distinguished():
     shell, lock, _ = (code.file(*file) for file in pages.FILES)
     kinds = [[piece.kind for piece in line] for line in shell.lines]
     assert kinds == [["comment"], ["directive"], ["comment"], ["", "comment"]]
@@ -256,7 +256,7 @@ def test_a_lock_whose_spec_is_gone_still_has_a_page(tmp_path):
     assert "lock.yaml" in text
 
 
-def test_a_sweep_is_told_with_its_points(tmp_path):
+def test_a_sweep_is_reported_with_its_points(tmp_path):
     (tmp_path / "spec.yaml").write_text(pages.SPEC + "sweep: {grid: {seed: [1, 2, 3]}}\n")
     status, out, err = ratc("report", "spec.yaml", "--target", "slurm", "-o", "-", folder=tmp_path)
     assert status == 0, err

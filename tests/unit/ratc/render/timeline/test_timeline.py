@@ -15,7 +15,7 @@ from ratc.memory.compose import ALL_KINDS, compose
 from ratc.memory.estimate import Breakdown, Predictor
 from ratc.memory.trace import parse
 from ratc.memory.zero import Strategy
-from ratc.render.timeline import GROUPS, Drawing, grid, layers, stretches
+from ratc.render.timeline import GROUPS, Drawing, grid, layers, phase_spans
 from ratc.render.timeline import svg as drawn
 from tests.helpers import made_traces
 from tests.places import ROOT
@@ -45,8 +45,8 @@ def test_every_kind_of_a_program_is_drawn():
     assert program.start <= program.marks[0][0] < program.marks[-1][0] < len(program.ops)
 
 
-def test_the_phases_of_a_step_are_told_as_stretches_without_gaps():
-    found = stretches(drawing())
+def test_the_phases_of_a_step_have_no_gaps():
+    found = phase_spans(drawing())
     assert [name for _, _, name in found] == ["forward", "backward", "update"]
     assert found[0][0] == 0
     assert found[-1][1] == 1
@@ -68,7 +68,7 @@ def test_layers_add_up_to_what_is_alive():
 @pytest.mark.parametrize(
     ("cap", "said"), [(8 * GIB, "margin taken off: 8.00 GiB"), (300 * GIB, "300.0 GiB, far above")]
 )
-def test_the_cap_is_drawn_to_scale_or_told(cap, said):
+def test_the_cap_is_drawn_to_scale_or_reported(cap, said):
     text = drawn.svg(drawing(cap))
     assert said in words(text)
     step, top = grid(drawing(cap))
@@ -192,7 +192,7 @@ def test_a_measured_choice_claims_no_parts():
         (("num_gpus: 1, gpu: a100-40", "num_gpus: 0"), "No memory is predicted: it trains on the CPU."),
     ],
 )
-def test_where_nothing_is_predicted_one_line_says_so(runtime, tmp_path, capsys, change, said):  # noqa: F811
+def test_if_nothing_is_predicted_one_line_gives_the_reason(runtime, tmp_path, capsys, change, said):  # noqa: F811
     from tests.unit.ratc.cli.test_fit import SPEC
 
     calls = runtime(answers())

@@ -75,7 +75,7 @@ def test_slices_are_brains_with_white_matter_inside(brain: Path) -> None:
             assert not image[:, [0, -1]].any()
 
 
-def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     with pytest.raises(SampleDataError, match="not empty"):

@@ -111,7 +111,7 @@ def test_categories_of_one_name_are_refused(tmp_path: Path) -> None:
     assert "their ids are 18, 90" in raised.value.note
 
 
-def test_boxes_of_negative_size_are_told_from_others_that_are_left_out(tmp_path: Path, capsys: Any) -> None:
+def test_boxes_of_negative_size_are_counted_apart_from_others_left_out(tmp_path: Path, capsys: Any) -> None:
     boxes = [
         {"image_id": 7, "category_id": 1, "bbox": box} for box in ([20, 15, -8, -8], [9, 9, 0.5, 0.5], [2, 2, 5, 5])
     ]
@@ -136,7 +136,7 @@ def test_layouts_in_the_wild_are_found_and_other_classes_refused(tmp_path: Path)
     assert CocoDetection(tmp_path, "val", (40, 40), skip_missing=True).missing == ["7.png"]
 
 
-def test_splits_with_other_categories_and_more_objects_than_queries_are_told(tmp_path: Path, capfd: Any) -> None:
+def test_splits_with_other_categories_and_more_objects_than_queries_are_reported(tmp_path: Path, capfd: Any) -> None:
     coco(tmp_path)
     coco(tmp_path, "val", categories=[{"id": n, "name": name} for n, name in ((1, "dog"), (18, "person"), (90, "cat"))])
     data = {split: CocoDetection(tmp_path, split, (40, 40)) for split in ("train", "val")}

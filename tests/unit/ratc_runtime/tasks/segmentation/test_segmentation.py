@@ -93,7 +93,7 @@ def test_scores_by_class_and_one_that_is_nowhere() -> None:
     assert found["dice"] == pytest.approx(3 / 7)
 
 
-def test_a_model_that_gives_another_shape_is_told_so() -> None:
+def test_a_model_with_outputs_of_another_shape_is_refused() -> None:
     for loss, target in ((CrossEntropy(3, None), torch.zeros(2, 4, 4).long()), (Bce(), torch.zeros(2, 1, 4, 4))):
         with pytest.raises(RuntimeFinding, match=r"R538.*2x2x4x4") as raised:
             loss(torch.zeros(2, 2, 4, 4), target)
