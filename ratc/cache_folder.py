@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 
 from ratc import files
+from ratc.console import say
 
 #: Seconds after which an unfinished file has no owner: no trace takes so long.
 _UNFINISHED_S = 86_400
@@ -50,10 +51,7 @@ def keep(path: str, data: bytes, most: int) -> None:
     except OSError as error:
         if place not in _told:
             _told.add(place)
-            print(
-                f"ratc: cannot write the cache {place}: {error.strerror}; set RATC_CACHE to another folder",
-                file=sys.stderr,
-            )
+            say(f"ratc: cannot write the cache {place}: {error.strerror}; set RATC_CACHE to another folder")
 
 
 def _prune(place: str, most: int) -> None:

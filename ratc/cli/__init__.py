@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         if os.environ.get("RATC_TRACEBACK"):
             raise
-        if isinstance(error, OSError) and error.filename is not None:
+        if isinstance(error, OSError) and (error.filename is not None or _folder_is_gone()):
             return _unusable(error, running.get(RUNNING, "ratc"))
         say(f"ratc: internal error: {type(error).__name__}: {error}")
         print("ratc: this is a bug of ratc; set RATC_TRACEBACK=1 to see the traceback", file=sys.stderr)
@@ -214,14 +214,26 @@ def _misuse(message: str, name: str, known: Iterable[str], ctx: click.Context) -
 
 
 def _unusable(error: OSError, command: str) -> int:
-    """Print that a needed file or folder cannot be used; returns the exit status 1. Code: R451."""
+    """Print that a needed file or folder cannot be used; returns the exit status 1. Codes: R001, R451."""
     from ratc.diagnostics import Diagnostic
     from ratc.workflow import findings
+    from ratc.workflow.read import FOLDER_GONE
 
+    if _folder_is_gone():
+        findings.show((FOLDER_GONE,), command)
+        return 1
     message = f"cannot use `{os.fspath(error.filename)}`: {error.strerror}"
     helps = ("check that it exists and that you may use it, then run the command again",)
     findings.show((Diagnostic("R451", message, helps=helps),), command)
     return 1
+
+
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _overview() -> str:

@@ -28,7 +28,7 @@ def compiled(paths: Sequence[str]) -> Iterator[str]:
         start = path if os.path.isdir(path) else os.path.dirname(path) or "."
         os.scandir(start).close()  # os.walk passes over a folder that cannot be listed
         if not os.stat(start).st_nlink:
-            raise FileNotFoundError(errno.ENOENT, "the folder was removed", path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         for folder, below, names in os.walk(start):
             below[:] = sorted(name for name in below if name not in _SKIPPED)
             if _is_compiled(folder, names) and (real := os.path.realpath(folder)) not in seen:

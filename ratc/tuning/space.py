@@ -76,7 +76,7 @@ def read(
     if not section.value:
         found.append(Diagnostic("R336", "the search space has no keys", section.key_span or section.span))
     for key, node in section.value.items():
-        path = full_path(key)
+        path = full_path(key, schema)
         wrong = _wrong_key(key, path, node, schema)
         if wrong:
             found.append(wrong)
@@ -94,19 +94,11 @@ def read(
     return entries, found
 
 
-def full_path(key: str) -> str:
-    """Return the dotted path of a key; short names, as in options, are taken too."""
-    return SHORT_NAMES.get(key.replace("_", "-"), key if "." in key else _SECTIONLESS.get(key, key))
-
-
-#: Names that people give without their section.
-_SECTIONLESS = {
-    "weight_decay": "training.weight_decay",
-    "optimizer": "training.optimizer",
-    "scheduler": "training.scheduler",
-    "warmup_epochs": "training.warmup_epochs",
-    "loss": "training.loss",
-}
+def full_path(key: str, schema: dict[str, Any]) -> str:
+    """Return the dotted path of a key. Short names, as in options, are taken too, and keys of `training` without it."""
+    short = SHORT_NAMES.get(key.replace("_", "-"))
+    within = f"training.{key}"
+    return short or (within if subschema(schema, key) is None and subschema(schema, within) is not None else key)
 
 
 def inline(value: Any) -> str:

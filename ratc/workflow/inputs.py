@@ -14,7 +14,7 @@ from ratc.diagnostics import Diagnostic, has_errors
 from ratc.fitting.open_batch import is_open, predicted_from
 from ratc.plan import Plan, Values
 from ratc.workflow import start_weights
-from ratc.workflow.read import read
+from ratc.workflow.read import FOLDER_GONE, read
 from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import Document
 
@@ -63,10 +63,7 @@ def load(request: CompileRequest) -> Loaded:
     try:
         shell_folder = os.path.relpath(os.getcwd(), folder or ".")
     except FileNotFoundError:
-        gone = Diagnostic(
-            "R001", "the current folder of the shell does not exist any more", helps=("change into another one",)
-        )
-        return Loaded(Inputs(spec), None, (*found, gone))
+        return Loaded(Inputs(spec), None, (*found, FOLDER_GONE))
     inputs = Inputs(spec, overlays, overrides, shell_folder)
     document, diagnostics = compiler.layered(inputs)
     found += diagnostics

@@ -9,6 +9,10 @@ from ratc.compiler import File
 from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.yaml.parse import MAX_BYTES
 
+FOLDER_GONE = Diagnostic(
+    "R001", "the current folder of the shell does not exist any more", helps=("change into another one",)
+)
+
 
 def read(path: str, layer: str = "spec", named: bool = False) -> tuple[File | None, Diagnostic | None]:
     """Read a file of at most ``MAX_BYTES``. Codes: R001, R006.

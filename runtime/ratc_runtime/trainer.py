@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ratc_runtime import preflight
+from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.models.import_callable import name_of
 from ratc_runtime.output import atomic
@@ -82,7 +83,8 @@ class UnifiedTrainer:
         """Train to the end or to a stop request; return the content of results.json, on every rank.
 
         A run that was stopped or killed continues from its last checkpoint. A finished one is not repeated unless
-        `fresh`. Raises RuntimeFinding (R5xx) for errors that you can fix, and any exception of the caller's own code.
+        `fresh`. Raises RuntimeFinding (R5xx) for errors that you can fix, TypeError if the configuration is neither a
+        path nor a mapping, and any exception of the caller's own code.
         """
         return self.train_since(time.perf_counter())
 
@@ -137,10 +139,14 @@ class UnifiedTrainer:
             data.setdefault("dataset", name_of(self._datasets["train"]))
         if self._criterion is not None:
             content["training"] = {"loss": name_of(self._criterion), **(config.get("training") or {})}
+        try:
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        except yaml.YAMLError as error:
+            raise RuntimeFinding("R544", "the mapping holds a value that a spec cannot hold", str(error)) from None
         prepare_output(folder)
         path = folder / "spec.yaml"
         # Every rank writes the same bytes; a reader must not meet half of them.
-        atomic.write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True), shared=True)
+        atomic.write_text(path, text, shared=True)
         return path
 
     def _compiled(self, spec: Path) -> tuple[Path, Path]:
@@ -167,8 +173,11 @@ def _is_lock(path: Path) -> bool:
     error.
     """
     try:
-        return path.name == LOCK or b"\nlock_version:" in b"\n" + path.read_bytes()[:4096]
-    except OSError:
+        if path.name == LOCK:
+            return True
+        with open_regular(path) as file:
+            return b"\nlock_version:" in b"\n" + file.read(4096)
+    except (OSError, ValueError):  # a name with a null character
         return path.suffix != ".yaml" or not path.exists()
 
 

@@ -48,6 +48,25 @@ def test_a_terminal_without_unicode_gets_escapes(tmp_path, words):
     assert "\\u2" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "words", [("check",), ("trust",), ("why",), ("init",), ("compile", "{}/spec.yaml"), ("schema",)]
+)
+def test_a_working_folder_that_was_removed_is_said(tmp_path, words):
+    small_spec(tmp_path)
+    (tmp_path / "gone").mkdir()
+    line = 'cd "$1"/gone && rmdir "$1"/gone && shift && exec "$@"'
+    command = [sys.executable, "-m", "ratc", *(word.format(tmp_path) for word in words)]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
+    done = subprocess.run(
+        ["sh", "-c", line, "sh", tmp_path, *command], env=environment, capture_output=True, text=True, check=False
+    )
+    if words == ("schema",):
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert done.returncode == 1
+        assert done.stderr.startswith("error[R001]: the current folder of the shell does not exist any more\n")
+
+
 def test_a_list_of_trust_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     done = ratc("trust", ".", cwd=tmp_path, RATC_CONFIG=str(tmp_path / "file"))

@@ -70,6 +70,19 @@ def test_a_difference_has_changes_with_their_consequence():
     assert missing.diagnostics[0].code == "R001"
 
 
+def test_a_cache_that_cannot_be_written_is_not_said(tmp_path, capsys):
+    """The commands say it once; from Python nothing is printed."""
+    from ratc import cache_folder
+    from ratc.console import silence
+
+    (tmp_path / "file").write_text("")
+    with silence():
+        cache_folder.keep(str(tmp_path / "file" / "traces" / "a.json"), b"{}", 1)
+    assert capsys.readouterr() == ("", "")
+    cache_folder.keep(str(tmp_path / "file" / "other" / "a.json"), b"{}", 1)
+    assert "cannot write the cache" in capsys.readouterr().err
+
+
 def test_an_unknown_card_is_a_diagnostic():
     found = ratc.fit(ratc.CompileRequest("spec.yaml"), cards=("no-such-card",))
     assert (found.rows, [item.code for item in found.diagnostics]) == ((), ["R301"])

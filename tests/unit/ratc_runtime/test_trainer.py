@@ -148,6 +148,32 @@ def test_a_spec_that_does_not_compile_is_named_with_its_findings(tmp_path: Path)
     assert "epochs" in done.stderr
 
 
+HOSTILE = """
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.trainer import UnifiedTrainer
+
+for config in ("nowhere", "a\\0b", "", "/dev/zero", {"training": {"epochs": object()}}, None, 3, b"x", ["x"]):
+    try:
+        UnifiedTrainer(config).train()
+    except (RuntimeFinding, TypeError) as error:
+        print(getattr(error, "code", "TypeError"))
+"""
+
+
+def test_a_configuration_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["R505"] * 4 + ["R544"] + ["TypeError"] * 4
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_data_sets_come_together() -> None:
     from ratc_runtime.trainer import UnifiedTrainer
 

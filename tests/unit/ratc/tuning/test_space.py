@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ratc import resources
 from ratc.cli import main
-from ratc.tuning.space import Choices, Range
+from ratc.tuning.space import Choices, Range, full_path
 from tests.effort import examples
 from tests.unit.ratc.tuning.test_tuning import SPEC, read, values
 
@@ -144,3 +145,19 @@ def test_a_micro_batch_that_varies_under_a_fixed_global_batch_is_reported(tmp_pa
     err = capsys.readouterr().err
     assert ("warning[R360]" in err) == (told is not None), err
     assert (told or "") in err
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("weight_decay", "training.weight_decay"),
+        ("activation_checkpointing", "training.activation_checkpointing"),
+        ("batch-size", "training.batch_size"),
+        ("seed", "seed"),
+        ("model.args.width", "model.args.width"),
+        ("training.loss", "training.loss"),
+        ("dropout_rat", "dropout_rat"),
+    ],
+)
+def test_a_key_of_training_needs_no_section(key, path):
+    assert full_path(key, resources.schema("experiment")) == path
