@@ -126,11 +126,13 @@ def _read(path: str) -> Trace | str:
 
 def _describe(request: Mapping[str, Any]) -> str:
     training, data = request["training"], request["data"]
-    size = " x ".join(str(side) for side in data["image_size"])
+    # The samples of a custom task have the shape that its data set gives.
+    sized = request.get("task_type") != "custom"
+    size = " x ".join(str(side) for side in data["image_size"]) + ", " if sized else ""
     attention = request["model"].get("attention_memory", "full")
     more = f", {attention} attention" if attention != "full" else ""
     more += ", checkpointed" if training["activation_checkpointing"] else ""
     several = ", accumulating" if request["accumulation"] > 1 else ""
     several += ", one sample" if request.get("batch_sizes") == [1] else ""
     kernels = f"kernels of compute capability {request['compute_capability']}"
-    return f"tracing {request['model']['name']}: {size}, {training['precision']}, {kernels}{more}{several}"
+    return f"tracing {request['model']['name']}: {size}{training['precision']}, {kernels}{more}{several}"

@@ -61,6 +61,13 @@ def spec(folder: Path, text: str = SPEC) -> str:
     return str(folder / "spec.yaml")
 
 
+def test_samples_of_a_custom_task_are_not_described_by_the_size_of_an_image(runtime, tmp_path):
+    runtime(answers())
+    said = []
+    fetch.fetch({**REQUEST, "task_type": "custom"}, str(tmp_path), progress=said.append)
+    assert said == ["tracing rat: bf16, kernels of compute capability 8.0"]
+
+
 def test_a_trace_is_made_once_and_then_kept(runtime, tmp_path):
     calls = runtime(answers())
     said = []
