@@ -9,6 +9,7 @@ from dataclasses import replace
 from ratc.catalog.alloc_conf import NATIVE
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting import predict
+from ratc.fitting.open_batch import leaves_open
 from ratc.memory import measured
 from ratc.memory.choose import Variant
 from ratc.memory.decision import Decision
@@ -71,11 +72,14 @@ def decide_like(plan: Plan, folder: str, chosen: Decision) -> tuple[Decision | N
 def decide_one(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """Decide the micro-batch from a measurement of the plan's step, or if there is none from a prediction.
 
+    A micro-batch that the spec gives is decided by a prediction alone, as it is about steps that nobody measured.
     Codes: R516 (a warning), and those of `predict.decide`.
 
     ``folder`` is the spec's. If the spec leaves attention or checkpointing open, the prediction chooses them, unless
     its first choice was measured.
     """
+    if not leaves_open(plan.settings):
+        return predict.decide_given(plan, folder)
     given = plan.facts.get("measured")
     entries = [measured.read(entry) for entry in given.value] if given is not None and given.value else []
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)

@@ -105,7 +105,7 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
         return _unknown(asked.path or "", asked.form, explain.known_paths(plan))
     warnings: list[Diagnostic] = []
     # Tracing takes seconds: only for a value that rests on its decision.
-    if predict := open_batch.is_open(plan) and explain.decided_by_memory(plan, paths):
+    if predict := open_batch.is_predicted(plan) and explain.decided_by_memory(plan, paths):
         plan, more, decision = inputs.decide(request, settings, gathered)
         if plan is None:
             return _refused(asked, more)
@@ -122,6 +122,10 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
     of_memory = paths == ["training.micro_batch_size"] or (len(paths) == 1 and paths[0].startswith("memory."))
     if of_memory and asked.form == "text":
         print("\n" + "\n".join(map(visible, _account(plan, decision, loaded.folder))))
+    if paths == ["training.activation_checkpointing"] and asked.form == "text" and decision and decision.recomputed:
+        from ratc.fitting import breakdown
+
+        print("\n" + "\n".join(map(visible, breakdown.recomputed(decision.recomputed))))
     return 0
 
 
@@ -220,7 +224,7 @@ def _unknown(path: str, form: str, known: list[str]) -> int:
 
 def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
     """Return the memory of the micro-batch part by part, or the reason in one line if it is not known."""
-    if decision is not None:
+    if decision is not None and not decision.is_given:
         from ratc.fitting import breakdown
 
         return [*breakdown.lines(decision.choice, decision.measured), *_time(plan, folder)]
