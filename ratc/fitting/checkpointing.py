@@ -1,4 +1,4 @@
-"""Chooses the smallest set of blocks whose recomputation makes a micro-batch fit: `activation_checkpointing: auto`.
+"""Chooses the smallest set of blocks to recompute, so that a micro-batch fits: `activation_checkpointing: auto`.
 
 The sets are tried on traces that are put together (`ratc.memory.smallest_set`). The first one that fits is then traced
 itself, and counts only if it fits by its own trace.

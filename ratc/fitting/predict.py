@@ -71,8 +71,8 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
 
 
 def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
-    """Return the decision for a plan whose spec gives the micro-batch, and leaves open which blocks are recomputed for
-    it; None if there is no trace (a warning), or if it does not fit with all of them. Codes: R315, R316, R374.
+    """Return the decision for a plan with a given micro-batch, if the blocks to recompute for it are open; None if there
+    is no trace (a warning), or if it does not fit with all of them. Codes: R315, R316, R374.
     """
     values, device, strategy = plan.values, device_of(plan), strategy_of(plan)
     micro = values.get_as(int, "training.micro_batch_size")

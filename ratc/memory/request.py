@@ -33,7 +33,7 @@ def variant(plan: Plan, kernels: str) -> Variant:
 
 
 def which(checkpointed: Any) -> bool | tuple[str, ...]:
-    """Return the blocks whose activations are recomputed, from a plan or a file: all, none, or some names."""
+    """Return the blocks to recompute, from a plan or a file: all, none, or some names."""
     return tuple(map(str, checkpointed)) if isinstance(checkpointed, (list, tuple)) else bool(checkpointed)
 
 

@@ -1,11 +1,10 @@
-"""The search for the smallest set of blocks whose recomputation makes a micro-batch fit. Pure: the traces are given.
+"""The search for the smallest set of blocks to recompute, so that a micro-batch fits. Pure: the traces are given.
 
-Blocks that are alike in all that counts (the same allocations and kernels) differ only by their places. What an earlier
-one keeps is alive from before to after what a later one keeps, so of several alike blocks the earliest are taken. What
-is left are the numbers of each kind of block. They are tried by the size of the set, and of equal sizes by the time
-that recomputing takes. A set is passed over if it frees too little at the moment at which the plain step has most bytes
-in use, whatever happens elsewhere. After MOST_SETS replays the search goes on greedily, with at most two more for each
-block.
+Blocks that are alike (the same allocations and kernels) differ only by their places. The activations of an earlier one
+are alive from before those of a later one until after them, so of several alike blocks the earliest are taken. The
+numbers of each kind of block remain. They are tried by the size of the set, and of equal sizes by the time that
+recomputing takes. A set is passed over if it frees too little at the moment at which the plain step has most bytes in
+use. After MOST_SETS replays the search goes on greedily, with at most two more for each block.
 
 Segments of the allocator follow no such order. So of a size whose bytes would fit, MOST_PLACES other sets are tried,
 too.

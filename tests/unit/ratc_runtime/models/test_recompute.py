@@ -11,7 +11,7 @@ from ratc_runtime.models.build import build_model
 from ratc_runtime.models.recompute import blocks, recompute
 from torch import nn
 
-from tests.helpers.lockfile import lock_with
+from tests.helpers.lockfile import lock_with, results, run_training, write_lock
 
 
 class Nested(nn.Module):
@@ -74,3 +74,29 @@ def test_names_that_no_block_has_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RuntimeFinding, match=r"R373.*nothing\.1") as refused:
         build_model(lock)
     assert "backbone.sga_layers.0" in refused.value.note
+
+
+def test_a_run_that_recomputes_some_blocks_trains_the_same_and_goes_on_after_a_stop(project: Path) -> None:
+    """The losses of the run that keeps everything, and of one that continues from the checkpoint of its first epoch."""
+    losses = []
+    for place, which in (("plain", False), ("some", ["backbone.mr_attn_layers.0", "fuse.0"])):
+        lock = write_lock(
+            project / place,
+            training__activation_checkpointing=which,
+            training__epochs=2,
+            output_dir=f"out-{place}",
+        )
+        done = run_training(lock)
+        assert done.returncode == 0, done.stderr
+        losses.append([epoch["train_loss"] for epoch in results(project / f"out-{place}")["epochs"]])
+    assert losses[0] == losses[1]
+    out = project / "out-some"
+    (out / "results.json").unlink()
+    (out / "checkpoints/epoch-0002-step-000000.pt").unlink()
+    for link in ("last.pt", "best.pt"):
+        (out / "checkpoints" / link).unlink()
+        (out / "checkpoints" / link).symlink_to("epoch-0001-step-000000.pt")
+    done = run_training(lock)
+    assert done.returncode == 0, done.stderr
+    assert "continuing" in done.stdout + done.stderr
+    assert [epoch["train_loss"] for epoch in results(out)["epochs"]] == losses[0]
