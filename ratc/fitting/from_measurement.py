@@ -13,6 +13,7 @@ from ratc.fitting.open_batch import leaves_open
 from ratc.memory import measured
 from ratc.memory.choose import Variant
 from ratc.memory.decision import Decision
+from ratc.memory.given import by_measurement
 from ratc.memory.measured import Conditions, Measurement
 from ratc.memory.request import request
 from ratc.own_code import digests
@@ -72,20 +73,24 @@ def decide_like(plan: Plan, folder: str, chosen: Decision) -> tuple[Decision | N
 def decide_one(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """Decide the micro-batch from a measurement of the plan's step, or if there is none from a prediction.
 
-    A micro-batch that the spec gives is decided by a prediction alone, as it is about steps that nobody measured.
+    For a micro-batch that the spec gives, nothing but the blocks to recompute is decided.
     Codes: R516 (a warning), and those of `predict.decide`.
 
     ``folder`` is the spec's. If the spec leaves attention or checkpointing open, the prediction chooses them, unless
     its first choice was measured.
     """
-    if not leaves_open(plan.settings):
-        return predict.decide_given(plan, folder)
     given = plan.facts.get("measured")
     entries = [measured.read(entry) for entry in given.value] if given is not None and given.value else []
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)
     share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
     first = predict.variants(plan, device)[0]
     found = matching(entries, conditions(plan, first, folder))
+    if not leaves_open(plan.settings):
+        micro = plan.values.get_as(int, "training.micro_batch_size")
+        verdict = by_measurement(found, share, device, strategy, micro) if found else None
+        if verdict and verdict.fits:
+            return Decision(verdict.choice, first.attention_memory, measured=verdict.measured, is_given=True), ()
+        return predict.decide_given(plan, folder)
     if found:
         choice = measured.choose(found, share, device, strategy)
         if choice:

@@ -71,8 +71,8 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
 
 
 def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
-    """Return the decision for a plan with a given micro-batch, if the blocks to recompute for it are open; None if there
-    is no trace (a warning), or if it does not fit with all of them. Codes: R315, R316, R374.
+    """Return the decision for a plan with a given micro-batch and open blocks to recompute for it; None if there is no
+    trace, or if it does not fit with all of them (warnings). Codes: R315, R316, R374, R375.
     """
     values, device, strategy = plan.values, device_of(plan), strategy_of(plan)
     micro = values.get_as(int, "training.micro_batch_size")
@@ -85,7 +85,7 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
         need = searcher.predictor(plain, strategy, micro).need(device, micro)
         found = smallest(searcher, plain, strategy, device, micro)
         if found is None:
-            return None, ()
+            return None, (_not_enough(plan, micro, device),)
         return Decision(
             choice_of(searcher, found.variant, strategy, device, micro),
             plain.attention_memory,
@@ -107,6 +107,16 @@ def _untraced(stopped: NoTrace) -> tuple[Diagnostic, ...]:
         item if item.code in NO_USE else replace(item, severity=Severity.WARNING, helps=(*item.helps, measure))
         for item in stopped.found
     )
+
+
+def _not_enough(plan: Plan, micro: int, device: Device) -> Diagnostic:
+    """Return a warning that a given micro-batch does not even fit if every block is recomputed. Code: R375."""
+    asked = plan.settings["training.activation_checkpointing"]
+    message = (
+        f"`activation_checkpointing: auto` recomputes nothing: micro-batch {micro} does not fit on {device.name} "
+        "even if every block is recomputed"
+    )
+    return Diagnostic("R375", message, asked.span, helps=("use a smaller micro-batch",), severity=Severity.WARNING)
 
 
 def _unchosen(plan: Plan) -> tuple[Diagnostic, ...]:

@@ -191,12 +191,14 @@ def _betas(context: Context, used: optimizers.Optimizer) -> None:
 def _checkpointing(context: Context) -> None:
     """Derive activation checkpointing; if left to ratc, of as few blocks as a prediction finds to be needed."""
     path, decision = "training.activation_checkpointing", context.decision
+    inputs = [f"spec:{path}", "hardware.card"]
+    inputs += ["training.micro_batch_size"] if decision and decision.is_given else []
     if context.settings[path].value != "auto":
         context.keep(path)
     elif decision is None:
         context.derive(path, False, "no prediction says that it is needed", f"spec:{path}")
     elif decision.plain_need_bytes is None:
-        context.derive(path, False, "it fits without", f"spec:{path}", "hardware.card")
+        context.derive(path, False, "it fits without", *inputs)
     else:
         found, which = decision.choice.estimate, decision.activation_checkpointing
         why = "" if isinstance(which, bool) else f"{len(which)} of {counted(decision.blocks, 'block')}: "
@@ -206,4 +208,4 @@ def _checkpointing(context: Context) -> None:
         why += f"{size_text(found.predicted_bytes)} of {size_text(found.device.memory_bytes)}"
         why += f"; a step takes {decision.longer} more" if decision.longer else ""
         value = which if isinstance(which, bool) else list(which)
-        context.derive(path, value, why, f"spec:{path}", "hardware.card")
+        context.derive(path, value, why, *inputs)
