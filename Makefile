@@ -24,11 +24,10 @@ demo: setup
 	RATC_PYTHON="$(abspath $(BIN)/python)" $(DEMO)/compiled/brain/local/run.sh
 
 test: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --ignore=tests/cluster/slurm --ignore=tests/cluster/lsf
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not slow"
 
 test-all: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/cluster/slurm --ignore=tests/cluster/lsf
-	RATC_TEST_END=$${RATC_TEST_END:+$$((RATC_TEST_END + 1200))} $(BIN)/python -m pytest tests/cluster/lsf tests/cluster/slurm
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from ratc.console import silence
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan
 from ratc.targets.artifact import Artifact
-from ratc.workflow.request import CompileRequest
+from ratc.workflow.request import AnyPath, CompileRequest, as_path, of_type, strings
 
 __all__ = ["Compilation", "CompileRequest", "Difference", "Fit", "check", "compile", "diff", "fit"]
 __all__ += ["load_config_with_auto_optimization"]
@@ -76,11 +76,12 @@ class Fit:
 
 @silence()
 def compile(request: CompileRequest) -> Compilation:
-    """Compile a spec; nothing is written."""
+    """Compile a spec; nothing is written. Raises TypeError if the request is not a CompileRequest."""
     from ratc.fitting.check_batch import Checks
     from ratc.workflow import compile as compiling
     from ratc.workflow import inputs, lookups
 
+    of_type("request", request, CompileRequest)
     refused = inputs.known_target(request.target)
     loaded = inputs.load(request) if not refused else None
     if loaded is None or loaded.settings is None:
@@ -95,14 +96,15 @@ def compile(request: CompileRequest) -> Compilation:
     return Compilation(made.plan, made.artifacts, diagnostics, folder)
 
 
-def load_config_with_auto_optimization(path: str) -> dict[str, Any]:
+def load_config_with_auto_optimization(path: AnyPath) -> dict[str, Any]:
     """Return the resolved configuration of a spec for this machine, as nested mappings.
 
-    The original training framework has a function of this name. Raises ValueError with the findings on the spec.
+    The original training framework has a function of this name. Raises ValueError with the findings on the spec, and
+    TypeError if the path is not one.
     """
     from ratc.render import text
 
-    found = compile(CompileRequest(path))
+    found = compile(CompileRequest(as_path("path", path)))
     if found.plan is None:
         raise ValueError(text.diagnostics(found.diagnostics, False))
     nested: dict[str, Any] = {}
@@ -116,32 +118,49 @@ def load_config_with_auto_optimization(path: str) -> dict[str, Any]:
 
 
 @silence()
-def diff(old: str, new: str, target: str | None = None, facts: str | None = None) -> Difference:
-    """Compare two specs, compiled folders or locks, each a path or ``REVISION:path`` of git."""
+def diff(old: AnyPath, new: AnyPath, target: str | None = None, facts: AnyPath | None = None) -> Difference:
+    """Compare two specs, compiled folders or locks, each a path or ``REVISION:path`` of git.
+
+    Raises TypeError for an argument of another type.
+    """
     from ratc.comparison.compare import compare
     from ratc.workflow import diff_inputs
     from ratc.workflow.diff_inputs import Asked
 
+    sides = as_path("old", old), as_path("new", new)
+    target = None if target is None else of_type("target", target, str)
+    facts = None if facts is None else as_path("facts", facts)
     with ExitStack() as stack:
-        both, found = diff_inputs.pair(Asked(old, target, facts), Asked(new, target, facts), stack)
+        first, second = (Asked(side, target, facts) for side in sides)
+        both, found = diff_inputs.pair(first, second, stack)
         return Difference(compare(*both) if both is not None else None, found)
 
 
 @silence()
 def fit(request: CompileRequest, cards: Sequence[str] = (), precisions: Sequence[str] = ()) -> Fit:
-    """Predict the largest micro-batch of a spec for cards by name; without names for the spec's own card."""
-    from ratc.fitting.question import Question
+    """Predict the largest micro-batch of a spec for cards by name; without names for the spec's own card.
+
+    ``precisions`` are some of bf16, fp16 and fp32. Raises ValueError for another one, and TypeError for an argument of
+    another type. A card that is not in the catalogue is a diagnostic.
+    """
+    from ratc.fitting.question import PRECISIONS, Question
     from ratc.workflow import fit as workflow
 
-    fitted = workflow.fit(request, Question(tuple(cards), precisions=tuple(precisions)))
+    of_type("request", request, CompileRequest)
+    question = Question(strings("cards", cards), precisions=strings("precisions", precisions))
+    unknown = [name for name in question.precisions if name not in PRECISIONS]
+    if unknown:
+        raise ValueError(f"`precisions` has no `{unknown[0]}`; it has {', '.join(PRECISIONS)}")
+    fitted = workflow.fit(request, question)
     return Fit(fitted.rows, fitted.found)
 
 
 @silence()
-def check(path: str = ".", this_machine: bool = False) -> tuple[Diagnostic, ...]:
+def check(path: AnyPath = ".", this_machine: bool = False) -> tuple[Diagnostic, ...]:
     """Return the findings on compiled folders below a path that differ from the output of their inputs.
 
-    Raises FileNotFoundError if there is no such path: nothing would be found there.
+    Raises OSError if there is no such path or it cannot be listed (nothing would be found there), and TypeError if it
+    is not a path.
     """
     from ratc.compiled import find
     from ratc.sweep import once
@@ -150,6 +169,6 @@ def check(path: str = ".", this_machine: bool = False) -> tuple[Diagnostic, ...]
 
     known: Known = {}
     found: list[Diagnostic] = []
-    for folder in find.compiled([path]):
+    for folder in find.compiled([as_path("path", path)]):
         found += checked(folder, this_machine, known, [])
     return tuple(once(found))

@@ -13,24 +13,23 @@ from ratc import elastic
 from ratc import resolve as resolving
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Plan, Value, Values
+from ratc.resolve.infeasible import infeasible
 from ratc.units import counted
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
 
-#: The values that a node count has of its own, by their names in its row of the lock.
-OWN = {
-    "world_size": "parallel.world_size",
-    "micro_batch_size": "training.micro_batch_size",
-    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
-    "prefetch_factor": "data.prefetch_factor",
-    "peak_allocated_bytes": "memory.peak_allocated_bytes",
-    "peak_reserved_bytes": "memory.peak_reserved_bytes",
-}
+#: The values that a node count has of its own; its row of the lock has them under the last part of the path.
+OWN = (
+    "parallel.world_size",
+    "training.micro_batch_size",
+    "training.gradient_accumulation_steps",
+    "data.prefetch_factor",
+    "memory.peak_allocated_bytes",
+    "memory.peak_reserved_bytes",
+)
 #: Values that follow from the number of processes alone, and those that words are made of.
-_FOLLOW = ("parallel.nodes", "fsdp2.shard_size", "memory.margin", *OWN.values())
-#: Codes of a node count that is left out: the batch, the mesh and the memory are not possible with it.
-_LEFT_OUT = ("R304", "R317", "R364")
+_FOLLOW = ("parallel.nodes", "fsdp2.shard_size", "memory.margin", *OWN)
 
 
 def resolve(
@@ -50,11 +49,10 @@ def resolve(
             left_out[nodes] = own
             continue
         plan, said[nodes] = resolving.resolve(elastic.at(settings, nodes), facts, own)
-        errors = [one for one in said[nodes] if one.severity is Severity.ERROR]
         if plan is not None:
             plans[nodes] = plan
-        elif all(one.code in _LEFT_OUT for one in errors):
-            left_out[nodes] = errors[0]
+        elif why := infeasible(said[nodes], by_nodes=True):
+            left_out[nodes] = why
         else:
             return None, said[nodes]
     for nodes, why in _others(plans, settings):
@@ -72,14 +70,14 @@ def resolve(
 def _row(plan: Plan) -> Iterator[tuple[str, Value]]:
     """Yield the values of a node count of its own, under paths of their own."""
     nodes = plan.values.get_as(int, "parallel.nodes")
-    own = {path: f"elastic.{nodes}.{name}" for name, path in OWN.items()}
-    for name, path in OWN.items():
+    own = {path: f"elastic.{nodes}.{path.rpartition('.')[2]}" for path in OWN}
+    for path, of_row in own.items():
         if path in plan.values:
             value = plan.values[path]
             inputs = tuple(own.get(one, one) for one in value.inputs)
-            if name == "world_size":
+            if path == "parallel.world_size":
                 inputs = (f"spec:{elastic.FEWEST}", f"spec:{elastic.NODES}", "parallel.processes_per_node")
-            yield f"elastic.{nodes}.{name}", replace(value, origin="derived", inputs=inputs)
+            yield of_row, replace(value, origin="derived", inputs=inputs)
 
 
 def _others(plans: Mapping[int, Plan], settings: Values) -> list[tuple[int, Diagnostic]]:

@@ -64,7 +64,7 @@ def make_folders(path: str) -> None:
 
 
 def _is_device(path: str) -> bool:
-    """Whether a path exists in a folder of the kernel's and is no regular file."""
+    """Whether a path exists in a folder of the kernel's and is not a regular file."""
     if not os.path.abspath(path).startswith(_KERNEL) or not os.path.lexists(path):
         return False
     return not stat.S_ISREG(os.lstat(path).st_mode)

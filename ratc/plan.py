@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from ratc.diagnostics import Span
+from ratc.units import counted, either
 
 Origin: TypeAlias = Literal["default", "spec", "layer", "hardware", "cluster", "derived"]
 T = TypeVar("T")
@@ -77,6 +78,18 @@ class Plan:
     facts: Values = field(default_factory=lambda: Values({}))
     #: Of an elastic plan, whose values are those of the most nodes: the plans of all node counts, the fewest first.
     sizes: tuple[Plan, ...] = ()
+
+    @property
+    def node_counts(self) -> list[int]:
+        """The numbers of nodes that a job may get, the fewest first; one number unless the plan is elastic."""
+        return [plan.values.get_as(int, "parallel.nodes") for plan in self.sizes or (self,)]
+
+    @property
+    def nodes_text(self) -> str:
+        """``1 node``; of an elastic plan ``2, 4 or 8 nodes``."""
+        if self.sizes:
+            return f"{either(list(map(str, self.node_counts)))} nodes"
+        return counted(self.node_counts[0], "node")
 
     @property
     def variables(self) -> dict[str, str]:

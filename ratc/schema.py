@@ -232,7 +232,7 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     helps, fix = _corrected(node, owner)
     example = owner.get("examples", [])
     forms = tuple(one["form"] for one in (owner, *owner.get("anyOf", ())) if "form" in one)
-    if ":" in owner.get("pattern", ""):  # the name of a callable was meant: a built-in one is no example of that
+    if ":" in owner.get("pattern", ""):  # the name of a callable was meant: a built-in one is not an example of that
         example = [one for one in example if ":" in str(one)] or example
     alike = did_you_mean(str(node.value), _words(owner))
     helps = helps or alike or (*forms, *(f"write it like `{one}`" for one in example[:1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 #: The form of a walltime: a number alone would be minutes to Slurm and hours to a reader, so it is none.
 WALLTIME = r"^([0-9]{1,4}-[0-9]{1,4}(:[0-9]{1,2}){0,2}|[0-9]{1,4}(:[0-9]{1,2}){1,2})$"
@@ -32,6 +33,11 @@ def size_text(size: int, fine: bool = False) -> str:
         if size >= unit // 10:
             return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:.0f} {name}"
     return f"{size} B"
+
+
+def either(words: Sequence[str]) -> str:
+    """Words with "or" before the last: ``2, 4 or 8``."""
+    return " or ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
 def counted(number: int, word: str) -> str:

@@ -6,6 +6,7 @@ Micro-batches that a spec gives are not checked, which takes seconds; `checks_gi
 """
 
 import os
+import re
 from unittest.mock import patch
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import HealthCheck, settings
 
 from ratc.fitting.check_batch import SKIP
 from ratc.own_code import trust
-from tests.effort import LATE, part_of, skip_if_late
+from tests.effort import LATE, NO_SLURM, part_of, skip_if_late
+from tests.scheduling import Scheduling
 
 #: The names of variables before any test's module is imported.
 _SHELL = frozenset(os.environ)
@@ -68,12 +70,24 @@ def checks_given(monkeypatch, _no_settings_from_the_shell):
     monkeypatch.delenv(SKIP)
 
 
+@pytest.hookimpl(optionalhook=True)  # with -p no:xdist, too
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log)
+
+
 def pytest_terminal_summary(terminalreporter):
-    late = [report for report in terminalreporter.stats.get("skipped", []) if LATE in str(report.longrepr)]
+    """Say what did not run, and why."""
+    left_out = [report for kind in ("skipped", "failed", "error") for report in terminalreporter.stats.get(kind, [])]
+    late = [report for report in left_out if LATE in str(report.longrepr)]
     if late:
         terminalreporter.section("out of time")
         files = sorted({report.nodeid.partition("::")[0] for report in late})
         terminalreporter.write_line(f"{len(late)} tests did not run: {LATE}. They are of {', '.join(files)}")
+    reasons = {re.search(rf"{NO_SLURM} `.*", report.longreprtext) for report in left_out}
+    if missing := sorted({reason[0] for reason in reasons if reason}):
+        terminalreporter.section("NOT TESTED ON SLURM", red=True, bold=True)
+        for reason in missing:
+            terminalreporter.line(reason.rstrip("')"))
 
 
 def pytest_runtest_setup():

@@ -15,6 +15,8 @@ import pytest
 
 #: Why a test did not run.
 LATE = "the time for tests was up (RATC_TEST_END)"
+#: How the reason begins where a test finds no Slurm.
+NO_SLURM = "the Slurm cluster"
 _EFFORT = float(os.environ.get("RATC_TEST_EFFORT", "0.2"))
 _END = float(os.environ.get("RATC_TEST_END") or "inf")
 

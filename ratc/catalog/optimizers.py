@@ -54,7 +54,7 @@ OPTIMIZERS = {
         _BETAS,
         momentum=0.95,
         unsharded=_WHOLE,
-        about="weights with two dimensions that are no embeddings; adamw trains all others",
+        about="weights with two dimensions that are not embeddings; adamw trains all others",
     ),
     "lion": Optimizer("Lion", _BETAS_OF_LION, rates=_OF_LION),
     "adamw_8bit": Optimizer("AdamW", _BETAS, unsharded=_POINTERS, about=_8BIT),

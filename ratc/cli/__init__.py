@@ -6,6 +6,7 @@ Exit status: 0 clean, 1 findings or differences, 2 misuse or an internal error, 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
@@ -136,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # None if the shell has closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale without `→`, a file name that is not UTF-8
     if COMPLETE in os.environ:
         # Imported here: only a shell asks.
         from click.shell_completion import shell_complete
@@ -146,7 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     running: dict[str, str] = {}
     try:
-        with COMMAND_LINE.make_context("ratc", ["--help"] if arguments[0] == "help" else arguments) as context:
+        if arguments[0] == "help":  # `ratc help compile` is `ratc compile --help`
+            arguments = [*(word for word in arguments[1:] if word != "help"), "--help"]
+        with COMMAND_LINE.make_context("ratc", arguments) as context:
             running = context.meta
             status = int(COMMAND_LINE.invoke(context))
         sys.stdout.flush()
@@ -230,5 +235,5 @@ def _overview() -> str:
     return (
         "usage: ratc COMMAND …\n\nA declarative-spec compiler for deep-learning training.\n\n"
         f"{groups}\nExamples:\n{examples}\n"
-        "`ratc COMMAND --help` says more. Exit status: 0 clean, 1 findings, 2 misuse.\n"
+        "`ratc help COMMAND` says more. Exit status: 0 clean, 1 findings, 2 misuse.\n"
     )

@@ -57,6 +57,10 @@ class SpecOption(click.Option):
     """An option whose value lies over the spec."""
 
 
+class ConfigOption(click.Option):
+    """``--config FILE``: the spec by the option of the original framework. `Command` makes the first argument of it."""
+
+
 class Command(click.Command):
     """A command. ``examples`` are command lines with their purposes. With ``may_trust`` the command may run code of a
     spec, and asks at the terminal whether it may. ``request`` turns the options of a spec into the command's parameter
@@ -78,9 +82,11 @@ class Command(click.Command):
         self.request = request
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does, and take ``--config FILE``, the original framework's option for the spec."""
+        """Parse as click does. If the command declares ``--config``, its value is the first argument."""
+        if any(isinstance(parameter, ConfigOption) for parameter in self.params):
+            args = without_config(args)
         try:
-            return super().parse_args(ctx, without_config(args))
+            return super().parse_args(ctx, args)
         except click.UsageError as error:
             error.ctx = error.ctx or ctx  # an option without its value does not say of which command
             raise
@@ -133,13 +139,17 @@ def declare(
 
 
 def without_config(words: Iterable[str]) -> list[str]:
-    """``--config FILE`` and ``--config=FILE`` are the spec itself, which is the first argument of a command."""
+    """Put the value of ``--config FILE`` or ``--config=FILE`` before the other words, which have no option then.
+
+    A last ``--config`` without a value stays, so that click reports it.
+    """
     words = list(words)
     before = words[: words.index("--")] if "--" in words else words
     specs: list[str] = []
     others: list[str] = []
-    for last, word in zip(["", *before], before, strict=False):
-        is_spec = last == "--config" or word.startswith("--config=")
-        if is_spec or word != "--config":
-            (specs if is_spec else others).append(word.removeprefix("--config="))
+    left = iter(before)
+    for word in left:
+        value = next(left, None) if word == "--config" else word.removeprefix("--config=")
+        is_spec = word.startswith("--config=") or (word == "--config" and value is not None)
+        (specs if is_spec else others).append(value if is_spec and value is not None else word)
     return [*specs, *others, *words[len(before) :]]

@@ -24,10 +24,11 @@ from ratc.workflow.request import CompileRequest
         options.form(),
         options.no_predict(),
         options.samples(),
+        options.loader_rate(),
         options.folder(),
         options.flag("--check", "write nothing; exit with 1 if the files do not match the spec"),
         options.verify(),
-        options.dry_run("list the files that would be written, and write nothing"),
+        options.dry_run("list the files that would be written, and write nothing", traces=True),
     ],
     {
         "ratc compile config.yaml": "for this machine",

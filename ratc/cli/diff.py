@@ -46,6 +46,7 @@ def _of_a_side(name: str, metavar: str, what: str, **given: Any) -> list[click.P
             nargs=-1,
             required=False,
         ),
+        options.config("SIDE"),
         *_of_a_side("target", "T", "local, slurm or lsf"),
         *_of_a_side("facts", "FILE", "hardware facts, instead of this machine's", type=PATH),
         options.form("text (default), json or markdown; github and sarif show each change beside its line"),

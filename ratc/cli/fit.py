@@ -45,6 +45,7 @@ _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_j
             help="a precision; repeatable (default: the spec's precision, or the card's best and fp32)",
         ),
         options.samples(),
+        options.loader_rate(),
         options.form(
             "form of the table: text (default), markdown or json; github and sarif show only what does not fit"
         ),
@@ -54,7 +55,7 @@ _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_j
             type=PATH,
             help="draw the memory of one step on the first card to this file: .png, .html or .svg",
         ),
-        options.dry_run("name the drawing that would be written, and write nothing"),
+        options.dry_run("name the drawing that would be written, and write nothing", traces=True),
     ],
     {
         "ratc fit config.yaml": "predict for the card of the spec, or for a few common ones",

@@ -1,4 +1,8 @@
-"""Write a commented spec to start from. Its first line binds the JSON Schema, so that editors complete and check it."""
+"""Write a commented spec to start from. Its first line binds the JSON Schema, so that editors complete and check it.
+
+A `.gitignore` keeps data and results out of git. For `--task custom` there is `own.py`, a model, data and a loss that
+train within a minute, to be replaced by your own. A `.gitignore` or `own.py` that is there already stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,13 @@ from ratc.workflow import findings, new_file
 TASKS = ("segmentation", "detection", "classification", "custom")
 #: The sample data that its settings fit.
 _SAMPLES = {"segmentation": "brain", "classification": "digits"}
+#: What runs leave behind. Compiled folders belong into git.
+IGNORED = """\
+__pycache__/
+/data/
+/data-check/
+/outputs/
+"""
 
 
 @declare(
@@ -50,30 +61,41 @@ def command(file: str, task: str, form: str, force: bool, dry_run: bool) -> int:
     from ratc.yaml.write import scalar
 
     folder = os.path.dirname(file)
-    beside = os.path.join(folder, "experiment.schema.json")
-    text = render(
-        f"{task}.yaml.j2",
-        schema="experiment.schema.json",
-        name=scalar(_name(folder)),
-    )
+    text = render(f"{task}.yaml.j2", schema="experiment.schema.json", name=scalar(_name(folder)))
+    beside = {"experiment.schema.json": resources.read("schemas", "experiment.schema.json").decode()}
+    once = {".gitignore": IGNORED}
+    if task == "custom":
+        once["own.py"] = resources.read("templates", "own.py").decode()
+    kept = [name for name in once if os.path.lexists(os.path.join(folder, name))]
+    beside |= {name: content for name, content in once.items() if name not in kept}
+    written = [file, *(os.path.join(folder, name) for name in beside)]
     otherwise = "name another file, or "
-    if dry_run:
-        problem = new_file.there(file, force, otherwise)
-    else:
-        schema = resources.read("schemas", "experiment.schema.json").decode()
-        problem = new_file.write(file, text, force, otherwise) or new_file.write(beside, schema, force=True)
+    problem = new_file.there(file, force, otherwise)
+    if problem is None and not dry_run:
+        problem = new_file.write(file, text, force, otherwise)
+        for name, content in beside.items():
+            problem = problem or new_file.write(os.path.join(folder, name), content, force=True)
     if problem is not None:
         findings.show([problem], "ratc init", form)
         return 1
     if dry_run:
-        would("write", file, beside)
+        would("write", *written)
         return 0
-    say(f"written: {file} and {beside}")
-    data = os.path.join(folder, "data")
-    trial = f" (or try it with `ratc sample-data {_SAMPLES[task]} {data}`)" if task in _SAMPLES else ""
-    edit = "" if os.path.isdir(data) else f"edit data_dir{trial}, then "
-    say(f"next: {edit}`ratc train {file}`")
+    say(f"written: {', '.join(written[:-1])} and {written[-1]}")
+    for name in kept:
+        say(f"kept: {os.path.join(folder, name)}, which is there already")
+    say(f"next: {_next_steps(file, task, os.path.join(folder, 'data'))}")
     return 0
+
+
+def _next_steps(file: str, task: str, data: str) -> str:
+    """Commands that lead to a training."""
+    if task == "custom":
+        return f"`ratc train {file} --trust`, which runs the code of own.py"
+    if os.path.isdir(data):
+        return f"`ratc train {file}`"
+    trial = f" (or try it with `ratc sample-data {_SAMPLES[task]} {data}`)" if task in _SAMPLES else ""
+    return f"edit data_dir{trial}, then `ratc train {file}`"
 
 
 def _name(folder: str) -> str:

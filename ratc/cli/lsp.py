@@ -6,6 +6,8 @@ No code of a spec is run. Needs the extra `lsp`: pip install 'ratc[lsp]'.
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.util import find_spec
 
 from ratc.cli import options
@@ -31,5 +33,7 @@ def command(target: str) -> int:
     # Imported here: a command of its own needs it, in an extra of its own.
     from ratc.lsp.server import make
 
-    make(target).start_io()
+    # A stream of its own: pygls closes it when the editor ends the server, and what follows still flushes stdout.
+    with open(os.dup(sys.stdout.fileno()), "wb") as answers:
+        make(target).start_io(stdout=answers)
     return 0

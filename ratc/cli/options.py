@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from ratc import layers
-from ratc.cli.command import PATH, Argument, FilePath, SpecOption, words
+from ratc.cli.command import PATH, Argument, ConfigOption, FilePath, SpecOption, words
 from ratc.workflow.findings import FORMS
-from ratc.workflow.request import CompileRequest
+from ratc.workflow.request import MAX_RATE, MAX_SAMPLES, CompileRequest
 
 _FLAGS = ("debug",)
 _FOLDERS = ("data-dir", "output-dir")
@@ -47,7 +47,14 @@ def spec(metavar: str = "SPEC", help: str = "the YAML spec", kind: FilePath = PA
             laid.append(SpecOption(names, metavar="DIR", type=PATH, help=text))
         else:
             laid.append(SpecOption(names, metavar="V", help=text))
-    return [Argument("spec", metavar, help, type=kind), facts(), trust(), *laid]
+    return [Argument("spec", metavar, help, type=kind), config(metavar), facts(), trust(), *laid]
+
+
+def config(metavar: str) -> click.Option:
+    """``--config``: for commands whose first argument is a spec."""
+    return ConfigOption(
+        ["--config"], metavar="FILE", type=PATH, expose_value=False, help=f"the spec, instead of `{metavar}`"
+    )
 
 
 def facts() -> click.Option:
@@ -71,9 +78,12 @@ def no_predict() -> click.Option:
     return flag("--no-predict", text)
 
 
-def dry_run(help: str = "list the files and processes; write and start nothing") -> click.Option:
-    """``--dry-run``: for commands that write or start something; they print it by ``ratc.console.would``."""
-    return flag("--dry-run", help)
+def dry_run(help: str = "list the files and processes; write and start nothing", traces: bool = False) -> click.Option:
+    """``--dry-run``: for commands that write or start something; they print it by ``ratc.console.would``.
+
+    If the command ``traces`` a model, it does so in a dry run, too, and keeps the trace: the files depend on it.
+    """
+    return flag("--dry-run", help + "; a model is traced, and its trace cached" if traces else help)
 
 
 def form(help: str | None = None) -> click.Option:
@@ -88,23 +98,39 @@ def form(help: str | None = None) -> click.Option:
 def samples() -> click.Option:
     """``--samples``: for commands that predict times."""
     text = "samples of an epoch, to predict time and cost of the whole training"
-    return click.Option(["--samples", "epoch_samples"], type=click.IntRange(1, 10**12), metavar="N", help=text)
+    return click.Option(["--samples", "epoch_samples"], type=click.IntRange(1, MAX_SAMPLES), metavar="N", help=text)
+
+
+def loader_rate() -> click.Option:
+    """``--loader-rate``: for commands that predict times."""
+    return click.Option(
+        ["--loader-rate"],
+        type=_Number(MAX_RATE, f"a number above 0 and at most {MAX_RATE:g}"),
+        metavar="N",
+        help="samples per second of one loader process, as `ratc data check` measures them: the times then include "
+        "waits for data",
+    )
 
 
 def timeout() -> click.Option:
     """``--timeout``: for commands that ask a scheduler."""
     text = "seconds to wait for each answer of the scheduler (default: 60)"
-    return click.Option(["--timeout"], type=_Seconds(), default=60.0, metavar="S", help=text)
+    return click.Option(
+        ["--timeout"], type=_Number(3600, "a number of seconds up to an hour"), default=60.0, metavar="S", help=text
+    )
 
 
-class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
-    """Seconds, up to an hour."""
+class _Number(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
+    """A decimal number above 0, up to ``most``; ``words`` say so."""
 
-    name = "seconds"
+    name = "number"
+
+    def __init__(self, most: float, words: str) -> None:
+        self.most, self.words = most, words
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", str(value)) or not 0 < float(value) <= 3600:
-            self.fail(f"`{value}` is not a number of seconds up to an hour", param, ctx)
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", str(value)) or not 0 < float(value) <= self.most:
+            self.fail(f"`{value}` is not {self.words}", param, ctx)
         return float(value)
 
 
@@ -126,6 +152,7 @@ def request(given: dict[str, Any]) -> CompileRequest:
         given.pop("output", None),
         variables=os.environ,
         samples=given.pop("epoch_samples", None),
+        loader_rate=given.pop("loader_rate", None),
     )
 
 

@@ -50,7 +50,7 @@ class _Sizes(click.ParamType):  # type: ignore[type-arg]  # no generic before cl
             metavar="A,B",
             help="micro-batch sizes to measure (default: 2,4; smaller ones if these fail)",
         ),
-        options.dry_run(),
+        options.dry_run(traces=True),
     ],
     {
         "ratc profile config.yaml": "predict the memory of a step",

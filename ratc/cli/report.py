@@ -49,7 +49,7 @@ _STDOUT = "-"
         ),
         options.flag("--no-cards", "leave out the table of cards"),
         options.form(),
-        options.dry_run(),
+        options.dry_run(traces=True),
     ],
     {
         "ratc report config.yaml": "write `report.html` about a spec",

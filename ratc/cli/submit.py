@@ -43,7 +43,7 @@ class _Job(click.ParamType):  # type: ignore[type-arg]  # no generic before clic
             shell_complete=options.targets,
         ),
         options.folder(),
-        options.dry_run("list the files and the command of submission; write and submit nothing"),
+        options.dry_run("list the files and the command of submission; write and submit nothing", traces=True),
         options.flag("--live-check", "ask the scheduler first whether it would accept the job"),
         click.Option(
             ["--after"],

@@ -28,7 +28,7 @@ from ratc.workflow.request import CompileRequest
         options.form(),
         options.no_predict(),
         options.folder(),
-        options.dry_run(),
+        options.dry_run(traces=True),
     ],
     {
         "ratc train config.yaml": "compile for this machine and train",

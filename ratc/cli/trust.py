@@ -54,8 +54,11 @@ def command(folder: str | None, remove: bool, dry_run: bool) -> int:
             print(f"trusted: {visible(trust.add(folder))}")
             return 0
         removed = trust.remove(folder)
-    except (trust.Untrusted, OSError) as error:
+    except trust.Untrusted as error:
         print(visible(f"ratc trust: {error}"), file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(visible(f"ratc trust: cannot write {trust.path()}: {error.strerror}"), file=sys.stderr)
         return 1
     if removed is None:
         print(f"ratc trust: {visible(folder)} is not on the list of {trust.path()}", file=sys.stderr)

@@ -44,7 +44,7 @@ class _SpecOrCommand(FilePath):
         options.form(),
         options.no_predict(),
         options.flag("--collect", "run nothing; show the results so far"),
-        options.dry_run("list the trials and run nothing"),
+        options.dry_run("list the trials and run nothing", traces=True),
         # A study's job asks for it: of which lock the study is that is finished.
         click.Option(["--job-lock"], metavar="FILE", type=PATH, hidden=True),
         click.Option(
@@ -79,7 +79,7 @@ def command(
         click.Option(["--low"], metavar="RATE", help="the first rate (default: 1e-6)"),
         click.Option(["--high"], metavar="RATE", help="the last rate (default: 1)"),
         click.Option(["--steps"], metavar="N", help="largest number of optimizer steps (default: 100)"),
-        options.dry_run(),
+        options.dry_run(traces=True),
     ],
     {
         "ratc tune lr config.yaml": "a hundred steps, from a rate of 1e-6 to 1",

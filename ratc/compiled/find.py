@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 
@@ -17,12 +18,17 @@ _HEAD = 16384
 
 def compiled(paths: Sequence[str]) -> Iterator[str]:
     """Yield every folder below the paths that holds a lock of ratc's, or a file of ratc's without its lock, once.
-    Raises FileNotFoundError for a path that does not exist.
+    Raises OSError for a path that does not exist or cannot be listed; folders below it that cannot are left out.
     """
     seen: set[str] = set()
     for path in paths:
+        if "\0" in path:
+            raise FileNotFoundError(errno.ENOENT, "no file has a null character in its name", path)
         os.stat(path)
         start = path if os.path.isdir(path) else os.path.dirname(path) or "."
+        os.scandir(start).close()  # os.walk passes over a folder that cannot be listed
+        if not os.stat(start).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "the folder was removed", path)
         for folder, below, names in os.walk(start):
             below[:] = sorted(name for name in below if name not in _SKIPPED)
             if _is_compiled(folder, names) and (real := os.path.realpath(folder)) not in seen:

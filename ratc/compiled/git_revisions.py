@@ -147,7 +147,7 @@ def _write(near: str, entries: list[tuple[str, str, str]], folder: str) -> None:
         size = int(head.split()[2])
         content, data = data[:size], data[size + 1 :]
         path = os.path.join(folder, name)
-        # Git writes no such trees, and lists them all the same.
+        # Git writes no such trees, but lists them.
         if ".." in name.split("/") or files.link_above(folder, name) or os.path.lexists(path):
             continue
         os.makedirs(os.path.dirname(path), exist_ok=True)

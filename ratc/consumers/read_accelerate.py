@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 if not getattr(sys.flags, "safe_path", False):
-    sys.path.pop(0)  # this folder is no place to import from
+    sys.path.pop(0)  # this folder is not a place to import from
 
 from accelerate.commands.config.config_args import load_config_from_file
 

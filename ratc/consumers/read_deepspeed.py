@@ -11,7 +11,7 @@ import tempfile
 from unittest.mock import patch
 
 if not getattr(sys.flags, "safe_path", False):
-    sys.path.pop(0)  # this folder is no place to import from
+    sys.path.pop(0)  # this folder is not a place to import from
 
 # DeepSpeed imports MLflow if it is installed, for its autotuner. That takes longer than all the rest together.
 sys.modules["mlflow"] = None  # type: ignore[assignment]  # how Python is told that a module is missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from ratc import resources
 from ratc.diagnostics import Diagnostic, Span, did_you_mean
+from ratc.units import either
 
 MIB = 1 << 20
 #: A profile of NVIDIA's for a part of a card: `3g.20gb`, `1c.3g.20gb`, `1g.10gb+me`.
@@ -100,7 +102,7 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
     if isinstance(found, Card):
         return found, ()
     if found:
-        return None, (Diagnostic("R301", f"`{text}` could be several cards", span, helps=(f"use {either(found)}",)),)
+        return None, (Diagnostic("R301", f"`{text}` could be several cards", span, helps=(f"use {one_of(found)}",)),)
     catalogue = _catalogue()
     spellings = [
         *catalogue["cards"],
@@ -110,7 +112,7 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
     if _SLICE.search(wanted):
         note = "a slice of a card (MIG) has less memory and fewer cores than the card: it is a device of its own"
         return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, (note,), (_DESCRIBE,)),)
-    # Another number is another card, not a typing error: the name of a larger card is no help for a smaller one.
+    # Another number is another card, not a typing error: the name of a larger card does not help with a smaller one.
     alike = [name for name in spellings if len(wanted) > 3 and _numbers(name) == _numbers(wanted)]
     same_model = [name for name in card_names() if name.partition("-")[0] == wanted.partition("-")[0]]
     named = "cards: " + ", ".join(same_model or card_names())
@@ -122,7 +124,6 @@ def _numbers(name: str) -> list[str]:
     return re.findall(r"\d+", name)
 
 
-def either(words: tuple[str, ...]) -> str:
-    """Words in backticks, with "or" before the last."""
-    quoted = [f"`{word}`" for word in words]
-    return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+def one_of(names: Sequence[str]) -> str:
+    """Names in backticks, with "or" before the last."""
+    return either([f"`{name}`" for name in names])

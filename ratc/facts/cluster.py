@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
-from ratc.facts.cards import MIB, Card, describe_card, either, find_card, resolve_card
+from ratc.facts.cards import MIB, Card, describe_card, find_card, one_of, resolve_card
 from ratc.plan import Value, Values
 from ratc.units import memory_bytes, walltime_seconds
 
@@ -98,12 +98,12 @@ def contradictions(cluster: Cluster) -> Iterator[Diagnostic]:
         yield _wrong(
             f"`{launcher.value}` does not start tasks on {scheduler}",
             launcher.span,
-            f"use {either(LAUNCHERS[scheduler])}",
+            f"use {one_of(LAUNCHERS[scheduler])}",
         )
     first, last = values["ephemeral_ports"].value
     if first > last:
         yield _wrong(
-            f"the ports {first} to {last} are no range", values["ephemeral_ports"].span, "write the lower port first"
+            f"the ports {first} to {last} are not a range", values["ephemeral_ports"].span, "write the lower port first"
         )
 
 
@@ -211,7 +211,7 @@ def choose_node_type(
     if len(fitting) > 1:
         given = " and ".join(f"`{item.name}`{where(partition.nodes[item.name].span)}" for item in fitting)
         message = f"{part} has nodes of {len(fitting)} types, and the spec names none"
-        helps = (f"choose one with `node_type`: {either(tuple(item.name for item in fitting))}",)
+        helps = (f"choose one with `node_type`: {one_of([item.name for item in fitting])}",)
         span = place(settings, "gpu", cluster.word, "gpus_per_node", "num_gpus")
         return None, (Diagnostic("R324", message, span, (f"the types are {given}",), helps),)
     chosen = fitting[0]

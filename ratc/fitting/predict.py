@@ -163,7 +163,7 @@ def strategy_like(plan: Plan, chosen: Decision) -> Strategy:
     if strategy.engine != "fsdp2":
         return replace(strategy, world_size=plan.values.get_as(int, "parallel.world_size"))
     size = sharding.group(Context(plan.settings, plan.facts, None, dict(plan.values)))
-    assert size is not None, "a plan without a mesh is no plan"
+    assert size is not None, "a plan without a mesh is not a plan"
     return _fsdp2(plan, size)
 
 

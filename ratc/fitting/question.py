@@ -19,6 +19,8 @@ class Question:
     precisions: tuple[str, ...] = ()
 
 
+#: From the one that is tried first.
+PRECISIONS = ("bf16", "fp16", "fp32")
 #: Helps for a card without a prediction.
 _OTHERS = ("name other cards: `--card CARD`", "or measure a step on it: `ratc profile SPEC --measure`")
 
@@ -64,4 +66,4 @@ def precisions_of(question: Question, plan: Plan, card: facts.Card) -> list[str]
         return [asked] if can[asked] else []
     if not plan.settings["training.mixed_precision"].value:
         return ["fp32"]
-    return [next(kind for kind in ("bf16", "fp16", "fp32") if can[kind]), "fp32"][: 2 if card.fp16 or card.bf16 else 1]
+    return [next(kind for kind in PRECISIONS if can[kind]), "fp32"][: 2 if card.fp16 or card.bf16 else 1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ratc import facts
 from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.diagnostics import Diagnostic
-from ratc.fitting import breakdown, step_time, table
+from ratc.fitting import breakdown, own_step, table
 from ratc.fitting.predict import asked_allocator, device_of, own_searcher, strategy_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import searchers
@@ -44,13 +44,15 @@ def fit_report(plan: Plan, decision: Decision | None, folder: str, cards: Sequen
         return FitReport(unpredicted=OF_A_PROGRAM, no_cards="ratc cannot predict which cards the program fits on.")
     library = Library(plan, folder, plan.settings["model.name"].span)
     searcher = own_searcher(plan, library)
-    why = _unpredictable(plan)
+    why = own_step.unpredicted(plan)
     choice, drawing, undrawn = (None, None, "") if why else _step(plan, decision, searcher)
     if not why and choice is None:
         why, undrawn = undrawn, ""
     rows, no_cards, found = _cards(cards, plan, searchers(library, searcher.share, asked_allocator(plan)))
     return FitReport(
-        _account(choice, decision.measured if decision else None, _time(plan, folder)) if choice else None,
+        _card_memory(choice, decision.measured if decision else None, own_step.time_sentence(plan, folder))
+        if choice
+        else None,
         why,
         drawing,
         undrawn,
@@ -59,16 +61,6 @@ def fit_report(plan: Plan, decision: Decision | None, folder: str, cards: Sequen
         no_cards,
         found,
     )
-
-
-def _unpredictable(plan: Plan) -> str:
-    """Return why the plan's own step cannot be predicted; empty if it can."""
-    values = plan.values
-    if values["hardware.device"].value != "cuda":
-        return "No memory is predicted: it trains on the CPU."
-    if not values["hardware.compute_capability"].value or not values["hardware.memory_bytes"].value:
-        return "No memory is predicted: it is not known which NVIDIA card it will run on."
-    return ""
 
 
 def _step(plan: Plan, decision: Decision | None, searcher: Searcher) -> tuple[Choice | None, Drawing | None, str]:
@@ -92,14 +84,7 @@ def _step(plan: Plan, decision: Decision | None, searcher: Searcher) -> tuple[Ch
         return choice, None, f"The step is not drawn: {reason}."
 
 
-def _time(plan: Plan, folder: str) -> str:
-    """The time of the plan's step in a sentence."""
-    step, why = step_time.predict_step(plan, folder)
-    said = step.sentence() if step else f"the time of a step is not predicted: {why}"
-    return f"{said[0].upper()}{said[1:]}."
-
-
-def _account(choice: Choice, measured: str | None, time: str) -> CardMemory:
+def _card_memory(choice: Choice, measured: str | None, time: str) -> CardMemory:
     found = choice.estimate
     used = breakdown.parts(found, choice.breakdown, measured)
     left = []
@@ -135,7 +120,7 @@ def _cards(
     if cards is None:
         return [], "No other cards were asked for (`--no-cards`).", ()
     own = table.own_card(plan)
-    if not cards and _unpredictable(plan):
+    if not cards and own_step.unpredicted(plan):
         return [], "The plan names no NVIDIA card. `--card CARD` shows what would fit on one.", ()
     shown: list[facts.Card] = [own] if own else []
     for name in cards or table.COMMON:

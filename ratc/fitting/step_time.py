@@ -143,6 +143,15 @@ def training(plan: Plan, step: Prediction, samples: int | None) -> Run | None:
     return None if steps is None else Run(step, max(1, steps), plan.values.get_as(int, "training.epochs"))
 
 
+def with_loading(plan: Plan, step: Prediction, loader_rate: float | None) -> Prediction:
+    """The step with its waits for samples, if the samples a second of a loader process are given and the step is not
+    that of a run, whose time includes them.
+    """
+    if loader_rate is None or step.waits is not None:
+        return step
+    return step.with_loading(loader_rate, plan.values.get_as(int, "data.num_workers"))
+
+
 def lines(plan: Plan, step: Prediction, samples: int | None) -> list[str]:
     """The time of a plan's step, and the time and cost of its training if the samples of an epoch are known."""
     told = [step.sentence()]

@@ -59,7 +59,7 @@ def _text(path: str) -> Callable[[str], _Made]:
 
 
 def _number(path: str) -> Callable[[str], _Made]:
-    return lambda text: [(path, int(text))] if text.isdecimal() else "it is no whole number"
+    return lambda text: [(path, int(text))] if text.isdecimal() else "it is not a whole number"
 
 
 def _name(text: str) -> _Made:

@@ -114,6 +114,9 @@ def _gpus(merged: Merged) -> None:
     values = merged.values
     total, each = values.get("resources.num_gpus"), values.get("resources.gpus_per_node")
     nodes = values.get("resources.nodes")
+    if nodes is not None and isinstance(nodes.value, dict):
+        _gpus_of_range(merged, nodes)
+        return
     if any(one is not None and not isinstance(one.value, int) for one in (total, each, nodes)):
         return  # the spec's own check reports it
     if total is not None and each is None and nodes is None and total.value > 1 and total.source.startswith("gpus "):
@@ -132,3 +135,25 @@ def _gpus(merged: Merged) -> None:
     else:
         product = each.value * (nodes.value if nodes is not None else 1)
         _disagree(merged, Carried(total.path, product, each.span, each.source), total.value, total)
+
+
+def _gpus_of_range(merged: Merged, nodes: Carried) -> None:
+    """Reduce a range of nodes to the one number that GPUs in all and per node leave; without GPUs per node, those in
+    all are lost.
+    """
+    total, each = merged.values.get("resources.num_gpus"), merged.values.get("resources.gpus_per_node")
+    if total is None or not isinstance(total.value, int):
+        return
+    del merged.values["resources.num_gpus"]
+    if each is None or not isinstance(each.value, int) or not each.value:
+        why = "the number of nodes is a range: set `resources.gpus_per_node`"
+        merged.left.append(Left(total.source, total.span, why))
+        return
+    whole, rest = divmod(total.value, each.value)
+    if rest or not nodes.value["min"] <= whole <= nodes.value["max"]:
+        why = f"no number of nodes of {nodes.span.place} has so many with {each.value} each"
+        merged.left.append(Left(total.source, total.span, why))
+        return
+    merged.values["resources.nodes"] = Carried(nodes.path, whole, total.span, total.source)
+    why = f"{total.value} GPUs, {each.value} a node, are {whole} node{'s' if whole > 1 else ''}"
+    merged.left.append(Left(nodes.source, nodes.span, why, deliberate=True))

@@ -1,6 +1,6 @@
 """A script's commands, as the grammar of bash reads them: those that always run, and those under a condition.
 
-A line inside a here-document, an array or a quoted text is no command. The parser is tree-sitter's.
+A line inside a here-document, an array or a quoted text is not a command. The parser is tree-sitter's.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _end(words: tuple[str, ...]) -> str:
 
 
 def _of(node: Node) -> Iterator[Command]:
-    """Yield the commands of one statement. A part that is no command has no words."""
+    """Yield the commands of one statement. A part that is not a command has no words."""
     for part, unsure, apart in _unfolded(node):
         if part.has_error:
             yield _command(part, "it is not valid bash", read=False)
@@ -175,7 +175,7 @@ def _command(node: Node, unsure: str, read: bool = True) -> Command:
     if words is not None:
         parts = list(node.named_children)
         if node.type == "declaration_command":
-            parts = [node, *parts]  # `export` itself is no node
+            parts = [node, *parts]  # `export` itself is not a node
         dynamic = frozenset(number for number, part in enumerate(parts) if number and _is_dynamic(part))
         if len(parts) != len(words) and node.type == "declaration_command":  # `A=$((1 + 1))` is one word
             known = [part for number, part in enumerate(parts) if number and number not in dynamic]

@@ -47,14 +47,20 @@ LSF = frozenset(("n", "gpu", "R"))
 def slurm(given: _Options) -> Iterator[Item]:
     """Nodes, GPUs, cores and memory of an sbatch script."""
     nodes, tasks, each = (_count(given, name) for name in ("nodes", "ntasks", "ntasks-per-node"))
-    yield from _unreadable(given, ("nodes", "ntasks", "ntasks-per-node", "cpus-per-task"))
+    of_range = _range(given["nodes"]) if "nodes" in given else None
+    if "nodes" in given and not nodes and not of_range:
+        why_not = "it is neither a number of nodes above 0 nor a range such as 2-8"
+        yield Left(given["nodes"].source, given["nodes"].span, why_not)
+    yield from _unreadable(given, ("ntasks", "ntasks-per-node", "cpus-per-task"))
+    if of_range:
+        yield Carried("resources.nodes", of_range, given["nodes"].span, given["nodes"].source)
     why = nodes
-    if nodes is None and tasks is not None and each and tasks % each == 0:
+    if nodes is None and not of_range and tasks is not None and each and tasks % each == 0:
         nodes, why = tasks // each, tasks
     if nodes is not None:
         option = given["nodes" if "nodes" in given and why is nodes else "ntasks"]
         yield Carried("resources.nodes", nodes, option.span, option.source)
-    open_nodes = nodes is None and tasks not in (None, 1)
+    open_nodes = nodes is None and not of_range and tasks not in (None, 1)
     if each is None and tasks is None:
         each = 1
     elif each is None and nodes and tasks is not None and tasks % nodes == 0:
@@ -81,6 +87,13 @@ def slurm(given: _Options) -> Iterator[Item]:
     for name, number in (("mem-per-cpu", cpus), ("mem-per-gpu", gpus)):
         if name in given:
             yield _memory(given[name], number[0] if number else None)
+
+
+def _range(option: Option) -> dict[str, int] | None:
+    """A range of nodes, `2-8`, as the spec has it; None for one number, for a list and for any other text."""
+    match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", option.value)
+    fewest, most = (int(text) for text in match.groups()) if match else (0, 0)
+    return {"min": fewest, "max": most} if 0 < fewest <= most else None
 
 
 def _count(given: _Options, name: str) -> int | None:

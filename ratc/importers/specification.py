@@ -28,7 +28,10 @@ def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, 
     _refused(merged)
     found = list(merged.found)
     values = {path: item.value for path, item in merged.values.items()}
-    comments = {path: f"from {redact(item.span.source.name)}:{item.span.line}" for path, item in merged.values.items()}
+    comments: dict[str, str] = {}
+    for path, given in merged.values.items():
+        leaves = [f"{path}.{key}" for key in given.value] if isinstance(given.value, dict) else [path]
+        comments |= dict.fromkeys(leaves, f"from {redact(given.span.source.name)}:{given.span.line}")
     for path, stand_in in required(values).items():
         if path not in values:
             values[path], comments[path] = stand_in, "to be filled in: no imported file gives it"
@@ -40,7 +43,7 @@ def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, 
         message = f"not imported: `{_short(redact(item.source))}`"
         found.append(Diagnostic("R434", message, item.span, (item.why,), severity=Severity.WARNING))
     head = comment(f"Imported by ratc from {redact(', '.join(names))}. Read it, then check it with `ratc validate`.")
-    return head + mapping(_tree(values), comments) + "".join(_account(merged.left)), tuple(found)
+    return head + mapping(_tree(values), comments) + "".join(_left_out(merged.left)), tuple(found)
 
 
 def _refused(merged: Merged) -> None:
@@ -82,7 +85,7 @@ def _tree(values: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _account(left: Sequence[Left]) -> Iterator[str]:
+def _left_out(left: Sequence[Left]) -> Iterator[str]:
     groups = (("Not imported", False), ("Left to ratc", True))
     for title, deliberate in groups:
         rows = [item for item in left if item.deliberate == deliberate]

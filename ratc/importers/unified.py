@@ -10,7 +10,7 @@ from ratc.yaml.parse import Document
 
 
 def read(document: Document) -> tuple[Item, ...]:
-    """Import each leaf under its own path. A key with a dot in it is no path."""
+    """Import each leaf under its own path. A key with a dot in it is not a path."""
     schema = resources.schema("experiment")
     items: list[Item] = []
     for names, node in keys.leaves(document.root):

@@ -200,5 +200,5 @@ def _values(described: dict[str, Any]) -> Iterator[Completion]:
 
 
 def _bytes(text: str) -> bytes:
-    """The text as a file would hold it. An editor may send half of a surrogate pair, which then is no UTF-8: R001."""
+    """The text as a file would hold it. An editor may send half of a surrogate pair, which then is not UTF-8: R001."""
     return text.encode("utf-8", "surrogatepass")

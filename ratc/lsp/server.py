@@ -28,7 +28,7 @@ class Server(LanguageServer):
         self._known: dict[str, tuple[int | None, Analysis]] = {}
 
     def analysis(self, document: TextDocument) -> Analysis | None:
-        """The analysis of a document as it stands; None if it is no spec."""
+        """The analysis of a document as it stands; None if it is not a spec."""
         if not analysis.is_spec(document.source):
             self._known.pop(document.uri, None)
             return None

@@ -157,7 +157,7 @@ class Allocator:
         Found in the events of 51 cases on an H200 (benchmarks/memory/data): replayed at these addresses, the peak of
         reserved bytes is the measured one to 0.1 % in all but one (1.1 %); at rising addresses it is up to 5.6 % off.
         """
-        room = size + MIN_BLOCK  # a gap, so that blocks of two segments are no neighbours
+        room = size + MIN_BLOCK  # a gap, so that blocks of two segments are not neighbours
         for index in range(len(self._left) - 1, -1, -1):
             start, end = self._left[index]
             if end - start >= room:

@@ -41,18 +41,6 @@ class Traces(Protocol):
         """The trace of a step of one micro-batch or of several; of one sample, or of more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """Traces at hand, which hold for one sample, too."""
-
-    single: Trace
-    accumulating: Trace
-
-    def trace(self, accumulating: bool, one_sample: bool) -> Trace:
-        """One of both."""
-        return self.accumulating if accumulating else self.single
-
-
 #: Every variant that was traced. No other one is proposed.
 Library: TypeAlias = Mapping[Variant, Traces]
 

@@ -2,7 +2,7 @@
 
 Every term is an upper bound, mostly on reports of others, so that a choice errs towards fitting: on an H200, 1.35 GiB
 were measured outside the allocator (0.60 of them before any process had started), and 1.68 GiB are allowed for.
-cuBLAS's workspaces are no term: the caching allocator holds them, and the trace has them.
+cuBLAS's workspaces are not a term: the caching allocator holds them, and the trace has them.
 """
 
 from __future__ import annotations

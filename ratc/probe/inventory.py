@@ -256,7 +256,7 @@ def recognise(kind: str, memory_mib: int | None = None) -> str | tuple[str, ...]
     the possible ones. ``memory_mib`` decides between them.
     """
     plain = re.sub(r"[\s_]+", "-", kind.strip().lower())
-    if re.search(r"\b\d+g\.\d+gb", plain):  # a slice of a card (MIG) is no card
+    if re.search(r"\b\d+g\.\d+gb", plain):  # a slice of a card (MIG) is not a card
         return ()
     for spelling in (plain, re.sub(r"^(nvidia|tesla)-?(geforce|tesla|quadro)?-?", "", plain)):
         found = find_card(spelling)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from ratc.catalog.tasks import class_names
@@ -19,7 +18,7 @@ CACHE_SHARE, CACHE_UNKNOWN_BYTES, CACHE_DISK_BYTES = 3, 4 << 30, 64 << 30
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Take most values from the spec; derive names of classes, sizes of crops and of the cache. Code: R365."""
+    """Take most values from the spec; derive names of classes, sizes of crops and of the cache."""
     settings = context.settings
     if settings["task_type"].value == "multi":
         context.derive("data.dataset", "joint", "a sample of each of `tasks` at every position", "spec:tasks")
@@ -40,31 +39,10 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     else:
         context.keep("data.scales")
     if "data.folds.number" in settings:
-        yield from _folds(context)
+        context.keep(*(f"data.folds.{key}" for key in ("number", "index", "seed", "group")))
     _augmentations(context)
     _cache(context)
-
-
-def _folds(context: Context) -> Iterator[Diagnostic]:
-    """Take the fold, if there is one of that number and the data can be divided."""
-    settings, at = context.settings, "data.folds"
-    number, index, group = (settings[f"{at}.{key}"] for key in ("number", "index", "group"))
-    span = number.span
-    if index.value >= number.value:
-        message = f"there is no fold {index.value}: {number.value} folds are counted from 0"
-        yield Diagnostic("R365", message, index.span or span, helps=(f"use 0 to {number.value - 1}",))
-    if settings["task_type"].value == "multi":
-        helps = ("write one spec for each task",)
-        yield Diagnostic("R365", "folds do not work with several tasks", span, helps=helps)
-    if settings["data.dataset"].value == "volumes" and settings["data.args"].value.get("overlap"):
-        note = "patches for validation never overlap, and in folds every patch is used for both"
-        message = "`overlap` does not work with `folds`: patches of volumes may not overlap there"
-        yield Diagnostic("R365", message, settings["data.args"].span or span, (note,), ("remove `overlap`",))
-    try:
-        re.compile(group.value or "")
-    except re.error as error:
-        yield Diagnostic("R365", f"`group` is not a valid regular expression: {error}", group.span)
-    context.keep(*(f"{at}.{key}" for key in ("number", "index", "seed", "group")))
+    yield from ()
 
 
 def _augmentations(context: Context) -> None:

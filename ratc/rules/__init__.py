@@ -16,6 +16,7 @@ from ratc.rules import (
     elastic,
     entrypoint,
     exclusive,
+    folds,
     grid,
     heads,
     ineffective,
@@ -51,6 +52,7 @@ RULES = (
     grid,
     metric,
     augmentations,
+    folds,
     unexpanded,
 )
 #: For a program of the user's instead of the built-in loop: the other rules are about the loop.

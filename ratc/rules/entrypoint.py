@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ratc import program
@@ -10,7 +11,8 @@ from ratc.plan import Value, Values
 
 #: Keys that only the built-in loop implements: a spec with one of them and an entrypoint is refused.
 _ONLY_THE_LOOP = ("tuning", "tasks", "compression", "parallel", "training.deepspeed", "training.zero_stage")
-_QUOTES = ("'", '"')
+#: A whole argument in quotes, or the value of an option in quotes.
+_QUOTED = re.compile(r"""(-[^\s'"=]*=)?(['"]).*\2""", re.DOTALL)
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
@@ -51,7 +53,7 @@ def _placeholders(settings: Values) -> Iterator[Diagnostic]:
                 helps = did_you_mean(name, program.NAMES) or (f"the placeholders are {', '.join(program.NAMES)}",)
                 helps = (*helps, f"for the text itself, write `$${{{name}}}`")
                 yield Diagnostic("R243", message, _where(value, f"${{{name}}}"), helps=helps)
-        if text[:1] in _QUOTES and text[-1:] == text[:1] and len(text) > 1:
+        if _QUOTED.fullmatch(text):
             message = f"the argument `{text}` keeps its quotes: no shell reads it"
             span = _where(value, text)
             yield Diagnostic("R244", message, span, helps=("leave the quotes out",), severity=Severity.WARNING)

@@ -106,7 +106,7 @@ class Dialect(Protocol):
         """The job's number in the answer to `submit`."""
 
     def unsure(self, answer: Answer) -> bool:
-        """Whether a failed `submit` may have submitted all the same."""
+        """Whether a failed `submit` may have submitted the job."""
 
     def state(self, job: str) -> tuple[str, ...]:
         """The command that asks for a job's state."""

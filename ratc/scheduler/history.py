@@ -1,6 +1,6 @@
 """Keeps the submissions from a folder of artifacts in `.submitted/`, which git ignores and compiling leaves alone.
 
-It belongs to this checkout and its clusters, with times and hosts: it is no artifact, and not for other people.
+It belongs to this checkout and its clusters, with times and hosts: it is not an artifact, and not for other people.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from ratc.scheduler.dialect import Task
 #: Seconds between two questions: from the first to the second, half as long again each time. Slurm forgets a job after
 #: MinJobAge, 300 s by default, and LSF after CLEAN_PERIOD, an hour.
 _PAUSES = (1.0, 30.0)
-#: Questions in a row that may stay without an answer: a controller that restarts is no end of a job.
+#: Questions in a row that may stay without an answer: a controller that restarts is not the end of a job.
 _PATIENCE = 20
 
 

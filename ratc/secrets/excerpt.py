@@ -1,6 +1,6 @@
 """A line of a source as people may see it: secrets are starred out, however YAML quotes them.
 
-A text that is no YAML, for example a script, is redacted by :mod:`ratc.secrets.redact`.
+A text that is not YAML, for example a script, is redacted by :mod:`ratc.secrets.redact`.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ _HARMLESS = frozenset(
 )
 #: Letters before an option among which its program is looked for.
 _LOOKED_AT = 400
-#: What is no secret: a number, a path, a variable.
+#: What is not a secret: a number, a path, a variable.
 _PLAIN = re.compile(r"[0-9]{1,7}|[./~$\"']\S*|\w+/\S*")
 
 

@@ -16,9 +16,9 @@ MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 LOSS = f"^({'|'.join(dict.fromkeys(name for names in LOSSES.values() for name in names))})$|{CALLABLE}"
 OPTIMIZER = f"^({'|'.join(OPTIMIZERS)})$|{CALLABLE}"
 DATASET = f"^({'|'.join(dict.fromkeys(name for names in DATASETS.values() for name in names))})$|{CALLABLE}"
-#: A size above 0: schedulers read 0 as all or as none.
 #: 1.0 to 19.9: the newest in 2026 is 12.1.
 COMPUTE_CAPABILITY = r"^(?:[1-9]|1[0-9])\.[0-9]$"
+#: A size above 0: schedulers read 0 as all or as none.
 MEMORY = r"^(0{0,8}[1-9][0-9]{0,8}(\.[0-9]{1,9})?|0{1,9}\.0{0,8}[1-9][0-9]{0,8}) ?([KMGTkmgt]([iI]?[bB])?)?$"
 
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]

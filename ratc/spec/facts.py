@@ -75,7 +75,7 @@ class MeasuredRate(Section):
 
 
 class Facts(Section):
-    """One machine type: what `--facts FILE` holds. `gpu` names a card of the catalogue, or describes one."""
+    """One machine type, the content of `--facts FILE`. `gpu` names a card of the catalogue, or describes one."""
 
     nodes: PositiveInt = Field(1, description="Number of machines of this kind.")
     gpus_per_node: Count = Field(..., description="GPUs on each machine; 0 for none.", examples=[8])

@@ -126,7 +126,7 @@ def _union(choices: list[dict[str, Any]], definitions: dict[str, Any]) -> dict[s
     if "enum" in merged and "null" in types:
         merged["enum"] = [*merged["enum"], None]
     if "enum" in merged and "boolean" in types:
-        # No type beside it: an option's text is then read as YAML, so that `false` is no text.
+        # No type beside it: an option's text is then read as YAML, so that `false` is not text.
         return {**merged, "enum": [True, False, *merged["enum"]]}
     if "integer" in types and "number" in types:
         types.remove("integer")

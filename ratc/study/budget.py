@@ -18,7 +18,7 @@ _EVERY = 5.0
 
 
 class Budget:
-    """Seconds that a study may take; None is no limit."""
+    """Seconds that a study may take; None means that there is no limit."""
 
     def __init__(self, folder: str, seconds: float | None) -> None:
         self._path, self._seconds = os.path.join(folder, _FILE), seconds

@@ -16,7 +16,7 @@ _EVERY = 1.0
 
 
 class Live:
-    """Draws ``table()`` below the printed lines. If standard error is no terminal, only the lines are printed."""
+    """Draws ``table()`` below the printed lines. If standard error is not a terminal, only the lines are printed."""
 
     def __init__(self, table: Callable[[], str]) -> None:
         self._table = table

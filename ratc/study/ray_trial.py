@@ -21,7 +21,7 @@ from ratc.tuning.outcome import judged
 
 #: Seconds between two polls; for a run to save and end; and until a run that the study did not stop counts as failed.
 _PAUSE, _PATIENCE, _STOPPED = 0.2, 60.0, 120.0
-#: The score of a metric that is no number.
+#: The score of a metric that is not a number.
 WORST = -1e30
 
 

@@ -232,7 +232,7 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
     except Exception as error:
         if not watch.reason:
             raise
-        # A scheduler that ends a job tells Ray's processes, too; the trials save all the same.
+        # A scheduler that ends a job tells Ray's processes, too; the trials still save.
         watch.live.say(f"Ray ended before the study: {type(error).__name__}: {error}")
     finally:
         for number, handler in before.items():

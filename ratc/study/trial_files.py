@@ -26,7 +26,7 @@ STOP, STOPPED = "STOP", "STOPPED"
 _OWNER = "owner.json"
 #: Bytes of a file of results that are read: more is none of the runtime's.
 _MOST = 64 << 20
-#: The ranks of the study's own process, which are no trial's.
+#: The ranks of the study's own process, which are not a trial's.
 _NOT_HANDED_ON = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 _RANKS = ("SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK", "JSM_", "PMI", "OMPI_")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ratc.catalog import alloc_conf, launch_variables
@@ -11,7 +10,7 @@ from ratc.program import is_program
 from ratc.shell import quote, render
 from ratc.targets import accelerate, deepspeed
 from ratc.targets.artifact import Artifact, Place, Pool, Shape
-from ratc.units import counted
+from ratc.units import counted, either
 
 NODE = "node.sh"
 #: The table of an array's points, and the folder of their locks.
@@ -73,24 +72,6 @@ def why(plan: Plan, path: str) -> str:
     return "" if given else value.reason
 
 
-def where(plan: Plan) -> str:
-    """``on 2 nodes``; of an elastic plan ``on 2, 4 or 8 nodes``."""
-    if plan.sizes:
-        return f"on {either(counts(plan))} nodes"
-    nodes = plan.values["parallel.nodes"].value
-    return f"on {nodes} node{'s' if nodes > 1 else ''}"
-
-
-def counts(plan: Plan) -> list[str]:
-    """The numbers of nodes of an elastic plan, the fewest first; empty for a plan of one number."""
-    return [str(size.values["parallel.nodes"].value) for size in plan.sizes]
-
-
-def either(words: Sequence[str]) -> str:
-    """``2, 4 or 8``."""
-    return " or ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
-
-
 def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
     """Return the template variables of a script's environment: ``environment`` and ``variables``; ``sourced`` if it
     sources a file, ``own_python`` if it chooses the Python. Without ``modules`` a host has loaded them.
@@ -149,7 +130,7 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
     if isinstance(shape, Pool):
         text = render(
             "node_ray.sh.j2",
-            title=title(plan, where(plan), shape),
+            title=title(plan, f"on {plan.nodes_text}", shape),
             again=place.again,
             spec=place.spec_name,
             sets=shape.sets,
@@ -164,7 +145,7 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
     varies = shape is not None and "training.allocator" in shape.varied
     text = render(
         "node.sh.j2",
-        title=title(plan, where(plan)),
+        title=title(plan, f"on {plan.nodes_text}"),
         array=shape is not None,
         allocator_varies=varies,
         native=alloc_conf.settings(alloc_conf.NATIVE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
@@ -231,16 +212,17 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
     ports = last - first + 1
     nodes = values.get_as(int, "parallel.nodes")
     pool = shape if isinstance(shape, Pool) else None
+    counts = plan.node_counts if plan.sizes else []
     return {
         "header": place.header,
-        "title": title(plan, where(plan), pool),
+        "title": title(plan, f"on {plan.nodes_text}", pool),
         "up": place.up,
         "down": place.down,
         "data_dir": values["data.data_dir"].value,
         "output_dir": values["output_dir"].value,
         "nodes": str(nodes),
-        "counts": " ".join(reversed(counts(plan))),
-        "named_counts": either(counts(plan)),
+        "counts": " ".join(map(str, reversed(counts))),
+        "named_counts": either(list(map(str, counts))),
         # Ray needs a port on one node, too, and so do processes that Slurm starts.
         "several": nodes > 1 or pool is not None or starts_each(plan),
         "study": pool is not None,

@@ -61,7 +61,7 @@ def _one_size(plan: Plan) -> str | None:
         return "`-nnodes`, which a job for jsrun asks with, is one number, and the nodes are a range"
     counted = [key for key in ("rusage", "memory_limit") if facts[f"cluster.lsf.{key}"].value == "job"]
     if counted and values["job.memory_bytes_per_node"].value is not None:
-        return "this site counts memory by job, and the nodes are a range: their memory is no one number"
+        return "this site counts memory by job, and the nodes are a range: their memory is not one number"
     return None
 
 
@@ -134,8 +134,7 @@ def _slots_of_a_node(plan: Plan) -> int:
 
 def _slots(plan: Plan, slots: int, why: str) -> tuple[str, str]:
     """Return the slots, and where they come from; of an elastic plan the fewest and the most."""
-    counts = [int(count) for count in job.counts(plan)] or [plan.values.get_as(int, "parallel.nodes")]
-    ends = sorted({counts[0], counts[-1]})
+    ends = sorted({plan.node_counts[0], plan.node_counts[-1]})
     words = " to ".join(map(str, ends))
     return ",".join(
         str(nodes * slots) for nodes in ends

@@ -93,8 +93,7 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
 
 def _nodes(plan: Plan) -> str:
     """Return the number of nodes, or the range of an elastic plan."""
-    counts = job.counts(plan) or [str(plan.values["parallel.nodes"].value)]
-    return "-".join(dict.fromkeys((counts[0], counts[-1])))
+    return "-".join(map(str, sorted({plan.node_counts[0], plan.node_counts[-1]})))
 
 
 def _range(shape: Shape | None) -> str | None:

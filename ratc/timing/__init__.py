@@ -1,1 +1,1 @@
-"""The time of a training step, by a roofline of its traced kernels, and what a run of such steps takes and costs."""
+"""The time of a training step, by a roofline of its traced kernels, and the time and cost of a run of such steps."""

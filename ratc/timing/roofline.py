@@ -9,8 +9,7 @@ model left out of the fit.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from ratc.memory.trace import Trace
@@ -147,9 +146,3 @@ def step_time(
 def spread(card: str) -> float:
     """The factor of the interval around a prediction on a card: from seconds / factor to seconds x factor."""
     return SPREAD if card in MEASURED_ON else SPREAD_ELSEWHERE
-
-
-def covering(ratios: Sequence[float], share: float = 0.9) -> float:
-    """The smallest factor with a share of the ratios of predicted to measured between 1 / factor and factor."""
-    factors = sorted(max(ratio, 1 / ratio) for ratio in ratios)
-    return factors[math.ceil(share * len(factors)) - 1]

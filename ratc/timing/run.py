@@ -1,9 +1,9 @@
-"""The time of a step over several processes, its interval, and what a run of such steps takes: hours, money, energy."""
+"""The time of a step over several processes, its interval, and the hours, money and energy of a run of such steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ratc.timing.roofline import MEASURED_ON, StepTime, spread
 from ratc.units import counted, duration
@@ -46,15 +46,30 @@ class Prediction:
     unknown_why: str = ""
     #: Seconds by class of kernel, if they are predicted.
     by_class: Mapping[str, float] = field(default_factory=dict)
+    #: Seconds of the step in which it waits for its samples, which ``seconds`` includes; None if they are not counted.
+    waits: float | None = None
 
     @property
     def samples_per_second(self) -> float:
         """Samples a second over all processes."""
         return self.samples / self.seconds
 
+    def with_loading(self, rate: float, workers: int) -> Prediction:
+        """The step if a loader process delivers ``rate`` samples a second and each of the ``world_size`` processes has
+        so many of them, on cores of their own. They load while the GPU computes; without any (0), a process loads its
+        samples itself, and computes after that.
+        """
+        loading = self.samples / self.world_size / (rate * max(1, workers))
+
+        def whole(seconds: float) -> float:
+            return max(seconds, loading) if workers else seconds + loading
+
+        waits = whole(self.seconds) - self.seconds
+        return replace(self, seconds=whole(self.seconds), low=whole(self.low), high=whole(self.high), waits=waits)
+
     def sentence(self) -> str:
         """The prediction in one line for people."""
-        missing = "".join(f", {words}" for words in (self.unknown, self.unknown_why) if words)
+        missing = "".join(f", {words}" for words in (self.unknown, self.unknown_why, self._waits()) if words)
         return (
             f"{self.how}: a step of {counted(self.samples, 'sample')} takes {span_text(self.seconds)} "
             f"({span_text(self.low)} to {span_text(self.high)}, {self.why}), {self._rate()}{missing}"
@@ -64,6 +79,9 @@ class Prediction:
         """The step in a few words, to compare it with another."""
         missing = f", {self.unknown}" if self.unknown else ""
         return f"{span_text(self.seconds)} {self.how}, {self._rate()}{missing}"
+
+    def _waits(self) -> str:
+        return f"for {span_text(self.waits)} of it the GPUs wait for samples" if self.waits else ""
 
     def _rate(self) -> str:
         rate = self.samples_per_second
@@ -125,10 +143,13 @@ def predicted(
 
 
 def measured(seconds: float, samples: int, world_size: int, source: str, alone: bool = True) -> Prediction:
-    """The step as it was measured, by one process ``alone`` or by all of them together."""
+    """The step as it was measured, by one process ``alone``, or by all of them together in a run, which waits for its
+    samples, too.
+    """
     unknown = "without communication" if alone and world_size > 1 else ""
     low, high = seconds / MEASURED_SPREAD, seconds * MEASURED_SPREAD
-    return Prediction(seconds, low, high, samples, world_size, source, "measured", unknown)
+    waits = None if alone else 0.0
+    return Prediction(seconds, low, high, samples, world_size, source, "measured", unknown, waits=waits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +192,12 @@ class Run:
         """The run in lines for people: times, GPU hours, and money and energy if their prices are known."""
         low, high = self.interval()
         hours = self.gpu_hours()
+        left_out = "evaluation and checkpoints"
+        if self.step.waits is None:
+            left_out = "evaluation, checkpoints and waits for data"
         told = [
             f"an epoch of {self.steps_per_epoch:,} steps takes {span_text(self.epoch_s)}, all {self.epochs} take "
-            f"{span_text(self.seconds)} ({span_text(low)} to {span_text(high)}), without evaluation, checkpoints and "
-            "waits for data",
+            f"{span_text(self.seconds)} ({span_text(low)} to {span_text(high)}), without {left_out}",
             f"{hours:,.3g} GPU hours",
         ]
         if prices.per_gpu_hour is not None:

@@ -70,7 +70,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of a process. None is no limit.
+    """The limits of a process. None means that there is no limit.
 
     Attributes:
         cpu_s: Seconds of processor time, of the process and its children together. Other load on the machine does not

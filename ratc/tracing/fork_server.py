@@ -123,5 +123,5 @@ def main(modules: Sequence[str]) -> NoReturn:
 
 if __name__ == "__main__":
     if not getattr(sys.flags, "safe_path", False):
-        sys.path.pop(0)  # this folder is no place to import from
+        sys.path.pop(0)  # this folder is not a place to import from
     main(MODULES)

@@ -159,7 +159,7 @@ def make(
             return None, found
         traced = checks is not None and not checks.untraceable
         if traced and not has_errors(found) and not any(item.code in ("R315", "R316") for item in found):
-            found += _time(plan, request)
+            found += _show_time(plan, request)
         no_predict = no_predict and open_batch.is_predicted(plan)
         place = _place(loaded, gathered, target, folder, elsewhere, no_predict)
         artifacts, more = targets.artifacts(target, plan, place)
@@ -169,7 +169,7 @@ def make(
     return Made(artifacts, plan), found
 
 
-def _time(plan: Plan, request: CompileRequest) -> tuple[Diagnostic, ...]:
+def _show_time(plan: Plan, request: CompileRequest) -> tuple[Diagnostic, ...]:
     """Print the predicted time of the plan's step, and of the training if its samples are given. Code: R354.
 
     It enters no file: the same spec compiles to the same bytes on any machine.
@@ -186,6 +186,7 @@ def _time(plan: Plan, request: CompileRequest) -> tuple[Diagnostic, ...]:
         if known:
             say(f"ratc: the time of a step is not predicted: {why}")
         return ()
+    step = step_time.with_loading(plan, step, request.loader_rate)
     for line in step_time.lines(plan, step, request.samples):
         say(f"ratc: {line}")
     return step_time.too_long(plan, step, request.samples)

@@ -18,14 +18,13 @@ from ratc.diagnostics import Diagnostic, Severity, did_you_mean, has_errors
 from ratc.fitting import open_batch
 from ratc.markup import visible
 from ratc.plan import Plan, Value, Values
-from ratc.program import OF_A_PROGRAM, is_program, used
+from ratc.program import used
 from ratc.secrets.redact import redact
 from ratc.workflow import findings, inputs, recorded
 from ratc.workflow.inputs import Loaded
 from ratc.workflow.request import CompileRequest
 
 if TYPE_CHECKING:
-    from ratc.memory.decision import Decision
     from ratc.sweep import Point
 
 
@@ -121,7 +120,10 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
     # The lock keeps no prediction of a micro-batch that the spec gives, but it is told here.
     of_memory = paths == ["training.micro_batch_size"] or (len(paths) == 1 and paths[0].startswith("memory."))
     if of_memory and asked.form == "text":
-        print("\n" + "\n".join(map(visible, _account(plan, decision, loaded.folder))))
+        # Imported here: it takes longer than the rest of the command.
+        from ratc.fitting import own_step
+
+        print("\n" + "\n".join(map(visible, own_step.lines(plan, decision, loaded.folder))))
     if paths == ["training.activation_checkpointing"] and asked.form == "text" and decision and decision.recomputed:
         from ratc.fitting import breakdown
 
@@ -220,34 +222,3 @@ def _unknown(path: str, form: str, known: list[str]) -> int:
         return 1
     findings.show((found,), "ratc explain", form)
     return 1
-
-
-def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
-    """Return the memory of the micro-batch part by part, or the reason in one line if it is not known."""
-    if decision is not None and not decision.is_given:
-        from ratc.fitting import breakdown
-
-        return [*breakdown.lines(decision.choice, decision.measured), *_time(plan, folder)]
-    if is_program(plan.settings):
-        return [OF_A_PROGRAM]
-    if plan.values["hardware.device"].value != "cuda":
-        return ["No memory is predicted: it trains on the CPU.", *_time(plan, folder)]
-    if open_batch.is_given(plan):
-        from ratc.fitting import breakdown, given_batch
-
-        verdict, why = given_batch.judge(plan, folder)
-        if verdict is None:
-            return [f"No memory is predicted: {why}."]
-        return [*breakdown.of_given(verdict), *_time(plan, folder)]
-    if not open_batch.is_open(plan):
-        why = "it is not known which NVIDIA card it will run on"
-        return [f"No memory is predicted: {why}. `ratc fit SPEC --card CARD` predicts for a card."]
-    return ["No memory is predicted: the model's step could not be traced here (see the warning)."]
-
-
-def _time(plan: Plan, folder: str) -> list[str]:
-    """The time of the plan's step, and the classes of kernels that it goes to; nothing if it is not predicted."""
-    from ratc.fitting import step_time
-
-    step, _ = step_time.predict_step(plan, folder)
-    return [] if step is None else ["", *step_time.lines(plan, step, None), *step_time.parts(step)]

@@ -63,11 +63,7 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     try:
         rows, first = table.table(plan, wanted, allowed)
         taken, drawing = first or (None, None)
-        told = (
-            _details(question, plan, library, loaded.folder, rows, taken, cards, allowed, request.samples)
-            if details
-            else []
-        )
+        told = _details(question, plan, library, loaded.folder, rows, taken, cards, allowed, request) if details else []
     except NoTrace as stopped:
         return Fitted((), (*found, *stopped.found))
     return Fitted(tuple(rows), found, plan, tuple(told), drawing, span)
@@ -82,10 +78,14 @@ def _details(
     taken: Taken | None,
     cards: Sequence[facts.Card],
     allowed: Mapping[str, Searcher],
-    samples: int | None,
+    request: CompileRequest,
 ) -> list[str]:
     if taken:
-        told = [*breakdown.lines(taken.choice), *_allocator(plan, taken), *_time(plan, taken, allowed, samples)]
+        told = [
+            *breakdown.lines(taken.choice),
+            *_allocator_line(plan, taken),
+            *_time_lines(plan, taken, allowed, request),
+        ]
     elif len(cards) == 1 and rows:
         told = _nothing(next(iter(allowed.values())), library, plan, cards[0], rows[0].precision)
     else:
@@ -119,7 +119,7 @@ def _given(question: Question, plan: Plan, folder: str, told: Choice | None) -> 
     return said[-1:] if told and told.estimate == verdict.choice.estimate else ["", *said]
 
 
-def _time(plan: Plan, taken: Taken, allowed: Mapping[str, Searcher], samples: int | None) -> list[str]:
+def _time_lines(plan: Plan, taken: Taken, allowed: Mapping[str, Searcher], request: CompileRequest) -> list[str]:
     """The predicted time of the first card's step, and of the training if its number of samples is known."""
     found = taken.choice.estimate
     card = facts.find_card(found.device.name)
@@ -129,10 +129,11 @@ def _time(plan: Plan, taken: Taken, allowed: Mapping[str, Searcher], samples: in
     step, why = step_time.of_trace(plan, card, trace, found.strategy, found.micro_batch, taken.choice.accumulation)
     if step is None:
         return [f"The time of a step is not predicted: {why}."]
-    return ["", *step_time.lines(plan, step, samples)]
+    step = step_time.with_loading(plan, step, request.loader_rate)
+    return ["", *step_time.lines(plan, step, request.samples)]
 
 
-def _allocator(plan: Plan, taken: Taken) -> list[str]:
+def _allocator_line(plan: Plan, taken: Taken) -> list[str]:
     """How the allocator takes memory on the first card, and why."""
     given = plan.values["training.allocator"]
     why = taken.reason if asked_allocator(plan) == "auto" else given.reason or "the spec asks for it"

@@ -8,6 +8,7 @@ from ratc import compiler
 from ratc.diagnostics import Diagnostic, Severity, Span, has_errors
 from ratc.fitting.check_batch import Checks
 from ratc.plan import Plan, Values
+from ratc.resolve.infeasible import infeasible
 from ratc.sweep import Point, met_at, once
 from ratc.targets.array import Array
 from ratc.workflow.inputs import Known, with_memory
@@ -18,10 +19,6 @@ from ratc.yaml.parse import Document
 MOST_FAILURES = 20
 #: Tasks of an array if a site sets nothing else: Slurm's MaxArraySize is 1001, LSF's MAX_JOB_ARRAY_SIZE 1000.
 USUAL_ARRAY = 1000
-
-
-#: Codes of infeasible points of a study: their values do not go together, or do not fit.
-INFEASIBLE = ("R303", "R304", "R310", "R313", "R317", "R318")
 
 
 def resolve(
@@ -35,8 +32,8 @@ def resolve(
 ) -> tuple[Diagnostic, ...]:
     """Put every point of a sweep into the array. Codes: those of a spec, each said once, with its first point; R334.
 
-    A point cannot request other resources than the spec, so the hardware is settled once for all. INFEASIBLE points of
-    a study go to ``left`` with the reason, and are no errors. With ``checks``, given micro-batches are checked.
+    A point cannot request other resources than the spec, so the hardware is settled once for all. Infeasible points of
+    a study go to ``left`` with the reason, and are not errors. With ``checks``, given micro-batches are checked.
     """
     found: list[Diagnostic] = list(_array_size(len(points), hardware, array.span))
     if has_errors(found):
@@ -48,9 +45,9 @@ def resolve(
         if plan is not None and checks is not None:
             said += met_at(point, checks.check(plan, request.folder, point is points[-1]))
             plan = None if has_errors(said) else plan
-        errors = [item for item in said if item.severity is Severity.ERROR]
-        if left is not None and errors and all(item.code in INFEASIBLE for item in errors):
-            left.append((point, errors[0]))
+        why = infeasible(said) if left is not None else None
+        if left is not None and why is not None:
+            left.append((point, why))
             continue
         different = array.add(point.name, point.text, plan) if plan else []
         found += (*said, *_asks_otherwise(point, different))

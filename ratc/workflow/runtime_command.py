@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ def run(name: str, words: Sequence[str], dry_run: bool = False) -> int:
         return 2
     command = [interpreter, "-m", "ratc_runtime", name, *words]
     if dry_run:
-        would("run", subprocess.list2cmdline(command))
+        would("run", shlex.join(command))
         return 0
     sys.stdout.flush()
     try:

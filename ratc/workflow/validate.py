@@ -11,6 +11,7 @@ from ratc import compiler
 from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
+from ratc.resolve.infeasible import infeasible
 from ratc.sweep import met_at, once
 from ratc.workflow import apply_fixes, inputs, lookups
 from ratc.workflow.request import CompileRequest
@@ -81,14 +82,13 @@ def _resolved(
         return
     # Imported here: most specs are of one run.
     from ratc.workflow.compile_array import left_out
-    from ratc.workflow.points import INFEASIBLE
 
     left: list[tuple[Point, Diagnostic]] = []
     for point, own in runs:
         said = compiler.plan_on(own, hardware)[1]
-        errors = [item for item in said if item.severity is Severity.ERROR]
-        if study and errors and all(item.code in INFEASIBLE for item in errors):
-            left.append((point, errors[0]))
+        why = infeasible(said) if study else None
+        if why is not None:
+            left.append((point, why))
         else:
             yield from _without_prediction(met_at(point, said), own)
     if study:

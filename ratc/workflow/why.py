@@ -143,7 +143,7 @@ def _writers(output: str) -> Iterator[Compiled]:
     for _ in range(4):
         above.append(os.path.dirname(above[-1]))
     places = [os.path.join(near, "compiled") for near in dict.fromkeys((*above, os.getcwd())) if near != os.sep]
-    # Of a path that is no folder, `find` would look through all that lies beside it.
+    # Of a path that is not a folder, `find` would look through all that lies beside it.
     for place in filter(os.path.isdir, places):
         for folder in find.compiled((place,)):
             compiled, _ = read_lock.read(folder)

@@ -45,7 +45,7 @@ def put_items(text: str, key: str, items: Sequence[Mapping[str, Any]], without: 
     """Return the text of a mapping after adding items to the list at one of its keys, and removing some positions.
 
     Items that stay keep their bytes and comments; a list in flow style is written again, in block style. Raises
-    ValueError for a text that is no mapping in block style, as JSON is not.
+    ValueError for a text that is not a mapping in block style, as JSON is not.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap

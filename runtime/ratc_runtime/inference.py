@@ -16,6 +16,7 @@ from torch import nn
 
 from ratc_runtime.checkpoint.header import lock_of, read
 from ratc_runtime.checkpoint.restored import restored
+from ratc_runtime.config import option_types
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.cache import available_memory
 from ratc_runtime.distributed.world import World
@@ -107,7 +108,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trust", action="store_true", help="run code that the checkpoint's lock names, `package.module:callable`"
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
-    parser.add_argument("--batch-size", type=positive, help="samples in a batch (default: the micro-batch of the lock)")
+    parser.add_argument(
+        "--batch-size", type=option_types.count, help="samples in a batch (default: the micro-batch of the lock)"
+    )
 
 
 def check_trust(names: Iterable[str], path: Path, trust: bool) -> None:
@@ -122,13 +125,6 @@ def check_trust(names: Iterable[str], path: Path, trust: bool) -> None:
             "anybody may have written the checkpoint; no code was run",
             trusted.HELP,
         )
-
-
-def positive(text: str) -> int:
-    """Parse a whole number from 1 on, from the command line."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 on")
-    return int(text)
 
 
 def open_checkpoint(

@@ -1,5 +1,7 @@
 """Traces made by hand for the tests: a model of equal layers, whose every byte can be counted on paper."""
 
+from dataclasses import dataclass
+
 from ratc.memory.trace import KINDS, Trace, parse
 
 PHASES = ["build", "input", "forward", "loss", "backward", "clip", "optimizer", "zero_grad"]
@@ -93,3 +95,20 @@ def layers(
 def trace(**what) -> Trace:
     """The same, parsed."""
     return parse(layers(**what))
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The traces of a variant for a library: of one micro-batch and of several. Both hold for one sample, too."""
+
+    single: Trace
+    accumulating: Trace
+
+    def trace(self, accumulating: bool, one_sample: bool) -> Trace:
+        """One of both."""
+        return self.accumulating if accumulating else self.single
+
+
+def pair(**what) -> Pair:
+    """Both traces of the same layers."""
+    return Pair(trace(**what), trace(**what, accumulating=True))

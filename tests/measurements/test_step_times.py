@@ -26,6 +26,11 @@ def test_every_measured_step_has_a_request_and_a_card_with_peaks():
             assert request["accumulation"] == 1
 
 
+def test_the_factor_covers_nine_tenths_of_the_cases():
+    assert step_times.covering_factor([1.0] * 9 + [5.0]) == 1.0
+    assert step_times.covering_factor([1.0] * 8 + [0.5, 0.1]) == 2.0
+
+
 def test_the_page_is_written_between_its_lines():
     page = f"head\n{step_times.BEGIN}\nold\n{step_times.END}\ntail\n"
     assert step_times.written(page, "new") == f"head\n{step_times.BEGIN}\n\nnew\n\n{step_times.END}\ntail\n"

@@ -113,3 +113,60 @@ def test_a_stopped_run_learns_what_an_undisturbed_one_does(tmp_path: Path) -> No
         last = max(output.glob("checkpoints/*/step-*"), key=lambda path: int(path.name.removeprefix("step-")))
         weights.append(load_file(last / "model.safetensors"))
     assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-5) for key in weights[1])
+
+
+#: Added to the script of `specs/waves`: each batch is written down, and the run is killed in a step that is named.
+WRITTEN_DOWN = """
+        loss = nn.functional.mse_loss(self.net(waves), following)
+        if str(self.global_step) == os.environ.get("KILL_AT"):
+            os.kill(os.getpid(), 9)
+        samples = [round(first, 9) for first in waves[:, 0].tolist()]
+        with open(f"batches-{self.global_rank}", "a") as file:
+            print(self.global_step, self.current_epoch, samples, loss.item().hex(), file=file)
+        return loss
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_lightning_continues_inside_an_epoch_to_the_last_bit(
+    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the third epoch, with loader processes: the same batches and losses as without the kill."""
+    needs("lightning")
+    folder = tmp_path / "waves"
+    output = copied(folder, "waves", epochs=4)
+    script = folder / "train.py"
+    text = script.read_text().replace("PlanCallback(plan)]", "PlanCallback(plan, save_every_n_steps=3)]")
+    text = text.replace("nn.Linear(LENGTH, 48), ", "nn.Linear(LENGTH, 48), nn.Dropout(0.2), ")
+    text = text.replace('plan["num_workers"]', "1").replace("import argparse", "import argparse\nimport os")
+    text = text.replace("\n        return nn.functional.mse_loss(self.net(waves), following)\n", WRITTEN_DOWN, 1)
+    script.write_text(text)
+    words = on_two_processes(folder) if processes == 2 else [sys.executable, "-m", "ratc", "train", "config.yaml"]
+
+    def batches() -> list[list[str]]:
+        """The lines of each rank since the last call."""
+        found = [path.read_text().splitlines() for path in sorted(folder.glob("batches-*"))]
+        for path in folder.glob("batches-*"):
+            path.unlink()
+        return found
+
+    def run(status: bool, **variables: str) -> list[list[str]]:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert (started(folder, *words).wait(HANGS_S) == 0) == status, (folder / "log").read_text()
+        return batches()
+
+    whole = run(True)
+    assert len(whole) == processes
+    for rank in whole:
+        assert len(rank) == 4 * 20 * 4 // processes
+    for epoch in range(4):
+        samples = [line.split("[")[1].split("]")[0] for rank in whole for line in rank if line.split()[1] == str(epoch)]
+        assert len({sample for line in samples for sample in line.split(", ")}) == 640
+    shutil.rmtree(output)
+    killed = run(False, KILL_AT="47")
+    continued = run(True, KILL_AT="-1")
+    saved = 45  # the last third step
+    for rank in range(processes):
+        kept = [line for line in killed[rank] if int(line.split()[0]) < saved]
+        assert kept + continued[rank] == whole[rank]

@@ -27,8 +27,10 @@ def edits() -> str:
 
 
 def test_the_two_edits_fit_the_sources():
-    checked = subprocess.run(["git", "apply", "--check", "-"], input=edits(), cwd=ROOT, capture_output=True, text=True)
-    assert checked.returncode == 0, f"write the edits of {PAGE.name} again: {checked.stderr}"
+    command = ["git", "apply", "--check", "--verbose", "-"]
+    checked = subprocess.run(command, input=edits(), cwd=ROOT, capture_output=True, text=True)
+    # git moves a hunk whose line number is old, and says so.
+    assert (checked.returncode, "offset" in checked.stderr) == (0, False), f"write {PAGE.name} again: {checked.stderr}"
 
 
 @pytest.mark.slow

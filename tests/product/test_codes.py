@@ -31,8 +31,9 @@ TABLE = ROOT / "docs" / "reference" / "codes.md"
 STAGES = ("parse", "schema", "meaning", "resolve", "target", "run", "why")
 MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source="this machine")
 #: Codes whose examples are words. R317 takes a dozen traces; `tests/unit/ratc/fitting/test_predict.py` provokes it.
-#: R366 takes a trace: `tests/unit/ratc/fitting/test_strategies.py`; so do R374 and R375, `test_predict.py` beside it. R373 is
-#: the runtime's: `tests/unit/ratc_runtime/models/test_recompute.py`.
+#: R366 takes a trace: `tests/unit/ratc/fitting/test_strategies.py`.
+#: So do R374 and R375, `test_predict.py` beside it. R373 is the runtime's:
+#: `tests/unit/ratc_runtime/models/test_recompute.py`.
 #: R345 needs a digest: `tests/unit/ratc/test_rates.py`. R402: no spec may make a consumer refuse, so a failing example
 #: would be a bug. R361 comes with R320: `tests/unit/ratc/facts/test_cluster.py`. R451: `tests/security/test_edited.py`.
 #: R411-R419 need a scheduler:

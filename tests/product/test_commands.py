@@ -37,6 +37,24 @@ def small_spec(folder: Path, more: str = "") -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    "words", [("--help",), ("schema",), ("explain", "spec.yaml", "--all"), ("diff", "spec.yaml", "other.yaml")]
+)
+def test_a_terminal_without_unicode_gets_escapes(tmp_path, words):
+    small_spec(tmp_path, 'description: "a → b"\n')
+    (tmp_path / "other.yaml").write_text((tmp_path / "spec.yaml").read_text().replace("a →", "c →"))
+    done = ratc(*words, cwd=tmp_path, PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
+    assert (done.returncode, "internal error" in done.stderr) == (int(words[0] == "diff"), False), done.stderr
+    assert "\\u2" in done.stdout
+
+
+def test_a_list_of_trust_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = ratc("trust", ".", cwd=tmp_path, RATC_CONFIG=str(tmp_path / "file"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"ratc trust: cannot write {tmp_path}/file/trusted: File exists\n"
+
+
 def test_without_a_command_it_says_what_there_is():
     done = ratc()
     assert done.returncode == 2
@@ -115,9 +133,44 @@ def test_schema_prints_the_schema():
 def test_init_writes_a_spec_of_each_task_that_compiles(tmp_path, task):
     done = ratc("init", "--task", task, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    done = ratc("compile", "config.yaml", "--num-gpus", "0", cwd=tmp_path)
+    done = ratc("compile", "config.yaml", "--num-gpus", "0", "--trust", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"task_type: {task}\n" in (tmp_path / done.stdout.strip() / "lock.yaml").read_text()
+
+
+@pytest.mark.parametrize("task", init.TASKS)
+def test_the_lines_for_a_cluster_need_no_more_than_the_sign_removed(tmp_path, task):
+    assert ratc("init", "--task", task, cwd=tmp_path).returncode == 0
+    spec = tmp_path / "config.yaml"
+    spec.write_text(re.sub(r"^# ?(resources:|  )", r"\1", spec.read_text(), flags=re.M))
+    done = ratc("compile", "config.yaml", "--target", "slurm", "--batch-size", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    script = next(tmp_path.glob("compiled/*/slurm/job.sbatch")).read_text()
+    for line in ("--partition=gpu", "--nodes=1", "--time=0-10:00:00", "--gpus-per-node=4"):
+        assert line in script
+
+
+def test_init_leaves_code_and_gitignore_that_are_there(tmp_path):
+    for name in ("own.py", ".gitignore"):
+        (tmp_path / name).write_text("mine\n")
+    done = ratc("init", "--task", "custom", "--force", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "kept: .gitignore, which is there already\nkept: own.py, which is there already\n" in done.stderr
+    assert {(tmp_path / name).read_text() for name in ("own.py", ".gitignore")} == {"mine\n"}
+
+
+def test_a_starter_with_own_code_trains_on_data_that_it_makes(tmp_path):
+    assert ratc("init", "--task", "custom", cwd=tmp_path).returncode == 0
+    done = ratc("train", "config.yaml", "--trust", "--num-gpus", "0", "--set", "training.epochs=4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [found] = tmp_path.glob("outputs/*/results.json")
+    assert json.loads(found.read_text())["test"]["closeness"] > 0.95
+    git = subprocess.run(["git", "init", "-q"], cwd=tmp_path)
+    assert git.returncode == 0
+    seen = subprocess.run(["git", "status", "--short", "-uall"], cwd=tmp_path, capture_output=True, text=True).stdout
+    assert sorted({line.split()[1].split("/")[0] for line in seen.splitlines()}) == [
+        *(".gitignore", "compiled", "config.yaml", "experiment.schema.json", "own.py"),
+    ]
 
 
 def test_init_writes_a_spec_that_is_valid_and_binds_its_schema(tmp_path):

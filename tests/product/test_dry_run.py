@@ -39,7 +39,7 @@ WRITING = {
             "would write: measured_spec.yaml",
         ],
     ),
-    "init": (["init", "new/config.yaml"], ["would write: new/config.yaml", "would write: new/experiment.schema.json"]),
+    "init": (["init", "new/config.yaml"], ["would write: new/config.yaml", "would write: new/.gitignore"]),
     "import": (["import", "ds.json", "-o", "imported.yaml"], ["would write: imported.yaml"]),
     "sample-data": (["sample-data", "brain", "images"], ["would write: the data set brain into images"]),
     "data check": (["data", "check", "spec.yaml"], ["would read: 64 samples", "would write: data-check/samples.png"]),
@@ -108,6 +108,24 @@ def test_nothing_on_disk_changes(folder, monkeypatch, capsys, name):
     assert snapshot(folder) == before
     # What lints a script may run.
     assert not [line for line in started if re.search("run.sh|ratc_runtime|sbatch|scontrol|-m ray", line)]
+
+
+def test_a_dry_run_that_traces_keeps_the_trace_and_its_help_says_so(folder, monkeypatch, capsys):
+    monkeypatch.setenv("RATC_CACHE", str(folder / "cache"))
+    (folder / "open.yaml").write_text(
+        "experiment_name: demo\ndata: {data_dir: data, image_size: 32}\ntraining: {target_batch_size: 1}\n"
+        "model: {name: rat, feature_dims: 16, num_blocks: 1, num_heads: 2}\n"
+        "resources: {gpu: a100-80, num_gpus: 1}\n"
+    )
+    before = snapshot(folder)
+    assert main(["compile", "open.yaml", "--dry-run"]) == 0, capsys.readouterr().err
+    new = snapshot(folder).keys() - before.keys()
+    assert any(name.startswith("cache/traces/") for name in new)
+    assert not [name for name in new if name.partition("/")[0] != "cache"]
+    capsys.readouterr()
+    for name in ("compile", "train", "submit", "tune", "tune lr", "report", "fit", "profile"):
+        assert main([*name.split(), "--help"]) == 0
+        assert "a model is traced, and its trace cached" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_dry_run_of_what_was_compiled_says_only_what_differs(folder, capsys):

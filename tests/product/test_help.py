@@ -64,6 +64,8 @@ def test_the_help_tells_arguments_options_and_examples(capsys, name):
         (["validate"], "ratc validate: missing argument `SPEC`"),
         (["validate", "a.yaml", "b.yaml"], "ratc validate: got unexpected extra argument (b.yaml)"),
         (["validate", "a.yaml", "--set"], "ratc validate: option `--set` requires an argument"),
+        (["validate", "--config"], "ratc validate: option `--config` requires an argument"),
+        (["validate", "a.yaml", "--config="], "ratc validate: got unexpected extra argument (a.yaml)"),
         (["submit", "a.yaml", "--after", "x"], "`x` is not the number of a job"),
         (["submit", "a.yaml", "--timeout", "0"], "`0` is not a number of seconds up to an hour"),
         (["init", "-o", "x"], "ratc init: there is no option `-o`; see `ratc init --help`"),
@@ -94,6 +96,37 @@ def test_options_and_arguments_may_be_mixed(words):
 @pytest.mark.parametrize("words", [["--config", "a.yaml"], ["--config=a.yaml"], ["a.yaml"]])
 def test_the_spec_may_have_the_name_of_the_original_framework(words):
     assert parsed(["validate", "--seed", "1", *words])[1]["spec"] == "a.yaml"
+
+
+def test_every_command_on_a_spec_declares_this_name():
+    have = {name for name, one in commands() if any("--config" in parameter.opts for parameter in one.params)}
+    on_a_spec = {name for name, one in commands() if any(parameter.name == "spec" for parameter in one.params)}
+    assert have == on_a_spec | {"diff"}
+    assert {"validate", "compile", "explain", "train", "submit", "tune", "tune lr", "data check", "fit"} <= have
+
+
+def test_other_commands_do_not_take_the_name(capsys):
+    assert main(["check", "--config", "a.yaml"]) == 2
+    assert "there is no option `--config`" in capsys.readouterr().err
+    assert parsed(["predict", "out", "--config", "x"])[1]["words"] == ("out", "--config", "x")
+
+
+@pytest.mark.parametrize("words", [["compile"], ["tune", "lr"], ["data", "check"], ["data"]])
+def test_help_comes_before_or_after_the_command(capsys, words):
+    assert main([*words, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert main(["help", *words]) == 0
+    assert capsys.readouterr().out == said
+
+
+def test_help_of_nothing_is_the_overview_and_of_an_unknown_command_misuse(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for words in (["help"], ["help", "help"]):
+        assert main(words) == 0
+        assert capsys.readouterr().out == said
+    assert main(["help", "complie"]) == 2
+    assert "help: did you mean `compile`?" in capsys.readouterr().err
 
 
 def test_the_spec_comes_first_wherever_its_option_stands():

@@ -10,6 +10,9 @@ import pytest
 from tests.places import ROOT
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ratc/codes").glob("*.md")]
+#: "There is no prediction" is a sentence, "it is no number" is not; "it is no longer" and "no more than" compare.
+NO_NOUN = r"(?<!\b[Tt]here)"
+COMPARED = "(longer|more|larger|shorter|smaller)"
 #: What a page may not say, and what it says instead. A condition is known by what follows it.
 FORBIDDEN = {
     r"\bwhere (nothing|no|none|absent|needed|possible|wanted) ?": "if",
@@ -18,6 +21,9 @@ FORBIDDEN = {
     r"\bway back into the queue\b": "requeue",
     r"\banew\b": "again, or from the beginning",
     r"\bin silence\b": "silently",
+    r"\bback into the queue\b": "requeue",
+    r"\ball the same\b": "still, or in spite of",
+    rf"{NO_NOUN} (is|are) no (?!{COMPARED}\b)": "is not a",
 }
 SOURCES = [
     path
@@ -29,7 +35,7 @@ SOURCES = [
 FORBIDDEN_IN_CODE = {
     r"\b(None|nothing|empty|False|zeros|less|absent|[Oo]nly|[Rr]aises? R\d+) where\b": "if",
     r"\b[Ww]here (nothing|none|there (is|are) (no|none)|it is not|that (is|fails|cannot|raises))": "if",
-    **{pattern: word for pattern, word in FORBIDDEN.items() if "here" not in pattern},
+    **{pattern: word for pattern, word in FORBIDDEN.items() if "where " not in pattern.lower()},
 }
 #: Who quotes them, or means a place.
 ALLOWED = {"style.md": set(FORBIDDEN), "R450.md": set(FORBIDDEN), "R580.md": set(FORBIDDEN), "codes.md": set(FORBIDDEN)}

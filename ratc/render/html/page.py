@@ -149,22 +149,22 @@ def _batch(plan: Plan) -> Tile | None:
     world = _value(plan, "parallel.world_size")
     if None in (micro, steps, total, world):
         return None
-    anchor, processes = _at("training.micro_batch_size"), counted(world, "process")
-    return Tile(
-        "Global batch", str(total), f"micro-batch {micro}{_TIMES}{steps} accumulated{_TIMES}{processes}", anchor
-    )
+    split = f"micro-batch {micro}{_TIMES}{steps} accumulated{_TIMES}{counted(world, 'process')}"
+    where = f"on {plan.node_counts[-1]} nodes " if plan.sizes else ""
+    return Tile("Global batch", str(total), where + split, _at("training.micro_batch_size"))
 
 
 def _hardware(plan: Plan) -> Tile | None:
-    world, nodes = _value(plan, "parallel.world_size"), _value(plan, "parallel.nodes")
-    if world is None or nodes is None:
+    world = _value(plan, "parallel.world_size")
+    if world is None or _value(plan, "parallel.nodes") is None:
         return None
+    most = f"{'at most ' if plan.sizes else ''}"
     if _value(plan, "hardware.device") != "cuda":
         return Tile(
-            "Hardware", "CPU", f"{counted(world, 'process')} on {counted(nodes, 'node')}", _at("hardware.device")
+            "Hardware", "CPU", f"{most}{counted(world, 'process')} on {plan.nodes_text}", _at("hardware.device")
         )
     card = _value(plan, "hardware.card") or "an unknown GPU"
-    return Tile("Hardware", f"{world}{_TIMES}{card}", f"on {counted(nodes, 'node')}", _at("hardware.card"))
+    return Tile("Hardware", f"{most}{world}{_TIMES}{card}", f"on {plan.nodes_text}", _at("hardware.card"))
 
 
 def _precision(plan: Plan) -> Tile | None:

@@ -50,7 +50,7 @@ class _Restricted(pickle.Unpickler):
             module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         ):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of a list of tensors")
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not part of a list of tensors")
 
 
 class _Reader(dcp.FileSystemReader):

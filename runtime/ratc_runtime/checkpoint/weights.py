@@ -95,7 +95,7 @@ def _tensors(path: Path, weights: Any) -> dict[str, torch.Tensor]:
         raise unusable(path, "it does not map names to weights")
     for name, value in weights.items():
         if not (isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided):
-            raise unusable(path, f"what it holds as {name!r:.80} is no dense tensor by name")
+            raise unusable(path, f"what it holds as {name!r:.80} is not a dense tensor by name")
     return dict(weights)
 
 

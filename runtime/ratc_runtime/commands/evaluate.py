@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ratc_runtime import inference
+from ratc_runtime.config import option_types
 from ratc_runtime.data import pytree
 from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import open_data_set, open_evaluation
@@ -122,17 +123,6 @@ def _record(
     }
 
 
-def overlap_share(text: str) -> float:
-    """Parse the share of a patch that the next one covers, too, from the command line."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 0 to below 1")
-    return value
-
-
 def _write(path: Path, record: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the scores as JSON, too")
     parser.add_argument(
         "--overlap",
-        type=overlap_share,
+        type=option_types.share,
         help="score whole pictures and volumes of segmentation in the resolution of their files, predicted in patches "
         "of the training's size, each of which covers this share of the next one (0 to below 1)",
     )

@@ -23,7 +23,8 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from ratc_runtime import inference
-from ratc_runtime.commands.evaluate import check_slides, open_split, outputs_of, overlap_share
+from ratc_runtime.commands.evaluate import check_slides, open_split, outputs_of
+from ratc_runtime.config import option_types
 from ratc_runtime.data import pytree
 from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.loading import evaluation_loader
@@ -166,16 +167,6 @@ def _check_names(images: Sequence[Path], writer: Writer, force: bool) -> None:
             raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or add --force")
 
 
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number between 0 and 1")
-    return value
-
-
 def _run(arguments: argparse.Namespace) -> int:
     model = inference.open_checkpoint(
         arguments.checkpoint, arguments.lock, arguments.device, arguments.batch_size, arguments.trust
@@ -218,13 +209,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
     parser.add_argument(
         "--threshold",
-        type=_share,
+        type=option_types.threshold,
         default=0.5,
         help="threshold for the probability of one foreground class, or for the score of a box (default: 0.5)",
     )
     parser.add_argument(
         "--overlap",
-        type=overlap_share,
+        type=option_types.share,
         help="predict patches of the training's size at the resolution of the file, and blend them; each covers this "
         "share of the next one (0 to below 1); for large pictures and volumes",
     )

@@ -38,7 +38,7 @@ def of_start(lock: _Lock, environment: Mapping[str, str]) -> _Lock:
             return _with(lock, int(nodes), size)
     raise RuntimeFinding(
         "R613",
-        f"the lock has no split of the batch for {world} processes" if world else f"{given!r:.40} is no number",
+        f"the lock has no split of the batch for {world} processes" if world else f"{given!r:.40} is not a number",
         f"{source}; the lock has one for {', '.join(str(size.world_size) for size in lock.elastic.values())}",
         "start the compiled job, or compile for this number of nodes",
     )
@@ -74,7 +74,7 @@ def contradictions(lock: Lock | ProgramLock) -> Iterator[Wrong]:
     for nodes, size in lock.elastic.items():
         at = f"elastic.{nodes}"
         if not _number(nodes) or str(int(nodes)) != nodes:
-            yield Wrong(at, "is no number of nodes")
+            yield Wrong(at, "is not a number of nodes")
             continue
         if int(nodes) * parallel.processes_per_node != size.world_size:
             yield Wrong(f"{at}.world_size", f"is not {nodes} x parallel.processes_per_node")

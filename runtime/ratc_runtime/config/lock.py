@@ -328,10 +328,12 @@ def _with_shared(path: Path, own: dict[str, Any]) -> Any:
     """
     relative = own.pop("shared")
     if relative != _SHARED or own.get("point") != path.resolve().parent.name:
-        raise unreadable(f"{path} is no point's lock", f"`shared` is {_SHARED}, and `point` is the name of its folder")
+        raise unreadable(
+            f"{path} is not a point's lock", f"`shared` is {_SHARED}, and `point` is the name of its folder"
+        )
     shared = _load(path.parent / relative)
     if not isinstance(shared, dict) or not isinstance(shared.get("artifacts"), dict):
-        raise unreadable(f"the shared lock {path.parent / relative} is no lock")
+        raise unreadable(f"the shared lock {path.parent / relative} is not a lock")
     folder = relative.rpartition("/")[0]
     shared["artifacts"] = {f"{folder}/{name}": digest for name, digest in shared["artifacts"].items()}
     return _laid_over(shared, own)

@@ -98,7 +98,7 @@ def wrong_values(errors: Sequence[Any]) -> Iterator[Wrong]:
 
 def _wrong_value(kind: str, at: tuple[Any, ...], value: Any, context: dict[str, Any]) -> Wrong:
     if kind in ("model_type", "model_attributes_type"):
-        return Wrong(_path(at), "is no mapping", f"found {type(value).__name__}")
+        return Wrong(_path(at), "is not a mapping", f"found {type(value).__name__}")
     if at[-1] == "[key]":
         return _wrong_key(at[:-2], at[-2])
     return Wrong(_path(at), f"is {_short(value)}, expected {_expected(kind, context)}")

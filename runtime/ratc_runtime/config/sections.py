@@ -20,7 +20,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), defer_build=True)
 
     def replace(self: _Self, **changes: Any) -> _Self:
-        """Return a copy with other values, which are not validated. Raises TypeError for a name that is no field."""
+        """Return a copy with other values, which are not validated. Raises TypeError for a name that is not a field."""
         unknown = changes.keys() - type(self).model_fields.keys()
         if unknown:
             raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.config import option_types
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import near
 from ratc_runtime.data.copies import between_splits
 from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import flat, open_data_set
+from ratc_runtime.data.loader_rate import loader_rate
 from ratc_runtime.data.loading import MOST_SHARE, is_foreign, left_out
 from ratc_runtime.data.samples import checked, name_of
 from ratc_runtime.data.survey import (
@@ -51,14 +53,15 @@ _CLASSES = 40
 def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path | None) -> int:
     """Print a description of the data; return the number of findings that refuse them."""
     task, refused = make_task(lock), 0
-    datasets: dict[str, Any] = {}
+    opened: dict[str, Any] = {}
     unopened: dict[str, RuntimeFinding] = {}
     for split in SPLITS:
         try:
-            datasets |= flat({split: open_data_set(lock, data_dir, split)})
+            opened[split] = open_data_set(lock, data_dir, split)
         except RuntimeFinding as finding:
             unopened.setdefault(finding.render(), finding)  # a folder that is not there is so for every split
     refused += sum(_tell(finding) for finding in unopened.values())
+    datasets = flat(opened)
     if not datasets:
         return refused
     refused += _opened(task, datasets)
@@ -89,10 +92,24 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
         else:
             if left is not None:
                 warn_of(left)
+    if "train" in opened and not refused:
+        refused += _show_rate(opened["train"], lock, task)
     if pictures is not None:
         for path in _draw(pictures, datasets, task):
             say(f"written: {path}")
     return refused
+
+
+def _show_rate(dataset: Any, lock: Lock, task: Task) -> int:
+    """Print the samples per second of one loader process; return the number of findings."""
+    try:
+        rate = loader_rate(dataset, lock, task.collate)
+    except RuntimeFinding as finding:
+        return _tell(finding)
+    if rate is not None:
+        number = f"{rate:.3g}" if rate < 1000 else f"{rate:.0f}"
+        say(f"\none loader process delivers {number} samples/s for training (`ratc fit --loader-rate {number}`)")
+    return 0
 
 
 def _opened(task: Task, datasets: dict[str, Any]) -> int:
@@ -248,12 +265,6 @@ def _few(length: int, seed: int) -> list[int]:
     return random.Random(seed).sample(range(length), min(length, 4 * PICTURES))
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number above 0")
-    return int(text)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Check the data and print the result; return 0, or 1 if something is refused."""
     parser = argparse.ArgumentParser(
@@ -267,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="read every sample")
     parser.add_argument(
         "--samples",
-        type=_positive,
+        type=option_types.count,
         default=SAMPLES,
         help=f"number of samples to read from each split (default: {SAMPLES})",
     )

@@ -298,7 +298,7 @@ def _images(path: Path, content: Any) -> dict[int, tuple[str, int, int]]:
         if not isinstance(name, str) or not name or name.startswith("/") or ".." in re.split(r"[/\\]", name):
             raise RuntimeFinding(
                 "R506",
-                f"{path}: {where} has the file name {name!r:.80}, which is no path below the data folder",
+                f"{path}: {where} has the file name {name!r:.80}, which is not a path below the data folder",
                 help="write file_name from the folder of the split's images on, as `0001.jpg`",
             )
         if not is_possible(name):

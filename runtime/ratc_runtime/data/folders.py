@@ -163,7 +163,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def class_numbers(values: Any, path: Path, classes: int, ignore_index: int | None) -> Any:
-    """Return a mask's values as class numbers, uint8. Raises R536 for a value that is no class or `ignore_index`."""
+    """Return a mask's values as class numbers, uint8. Raises R536 for a value that is not a class or `ignore_index`."""
     values = values.astype(np.uint8) if values.dtype.kind == "b" else values
     whole = values if values.dtype.kind in "ui" else np.rint(values)
     wrong = (whole < 0) | (whole >= classes)
@@ -176,7 +176,7 @@ def class_numbers(values: Any, path: Path, classes: int, ignore_index: int | Non
         ignored = "" if ignore_index is None else f", and {ignore_index} for pixels that do not count"
         raise RuntimeFinding(
             "R536",
-            f"{path} holds the value {value:g}, which is no class",
+            f"{path} holds the value {value:g}, which is not a class",
             f"data.num_classes is {classes}: values from 0, the background, to {classes - 1}{ignored};"
             f" {int(wrong.sum())} of {wrong.size} pixels are others",
             "set data.num_classes, or data.ignore_index for pixels without a label, and compile again; or number the"

@@ -26,7 +26,7 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
     numbers in the grey or palette mask are classes from 0, the background, to `num_classes` - 1, or `ignore_index`.
 
     Raises R506 with the file's name if the folder, `splits.json`, an image or a mask is missing or corrupt, R536 for a
-    mask with other numbers, R570 for one that is no mask of one class. With `skip_missing`, names without both files
+    mask with other numbers, R570 for one that is not a mask of one class. With `skip_missing`, names without both files
     are left out and listed in `missing`.
     """
 

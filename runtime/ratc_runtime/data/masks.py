@@ -28,7 +28,7 @@ _VOLUME = "write the masks as whole numbers, 0 (background) and 1 (foreground)"
 
 
 def checked_threshold(threshold: Any, classes: int) -> float | None:
-    """Return `mask_threshold` of a data set's arguments. Raises R509 if it is no number, or of several classes."""
+    """Return `mask_threshold` of a data set's arguments. Raises R509 if it is not a number, or of several classes."""
     if threshold is None:
         return None
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not threshold > 0:

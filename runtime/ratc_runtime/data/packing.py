@@ -67,7 +67,7 @@ def _plan(value: Any, blocks: list[torch.Tensor]) -> Any:
         return {"t": dtype, "c": coding, "s": list(value.shape)}
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
-            raise TypeError("a key that is no text")
+            raise TypeError("a key that is not text")
         return {"d": {key: _plan(item, blocks) for key, item in value.items()}}
     if isinstance(value, list):
         return [_plan(item, blocks) for item in value]

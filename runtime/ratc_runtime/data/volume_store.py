@@ -63,7 +63,7 @@ class Volume:
 
 
 def checked_fill(value: Any) -> float | None:
-    """Return `fill_nan` of a data set's arguments. Raises R509 if it is no finite number."""
+    """Return `fill_nan` of a data set's arguments. Raises R509 if it is not a finite number."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST_FILLED:
@@ -122,8 +122,8 @@ class VolumeStore:
     def read(self, volume: Volume) -> tuple[Any, Any]:
         """Return a volume (C, D, H, W), float32 in [0, 1], and its mask (D, H, W), uint8.
 
-        Raises R506 if a file is corrupt, R536 if the mask holds a value that is no class, R570 if it is no mask of one
-        class.
+        Raises R506 if a file is corrupt, R536 if the mask holds a value that is not a class, R570 if it is not a mask
+        of one class.
         """
         found = self._open.get(volume.name)
         if found is None:

@@ -50,9 +50,9 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
     `ratc_runtime.data.masks`, also for `mask_threshold`) or uint8 (D, H, W) of class numbers, and `name`, which ends
     with `@` and the corner.
 
-    Raises R506 with the file's name if one is missing or corrupt, R536 for a mask with numbers that are no classes,
-    R570 for one that is no mask of one class, R537 if the voxels of image and mask do not match. With `skip_missing`,
-    volumes without both files, or with an unusable header, are left out and listed in `missing`.
+    Raises R506 with the file's name if one is missing or corrupt, R536 for a mask with numbers that are not classes,
+    R570 for one that is not a mask of one class, R537 if the voxels of image and mask do not match. With
+    `skip_missing`, volumes without both files, or with an unusable header, are left out and listed in `missing`.
     """
 
     def __init__(

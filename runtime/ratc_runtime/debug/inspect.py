@@ -40,7 +40,7 @@ class Inspector:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        # NaN within backward is no error while fp16's loss scale adapts.
+        # NaN within backward is not an error while fp16's loss scale adapts.
         torch.autograd.set_detect_anomaly(True, check_nan=run.lock.training.precision != "fp16")
         torch.use_deterministic_algorithms(True, warn_only=True)
         self._looking = False

@@ -93,7 +93,7 @@ def _place(environment: Mapping[str, str]) -> tuple[str | None, tuple[int, int, 
     )
     for launcher, *names in launchers:
         if launcher == "srun" and "SLURM_STEP_ID" not in environment:
-            continue  # a batch script has SLURM_PROCID too, and is no task
+            continue  # a batch script has SLURM_PROCID too, and is not a task
         if launcher == "torchrun" and not any(name in environment for name in ("RANK", "WORLD_SIZE")):
             continue
         if names[0] not in environment and launcher != "torchrun":
@@ -107,7 +107,7 @@ def _place(environment: Mapping[str, str]) -> tuple[str | None, tuple[int, int, 
             shown = ", ".join(f"{name}={environment[name]!r}" for name in names)
             raise ValueError(f"{shown}: these are not whole numbers") from None
         if not 0 <= rank < size:
-            raise ValueError(f"{names[0]}={rank} is no rank of {names[2]}={size}")
+            raise ValueError(f"{names[0]}={rank} is not a rank of {names[2]}={size}")
         return launcher, (rank, local, size)
     return None, (0, 0, 1)
 
@@ -148,7 +148,7 @@ def expand(hostlist: str) -> list[str]:
             names = [name + choice for name in names for choice in choices]
         hosts += names
     if hostlist.count("[") != hostlist.count("]"):
-        raise ValueError(f"{hostlist!r} is no host list of Slurm's")
+        raise ValueError(f"{hostlist!r} is not a host list of Slurm's")
     return hosts
 
 
@@ -157,7 +157,7 @@ def _numbers(ranges: str) -> list[str]:
     for part in ranges.split(","):
         match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
         if not match:
-            raise ValueError(f"[{ranges}] is no range of hosts")
+            raise ValueError(f"[{ranges}] is not a range of hosts")
         first, last = match[1], match[2] or match[1]
         numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     return numbers

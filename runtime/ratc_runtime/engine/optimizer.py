@@ -46,7 +46,7 @@ def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
         raise RuntimeFinding(
             "R585",
             "the model has no weight that muon can train",
-            "it trains weights with two dimensions that are no embeddings; adamw trains all others",
+            "it trains weights with two dimensions that are not embeddings; adamw trains all others",
             "use `optimizer: adamw`",
         )
     chosen = {id(parameter) for parameter in of_muon}
@@ -144,7 +144,7 @@ def embeddings(model: nn.Module) -> list[nn.Parameter]:
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Return the trained weights for Muon: real ones with two dimensions that are no embeddings.
+    """Return the trained weights for Muon: real ones with two dimensions that are not embeddings.
 
     Torch's documentation gives embeddings to AdamW.
     """

@@ -101,7 +101,7 @@ class Fsdp2Engine(AccelerateEngine):
         sharded = {name: module for name, module in self.module.named_modules() if isinstance(module, FSDPModule)}
         mesh = next(p.device_mesh for p in self.module.parameters() if isinstance(p, DTensor))
         copies = lock.parallel.world_size // asked.shard_size
-        wrong = [f"{name} is no unit" for name in self._names if name not in sharded]
+        wrong = [f"{name} is not a unit" for name in self._names if name not in sharded]
         if tuple(mesh.shape) != ((copies, asked.shard_size) if copies > 1 else (asked.shard_size,)):
             wrong.append(f"mesh {tuple(mesh.shape)}, lock {copies} x {asked.shard_size}")
         if self.accelerator.state.fsdp_plugin.reshard_after_forward != (asked.shard != "grads"):

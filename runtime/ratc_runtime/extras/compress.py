@@ -23,6 +23,7 @@ from ratc_runtime import inference
 from ratc_runtime.checkpoint.files import fault_of, write_file
 from ratc_runtime.checkpoint.header import UNREADABLE
 from ratc_runtime.commands.evaluate import score
+from ratc_runtime.config import option_types
 from ratc_runtime.config.lock import lock_from
 from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.errors import RuntimeFinding, say
@@ -207,16 +208,6 @@ def _mean_sparsity(layers: dict[str, float]) -> float:
     return statistics.fmean(layers.values()) if layers else 0.0
 
 
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 0 to below 1")
-    return value
-
-
 def main(argv: list[str] | None = None) -> int:
     """Compress, measure and write; return 0, or 1 after a finding or if the score is beyond the tolerance."""
     parser = argparse.ArgumentParser(
@@ -227,10 +218,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
     parser.add_argument("--lock", type=Path, help="the lock, if the file holds none (.safetensors)")
     parser.add_argument(
-        "--batch-size", type=inference.positive, help="samples in a batch (default: the micro-batch of the lock)"
+        "--batch-size", type=option_types.count, help="samples in a batch (default: the micro-batch of the lock)"
     )
     group = parser.add_argument_group("how to compress, instead of the lock's section `compression`")
-    group.add_argument("--sparsity", type=_share, help="share of each layer's weights set to zero")
+    group.add_argument("--sparsity", type=option_types.share, help="share of each layer's weights set to zero")
     group.add_argument(
         "--structured", action=argparse.BooleanOptionalAction, help="whole output channels instead of single weights"
     )

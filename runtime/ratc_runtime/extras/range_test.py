@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ratc_runtime.config import option_types
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output.sizes import counted
@@ -186,16 +187,6 @@ def _run(arguments: argparse.Namespace) -> None:
             raise RuntimeFinding("R510", f"cannot write {arguments.output}", error.strerror or str(error)) from None
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number above 0")
-    return value
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the test and write the curve; return 0, or 1 after a finding."""
     parser = argparse.ArgumentParser(
@@ -207,8 +198,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--data-dir", type=Path, help="folder of the data (default: RAT_DATA_DIR, or the folder in the lock)"
     )
-    parser.add_argument("--low", type=_positive, default=1e-6, help="the first rate (default: 1e-6)")
-    parser.add_argument("--high", type=_positive, default=1.0, help="the last rate (default: 1)")
+    parser.add_argument("--low", type=option_types.rate, default=1e-6, help="the first rate (default: 1e-6)")
+    parser.add_argument("--high", type=option_types.rate, default=1.0, help="the last rate (default: 1)")
     parser.add_argument("--steps", type=int, default=100, help="largest number of optimizer steps (default: 100)")
     arguments = parser.parse_args(argv)
     if arguments.low >= arguments.high or arguments.steps < FEWEST:

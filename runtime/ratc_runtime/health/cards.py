@@ -14,8 +14,8 @@ from ratc_runtime.health.report import Device, clipped
 
 #: `nvmlMemoryErrorType_t` and `nvmlEccCounterType_t` (nvml.h): uncorrected errors since the driver was loaded.
 _UNCORRECTED, _VOLATILE = 1, 0
-#: `nvmlClocksEventReason…` (nvml.h). `HwSlowdown` comes with each of the two others. A software power cap is no fault:
-#: every card under load has it.
+#: `nvmlClocksEventReason…` (nvml.h). `HwSlowdown` comes with each of the two others. A software power cap is not a
+#: fault: every card under load has it.
 _HARD = {0x40: "the hardware slows it down for heat", 0x80: "the power supply slows it down (power brake)"}
 _HW_SLOWDOWN, _SW_THERMAL = 0x8, 0x20
 

@@ -19,7 +19,7 @@ KEPT, MOST_BYTES = 200, 2**24
 
 
 def read(output_dir: Path) -> list[dict[str, Any]]:
-    """Return the recorded checks. Lines that are no records are skipped."""
+    """Return the recorded checks. Lines that are not records are skipped."""
     found: list[dict[str, Any]] = []
     try:
         with open_regular(output_dir / FILE) as file:

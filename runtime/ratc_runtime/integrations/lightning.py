@@ -10,7 +10,8 @@
     trainer.fit(module, loader, ckpt_path=last_checkpoint(plan))
 
 The processes, the precision and the accumulation are the plan's. The callback holds the Trainer against them, saves
-after each epoch, saves and stops at a step boundary when the job asks for that, and writes results.json.
+after each epoch, saves and stops at a step boundary when the job asks for that, and writes results.json. A run that
+continues reads each sample once, also inside an epoch (`lightning_position`).
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
+from ratc_runtime.integrations.lightning_position import Position
 from ratc_runtime.program.plan import ProgramPlan
 
 #: Lightning's names of precisions.
 PRECISIONS = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
 #: The newest checkpoint, in the plan's folder for them.
 LAST = "last.ckpt"
+#: The key of a position in a checkpoint.
+_POSITION = "ratc_position"
 
 
 def trainer_arguments(plan: ProgramPlan, **more: Any) -> dict[str, Any]:
@@ -63,12 +67,17 @@ def last_checkpoint(plan: ProgramPlan) -> str | None:
 
 
 class PlanCallback(Callback):
-    """Holds the Trainer to the plan, and takes word between it and the job."""
+    """Holds the Trainer to the plan, and takes word between it and the job.
 
-    def __init__(self, plan: ProgramPlan) -> None:
+    It saves after each epoch, and after every `save_every_n_steps` optimizer steps of the run if that is given.
+    """
+
+    def __init__(self, plan: ProgramPlan, save_every_n_steps: int | None = None) -> None:
         self.plan = plan
+        self.save_every_n_steps = save_every_n_steps
         self.stopping = False
         self._step = 0
+        self._position = Position()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise R503 if the Trainer runs with other values than the lock."""
@@ -80,9 +89,17 @@ class PlanCallback(Callback):
         batch = getattr(trainer.train_dataloader, "batch_size", None)
         self.plan.verify(**found, **({} if batch is None else {"micro_batch_size": batch}))
         self.stopping, self._step = False, trainer.global_step
+        self._position.start(trainer)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record where the order of the epoch is drawn."""
+        self._position.begin_epoch(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Save and stop if the job asks for it, after an optimizer step."""
+        self._position.end_batch(batch_idx)
         if trainer.global_step == self._step or self.stopping:
             return
         self._step = trainer.global_step
@@ -91,13 +108,22 @@ class PlanCallback(Callback):
             # Lightning does not stop before these, and would validate first, for which there may be no time.
             trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
             trainer.limit_val_batches = 0
+            if not trainer.is_last_batch:  # otherwise the end of the epoch follows, which saves
+                self._save(trainer)
+                self.plan.stopped()
+        elif self.save_every_n_steps and self._step % self.save_every_n_steps == 0 and not trainer.is_last_batch:
             self._save(trainer)
-            self.plan.stopped()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the training draw the same random numbers with and without a validation."""
+        self._position.end_validation()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save."""
-        if not self.stopping:
+        """Save, unless the run stopped inside the epoch, and has saved."""
+        if not self.stopping or trainer.is_last_batch:
             self._save(trainer)
+            if self.stopping:
+                self.plan.stopped()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results, unless the run goes on later."""
@@ -111,6 +137,14 @@ class PlanCallback(Callback):
             gradient_accumulation_steps=trainer.accumulate_grad_batches,
             world_size=trainer.world_size,
         )
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the positions of all ranks; Lightning calls this on every rank."""
+        checkpoint[_POSITION] = self._position.gather(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take the position of this rank."""
+        self._position.load(trainer, checkpoint.get(_POSITION))
 
     def _save(self, trainer: Trainer) -> None:
         """Write the checkpoint under another name, and give it its own when it is whole; every rank calls this."""

@@ -50,7 +50,7 @@ def place_of(role: str, name: str, module: str, folders: Sequence[str]) -> Place
     if not _is_library(top):
         raise RuntimeFinding(
             "R580",
-            f"{role} {name} is not used: {top} is no library of models",
+            f"{role} {name} is not used: {top} is not a library of models",
             f"{found} is installed, and its metadata names no need of torch",
             "import it in a module of your own beside the spec, and name that one",
         )

@@ -7,12 +7,23 @@ attention keep the output and one logsumexp per row; "math" keeps the matrix.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 HALF = (torch.float16, torch.bfloat16)
+
+
+class _Call(NamedTuple):
+    """A call of attention: query, key and value are (N, heads, rows, size)."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None
+    causal: bool
+    dropout: float
 
 
 def kernel(
@@ -39,8 +50,9 @@ def kernel(
     if capability in ((9, 0), (10, 0)):
         order = ["cudnn", *order]
     possible = {"cudnn": _cudnn, "flash": _flash, "efficient": _efficient}
+    call = _Call(query, key, value, mask, causal, dropout)
     for name in order:
-        if possible[name](capability, query, key, value, mask, causal, dropout, grouped):
+        if possible[name](capability, call):
             return name
     return "math"
 
@@ -60,57 +72,33 @@ def _broadcasts(mask: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> b
     )
 
 
-def _flash(
-    capability: tuple[int, int],
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    causal: bool,
-    dropout: float,
-    grouped: bool,
-) -> bool:
+def _flash(capability: tuple[int, int], call: _Call) -> bool:
+    query, key, value = call.query, call.key, call.value
     size = query.shape[-1]
-    if capability < (8, 0) or query.dtype not in HALF or mask is not None:
+    if capability < (8, 0) or query.dtype not in HALF or call.mask is not None:
         return False
     if not size == key.shape[-1] == value.shape[-1] or size > 256 or key.shape[1] != value.shape[1]:
         return False
-    if causal and query.shape[-2] != key.shape[-2]:
+    if call.causal and query.shape[-2] != key.shape[-2]:
         return False
     training = query.requires_grad or key.requires_grad or value.requires_grad
     small_shared_memory = capability in ((8, 6), (8, 9)) or capability[0] == 12
-    return not (small_shared_memory and training and (192 < size <= 224 or (size > 224 and dropout > 0.0)))
+    return not (small_shared_memory and training and (192 < size <= 224 or (size > 224 and call.dropout > 0.0)))
 
 
-def _cudnn(
-    capability: tuple[int, int],
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    causal: bool,
-    dropout: float,
-    grouped: bool,
-) -> bool:
+def _cudnn(capability: tuple[int, int], call: _Call) -> bool:
+    query, key, value = call.query, call.key, call.value
     sizes = (query.shape[-1], value.shape[-1])
     # `check_cudnn_tensor_shapes`; 192 beside 128 from cuDNN 9.11 on.
     if query.dtype not in HALF or any(size % 8 for size in sizes) or (max(sizes) > 128 and sizes != (192, 128)):
         return False
-    if mask is not None and (mask.requires_grad or not _broadcasts(mask, query, key)):
+    if call.mask is not None and (call.mask.requires_grad or not _broadcasts(call.mask, query, key)):
         return False
-    return key.shape[-2] > 1 and (query.shape[-2] > 1 or not dropout)
+    return key.shape[-2] > 1 and (query.shape[-2] > 1 or not call.dropout)
 
 
-def _efficient(
-    capability: tuple[int, int],
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    causal: bool,
-    dropout: float,
-    grouped: bool,
-) -> bool:
+def _efficient(capability: tuple[int, int], call: _Call) -> bool:
+    query, key, value = call.query, call.key, call.value
     if capability < (5, 0) or query.dtype not in (*HALF, torch.float32):
         return False
     if query.dtype == torch.bfloat16 and capability < (8, 0):

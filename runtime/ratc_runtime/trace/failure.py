@@ -118,7 +118,7 @@ def _explain(error: BaseException, doing: str, model: nn.Module | None) -> Failu
         return Failure(ONE_VALUE, found.message, place, text, found.help)
     if isinstance(error, RuntimeFinding):
         message = f"{error.message}: {error.note}" if error.note else error.message
-        # An output that the task cannot use is no failure of the prediction: training would end with it, too. Nor is
+        # An output that the task cannot use is not a failure of the prediction: training would end with it, too. Nor is
         # an optimizer without its package.
         return Failure(error.code if error.code in (OUTPUT, PACKAGE) else FAILED, message, place, text, error.help)
     if isinstance(error, SystemExit):

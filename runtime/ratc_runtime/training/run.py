@@ -276,9 +276,9 @@ class Run:
 
 
 def without_improvement(values: Sequence[float | None], sign: float, min_delta: float) -> int:
-    """Return the number of last values that are no improvement of the best before them by more than `min_delta`.
+    """Return the number of last values that are not an improvement of the best before them by more than `min_delta`.
 
-    `sign` is 1 if larger is better, else -1. A value that is missing or not finite is no improvement.
+    `sign` is 1 if larger is better, else -1. A value that is missing or not finite is not an improvement.
     """
     best, since = -math.inf, 0
     for value in values:

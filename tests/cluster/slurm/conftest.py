@@ -1,4 +1,4 @@
-"""Starts the Slurm that a test wants, and says at the end of the session where it could not.
+"""Starts the Slurm that a test wants.
 
 RATC_TEST_SLURM=always makes a missing Slurm a failure, `never` leaves these tests out. Without it they run where they
 can: as root on Debian, which is how CI runs. One of the two clusters runs at a time.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.slurm.cluster import HERE, Slurm, debian_packages, running
+from tests.effort import NO_SLURM
 from tests.places import ROOT
 
 WISH = os.environ.get("RATC_TEST_SLURM", "")
@@ -47,7 +48,7 @@ def _run(kind: str) -> None:
         if reason is None:
             return
         _missing[kind] = reason
-    reason = f"the Slurm cluster `{kind}` does not run: {_missing[kind]}"
+    reason = f"{NO_SLURM} `{kind}` does not run: {_missing[kind]}"
     if WISH == "always":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -88,10 +89,3 @@ def site(_site: None) -> Iterator[Slurm]:
     slurm = Slurm(user=(str(HERE / "user"),))
     yield slurm
     slurm.cancel_all()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _missing:
-        terminalreporter.section("NOT TESTED ON SLURM", red=True, bold=True)
-        for kind, reason in _missing.items():
-            terminalreporter.line(f"the cluster `{kind}`: {reason}. Its jobs were not run.")

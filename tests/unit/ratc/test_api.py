@@ -75,9 +75,104 @@ def test_an_unknown_card_is_a_diagnostic():
     assert (found.rows, [item.code for item in found.diagnostics]) == ((), ["R301"])
 
 
-def test_a_path_that_is_not_there_has_no_clean_check():
+@pytest.mark.parametrize("path", ["nowhere", "", "a\0b", "x" * 5000])
+def test_a_path_that_is_not_there_has_no_clean_check(path):
+    with pytest.raises(OSError, match=r"No such file|null character|too long"):
+        ratc.check(path)
+
+
+def test_a_working_folder_that_is_gone_has_no_clean_check(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
     with pytest.raises(FileNotFoundError):
-        ratc.check("nowhere")
+        ratc.check()
+    assert main(["check"]) == 1
+
+
+@pytest.mark.parametrize("value", [3, True, b"spec.yaml", ["spec.yaml"]])
+def test_a_wrong_type_is_a_type_error_that_names_the_argument(value):
+    def named(name):
+        return pytest.raises(TypeError, match=rf"`{name}(\[0\])?` is not")
+
+    for name in ("spec", "facts", "output"):
+        with named(name):
+            ratc.CompileRequest(**{"spec": "spec.yaml", name: value})
+    for old, new, name in ((value, "spec.yaml", "old"), ("spec.yaml", value, "new")):
+        with named(name):
+            ratc.diff(old, new)
+    with named("facts"):
+        ratc.diff("spec.yaml", "spec.yaml", facts=value)
+    with named("target"):
+        ratc.diff("spec.yaml", "spec.yaml", target=value)
+    with named("path"):
+        ratc.check(value)
+    with named("path"):
+        ratc.load_config_with_auto_optimization(value)
+    for call in (ratc.compile, ratc.fit):
+        with named("request"):
+            call(value)
+    with named("cards"):
+        ratc.fit(ratc.CompileRequest("spec.yaml"), cards=[value])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"target": None},
+        {"target": ["local"]},
+        {"predict": "no"},
+        {"sets": "training.epochs=3"},
+        {"sets": [3]},
+        {"sets": None},
+        {"short": ["epochs"]},
+        {"short": {"epochs": 3}},
+        {"text": "experiment_name: demo"},
+        {"variables": {"RAT_EPOCHS": 3}},
+        {"variables": {3: "x"}},
+        {"samples": "100"},
+        {"samples": True},
+        {"loader_rate": "100"},
+        {"loader_rate": True},
+    ],
+)
+def test_a_request_of_wrong_types_is_not_made(given):
+    with pytest.raises(TypeError, match=f"`{next(iter(given))}"):
+        ratc.CompileRequest("spec.yaml", **given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"short": {"epoch": "3"}},
+        {"samples": 0},
+        {"samples": 10**400},
+        {"loader_rate": 0},
+        {"loader_rate": float("nan")},
+        {"output": "a\0"},
+    ],
+)
+def test_a_request_with_a_value_out_of_range_is_not_made(given):
+    with pytest.raises(ValueError, match=f"`{next(iter(given))}`"):
+        ratc.CompileRequest("spec.yaml", **given)
+
+
+def test_one_string_is_not_a_list_of_cards_and_precisions_have_names():
+    request = ratc.CompileRequest("spec.yaml")
+    with pytest.raises(TypeError, match="`cards`"):
+        ratc.fit(request, cards="a100-80")
+    with pytest.raises(ValueError, match="bf16, fp16, fp32"):
+        ratc.fit(request, precisions=("fp3",))
+
+
+def test_a_path_may_be_an_object():
+    request = ratc.CompileRequest(Path("spec.yaml"), output=Path("out"), sets=["seed=3"])
+    assert (request.spec, request.output, request.sets) == ("spec.yaml", "out", ("seed=3",))
+    assert ratc.compile(request).ok
+    assert ratc.diff(Path("spec.yaml"), Path("spec.yaml")).comparison.is_empty
+    assert ratc.check(Path()) == ()
+    assert ratc.load_config_with_auto_optimization(Path("spec.yaml"))["experiment_name"] == "demo"
 
 
 def test_the_original_frameworks_names_work(capsys):

@@ -32,9 +32,8 @@ def spec(fewest: int, most: int, gpus: int, training: str, head: str = LOOP, mor
 
 
 def own(plan: Plan, nodes: int) -> dict[str, object]:
-    return {
-        name: plan.values[f"elastic.{nodes}.{name}"].value for name in OWN if f"elastic.{nodes}.{name}" in plan.values
-    }
+    paths = {name: f"elastic.{nodes}.{name}" for name in (path.rpartition(".")[2] for path in OWN)}
+    return {name: plan.values[path].value for name, path in paths.items() if path in plan.values}
 
 
 @settings(max_examples=examples(200))

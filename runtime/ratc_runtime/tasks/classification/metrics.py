@@ -13,7 +13,7 @@ from ratc_runtime.tasks.outputs import tensor_of
 
 
 def check_logits(output: object, target: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return an output that must be logits (B, classes); raise R574 if it is no tensor, R538 for another shape."""
+    """Return an output that must be logits (B, classes); raise R574 if it is not a tensor, R538 for another shape."""
     logits = tensor_of(output, "classification")
     wanted = (len(target), classes)
     if tuple(logits.shape) != wanted:

@@ -58,7 +58,7 @@ def check_values(target: torch.Tensor, classes: int, ignore_index: int | None, w
         ignored = "" if ignore_index is None else f", and {ignore_index} for pixels that do not count"
         raise RuntimeFinding(
             "R536",
-            f"{what} holds the value {target[wrong][0].item():g}, which is no class",
+            f"{what} holds the value {target[wrong][0].item():g}, which is not a class",
             f"data.num_classes is {classes}: values from 0, the background, to {classes - 1}{ignored}",
             "set data.num_classes, or data.ignore_index for pixels without a label, and compile again",
             everywhere=False,

@@ -134,7 +134,7 @@ def test_the_target_local_knows_no_cluster():
             "the default walltime of `p` is longer than its `max_walltime`, 1:00",
         ),
         (HEAD + "partitions: {p: {nodes: {n: 1}}}\nlauncher: blaunch\n", "R325", "`blaunch` does not start"),
-        (HEAD + "partitions: {p: {nodes: {n: 1}}}\nephemeral_ports: [9, 8]\n", "R325", "no range"),
+        (HEAD + "partitions: {p: {nodes: {n: 1}}}\nephemeral_ports: [9, 8]\n", "R325", "not a range"),
         ("name: t\nscheduler: slurm\nnode_types: {}\npartitions: {p: {nodes: {}}}\n", "R325", "no node types"),
         (GPUS.replace("h200", "h21") + "partitions: {p: {nodes: {a: 1}}}\n", "R301", "no card `h21`"),
         (HEAD + "partitions: {p: {nodes: {n: 0}}}\n", "R104", "at least 1"),

@@ -13,7 +13,7 @@ from ratc.compiler import File
 from ratc.fitting import from_measurement
 from ratc.fitting.check_batch import MOST, SKIP
 from ratc.memory import given
-from ratc.memory.choose import Searcher, Traced, Variant
+from ratc.memory.choose import Searcher, Variant
 from ratc.memory.estimate import Predictor
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
@@ -26,7 +26,7 @@ from tests.unit.ratc.cli.test_fit import answers, runtime  # noqa: F401  # the f
 
 GIB = 1 << 30
 VARIANT = Variant("fp32")
-LIBRARY = {VARIANT: Traced(made_traces.trace(), made_traces.trace(accumulating=True))}
+LIBRARY = {VARIANT: made_traces.pair()}
 SPEC = """experiment_name: demo
 training: {{{training}}}
 data: {{data_dir: data, image_size: 128}}
@@ -94,7 +94,7 @@ def test_one_that_leaves_less_than_the_margin_is_tight():
 def test_of_zero_stages_the_first_that_helps_is_named():
     strategy = Strategy("deepspeed", 8, 1, False, "fp32")
     heavy = {"weight": 256 * made_traces.MIB, "activation": 1024, "temporary": 1024}
-    library = {VARIANT: Traced(made_traces.trace(**heavy), made_traces.trace(**heavy, accumulating=True))}
+    library = {VARIANT: made_traces.pair(**heavy)}
     for stage in (1, 2):
         found = given.predicted(Searcher(library, 4), always, strategy, device(4.5), 2, range(stage + 1, 4))
         assert not found.fits
@@ -390,7 +390,7 @@ def test_a_smaller_micro_batch_is_judged_with_the_attention_that_it_would_have()
     lean, full = Variant("fp32", attention_memory="chunked"), VARIANT
     small = {"activation": 64 * 1024, "temporary": 64 * 1024}
     library = {
-        lean: Traced(made_traces.trace(**small), made_traces.trace(**small, accumulating=True)),
+        lean: made_traces.pair(**small),
         full: LIBRARY[VARIANT],
     }
     searched = Searcher(library, 4096)

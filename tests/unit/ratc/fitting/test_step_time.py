@@ -112,6 +112,24 @@ def test_fit_says_the_time_below_its_breakdown(spec, capsys):
     assert "GPU hours" in out
 
 
+@pytest.mark.parametrize("command", [("compile", "spec.yaml", "-o", "out"), ("fit", "spec.yaml")])
+def test_a_step_waits_for_its_loader_processes(spec, capsys, command):
+    """64 samples by 2 processes of 2 samples/s each: 16 s, of which the card computes 8."""
+    spec()
+    assert main([*command, "--set", "data.num_workers=2", "--samples", "6400", "--loader-rate", "2"]) == 0
+    told = "".join(capsys.readouterr())
+    assert "a step of 64 samples takes 16 s (16 s to 16 s," in told
+    assert "4 samples/s, for 8 s of it the GPUs wait for samples\n" in told
+    assert "without evaluation and checkpoints\n" in told
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "1e3", "2000000000"])
+def test_a_rate_of_nonsense_is_refused(spec, capsys, rate):
+    spec()
+    assert main(["fit", "spec.yaml", f"--loader-rate={rate}"]) == 2
+    assert f"`{rate}` is not a number above 0 and at most 1e+09" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("walltime", "again"), [("3:00:00", None), ("2:00:00", "once"), ("1:00:00", "2 times")])
 def test_a_walltime_that_is_too_short_is_a_warning_with_the_number_of_restarts(spec, capsys, walltime, again):
     """8,001 s of steps; a job saves 180 s before its end."""

@@ -161,7 +161,25 @@ SIZES = {
     "memory by core": ("slurm", "-N 1 -c 8 --mem-per-cpu=4G", {"nodes": 1, "cpus": 8, "memory": "32GB"}),
     "memory by GPU": ("slurm", "-N 1 --gpus-per-node=2 --mem-per-gpu=1500", {"nodes": 1, "gpus_per_node": 2}),
     "tasks, but no nodes": ("slurm", "--ntasks=16 --gpus-per-task=1", {}),
-    "a range of nodes": ("slurm", "--nodes=2-4", {}),
+    "a range of nodes": (
+        "slurm",
+        "--nodes=2-8 --gpus-per-node=4",
+        {"nodes": {"min": 2, "max": 8}, "gpus_per_node": 4},
+    ),
+    "a range of nodes, tasks by node": (
+        "slurm",
+        "-N 2-4 --ntasks-per-node=4 --gpus-per-task=1",
+        {"nodes": {"min": 2, "max": 4}, "gpus_per_node": 4},
+    ),
+    "a range of nodes, and all tasks": ("slurm", "-N 2-4 --ntasks=16", {"nodes": {"min": 2, "max": 4}}),
+    "a range of nodes, all GPUs and those of a node": (
+        "slurm",
+        "-N 2-4 --gpus=16 --gpus-per-node=8",
+        {"nodes": 2, "gpus_per_node": 8},
+    ),
+    "a list of node counts": ("slurm", "--nodes=2,4,8", {}),
+    "a range that descends": ("slurm", "--nodes=8-2", {}),
+    "a range from no node": ("slurm", "--nodes=0-2", {}),
     "slots by host, GPUs by task": (
         "lsf",
         '-n 8 -R "span[ptile=4]" -gpu num=1/task',
@@ -195,6 +213,14 @@ def test_sizes_are_worked_out_or_said_to_be_lost(name):
     assert found == expected
     if not expected:
         assert left(f"{sign} {options}\n", kind)
+
+
+@pytest.mark.parametrize("more", ["--gpus=16", "--gpus=20 --gpus-per-node=8", "--gpus=64 --gpus-per-node=8"])
+def test_gpus_in_all_that_no_node_count_of_a_range_has_are_lost(more):
+    merged = merge.merge(batch.read("slurm", "f", f"#SBATCH -N 2-4 {more}\n"))
+    assert merged.values["resources.nodes"].value == {"min": 2, "max": 4}
+    assert "resources.num_gpus" not in merged.values
+    assert [item.source for item in merged.left if not item.deliberate] == [more.split()[0][2:].replace("=", " ")]
 
 
 def imported(tmp_path, monkeypatch, capsys, script):
@@ -312,3 +338,14 @@ def test_what_yaml_cannot_hold_is_left_with_the_reason(tmp_path, capsys, monkeyp
     assert b"\x00" not in Path("spec.yaml").read_bytes()
     assert main(["validate", "spec.yaml"]) in (0, 1)
     assert "R008" not in capsys.readouterr().err
+
+
+def test_a_range_of_nodes_names_its_line_and_the_file_that_gives_one_number(tmp_path, monkeypatch, capsys):
+    resources, _ = imported(tmp_path, monkeypatch, capsys, "#SBATCH --nodes=2-8\n")
+    assert resources == {"nodes": {"min": 2, "max": 8}}
+    text = Path("spec.yaml").read_text()
+    assert "min: 2  # from job.sbatch:1" in text
+    assert "max: 8  # from job.sbatch:1" in text
+    Path("accelerate.yaml").write_text("compute_environment: LOCAL_MACHINE\nnum_machines: 4\n")
+    assert main(["import", "job.sbatch", "accelerate.yaml", "-o", "both.yaml"]) == 0
+    assert "`resources.nodes` is 4 here and {min: 2, max: 8} at job.sbatch:1" in capsys.readouterr().err

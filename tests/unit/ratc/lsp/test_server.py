@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -178,6 +179,19 @@ def test_the_server_ends_with_its_client(spec: Path, end: str) -> None:
         process.stdin.flush()
     process.stdin.close()
     assert process.wait(HANGS_S) is not None
+
+
+def test_an_editor_that_ends_the_server_gets_status_0(spec: Path) -> None:
+    """And nothing on stderr."""
+    content = ""
+    for message in ({"method": "shutdown", "id": 1}, {"method": "exit"}):
+        text = json.dumps({"jsonrpc": "2.0"} | message)
+        content += f"Content-Length: {len(text)}\r\n\r\n{text}"
+    command = [sys.executable, "-m", "ratc", "lsp"]
+    done = subprocess.run(
+        command, input=content, capture_output=True, text=True, env=ENVIRONMENT, cwd=spec.parent, timeout=HANGS_S
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_code_of_a_spec_is_run(spec: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from ratc.catalog import alloc_conf
 from ratc.cli import main
 from ratc.memory.allocators import choose, searchers
-from ratc.memory.choose import Traced, Variant
+from ratc.memory.choose import Variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from tests.effort import HANGS_S
@@ -29,7 +29,7 @@ LARGE = {"temporary": 13 * 64 * MIB, "activation": 7 * 64 * MIB}
 
 
 def library(**what):
-    traces = Traced(made_traces.trace(**what), made_traces.trace(**what, accumulating=True))
+    traces = made_traces.pair(**what)
     return {VARIANT: traces, CHECKPOINTED: traces}
 
 
@@ -102,9 +102,7 @@ def attentions(mib, *names, share=64, asked="native"):
     """What is taken of attentions that need 12, 3 and 2 MiB a sample: full, fused and chunked."""
     sizes = {"full": 12, "fused": 3, "chunked": 2}
     every = {
-        Variant("fp32", attention_memory=name): Traced(
-            *(made_traces.trace(temporary=size * MIB, activation=0, accumulating=several) for several in (False, True))
-        )
+        Variant("fp32", attention_memory=name): made_traces.pair(temporary=size * MIB, activation=0)
         for name, size in sizes.items()
     }
     wanted = [Variant("fp32", attention_memory=name) for name in names]

@@ -7,23 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratc.memory.allocators import choose, searchers
-from ratc.memory.choose import Searcher, Traced, Untraceable, Variant, describe, in_order
+from ratc.memory.choose import Searcher, Untraceable, Variant, describe, in_order
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from tests.effort import examples
-from tests.helpers.made_traces import MIB, trace
+from tests.helpers.made_traces import MIB, Pair, pair, trace
 
 GIB = 1 << 30
 SMALL, LARGE = Device("small", 8 * GIB, "8.0"), Device("large", 80 * GIB, "8.0")
 FP32 = Variant("fp32", image_size=(256, 256))
 
 
-def both(**what):
-    return Traced(trace(**what), trace(**what, accumulating=True))
-
-
 def searcher(share=64, **what):
-    return Searcher({FP32: both(**what)}, share)
+    return Searcher({FP32: pair(**what)}, share)
 
 
 def test_the_largest_divisor_that_fits_is_taken_and_the_next_does_not_fit():
@@ -44,16 +40,16 @@ def test_the_whole_share_needs_no_accumulation_and_has_nothing_larger():
 
 def test_a_step_of_one_micro_batch_is_predicted_from_its_own_trace():
     light, heavy = trace(), trace(activation=10_000 * MIB, accumulating=True)
-    found = Searcher({FP32: Traced(light, heavy)}, 8).choose(FP32, Strategy(), SMALL)
+    found = Searcher({FP32: Pair(light, heavy)}, 8).choose(FP32, Strategy(), SMALL)
     assert found.accumulation == 1
-    assert Searcher({FP32: Traced(heavy, light)}, 8).choose(FP32, Strategy(), SMALL).accumulation == 2
+    assert Searcher({FP32: Pair(heavy, light)}, 8).choose(FP32, Strategy(), SMALL).accumulation == 2
 
 
 @dataclass
 class Noting:
     """Traces that note what is asked of them: (several micro-batches, one sample)."""
 
-    made: Traced
+    made: Pair
     asked: set[tuple[bool, bool]] = field(default_factory=set)
 
     def trace(self, accumulating, one_sample):
@@ -71,7 +67,7 @@ class Noting:
     ],
 )
 def test_one_sample_is_only_traced_if_it_is_at_stake(share, activation, micro_batch, asked):
-    traces = Noting(both(activation=activation * MIB))
+    traces = Noting(pair(activation=activation * MIB))
     choice = Searcher({FP32: traces}, share).choose(FP32, Strategy(), SMALL)
     assert (choice.estimate.micro_batch, traces.asked) == (micro_batch, asked)
 
@@ -98,7 +94,7 @@ def states(width=2):
 @pytest.mark.parametrize("gib", [6, 8, 10, 12, 16, 24])
 def test_the_lowest_stage_that_needs_no_more_accumulation_is_taken(gib):
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: both(**states())}, 32)
+    search = Searcher({wanted: pair(**states())}, 32)
     strategy, card = Strategy("deepspeed", 8), Device("card", gib * GIB, "8.0")
     stages = (0, 1, 2, 3)
     by_stage = {stage: search.choose(wanted, replace(strategy, zero_stage=stage), card) for stage in stages}
@@ -111,7 +107,7 @@ def test_the_lowest_stage_that_needs_no_more_accumulation_is_taken(gib):
 
 def test_no_stage_is_predicted_after_one_that_needs_no_accumulation(monkeypatch):
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: both(**states())}, 32)
+    search = Searcher({wanted: pair(**states())}, 32)
     predicted: list[int] = []
     predictor = search.predictor
     monkeypatch.setattr(
@@ -126,7 +122,7 @@ def test_no_stage_is_predicted_after_one_that_needs_no_accumulation(monkeypatch)
 
 def test_a_stage_helps_if_the_states_do_not_fit():
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: both(**states())}, 8)
+    search = Searcher({wanted: pair(**states())}, 8)
     strategy, card = Strategy("deepspeed", 8), Device("card", 8 * GIB, "8.0")
     assert search.choose(wanted, strategy, card) is None
     assert search.choose_stage(wanted, strategy, card, (0, 1, 2, 3)).estimate.strategy.zero_stage >= 1
@@ -137,7 +133,7 @@ def test_a_stage_helps_if_the_states_do_not_fit():
 
 def test_offloading_is_proposed_if_no_stage_helps():
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: both(**states())}, 8)
+    search = Searcher({wanted: pair(**states())}, 8)
     card = Device("card", 6 * GIB, "8.0")
     strategy = Strategy("deepspeed", 2, 3)
     assert search.choose(wanted, strategy, card) is None
@@ -150,12 +146,12 @@ def library(factor=1.0):
     """8.6 GiB a sample in fp32 at 256 pixels; half in bf16, a quarter with checkpointing, by the area for images."""
     sample = 2200 * MIB * factor
     return {
-        FP32: both(activation=sample),
-        replace(FP32, precision="bf16"): both(activation=sample / 2),
-        replace(FP32, activation_checkpointing=True): both(activation=sample / 4),
-        replace(FP32, image_size=(192, 192)): both(activation=sample * 9 / 16),
-        replace(FP32, image_size=(128, 128)): both(activation=sample / 4),
-        replace(FP32, precision="bf16", image_size=(128, 128)): both(activation=sample / 8),
+        FP32: pair(activation=sample),
+        replace(FP32, precision="bf16"): pair(activation=sample / 2),
+        replace(FP32, activation_checkpointing=True): pair(activation=sample / 4),
+        replace(FP32, image_size=(192, 192)): pair(activation=sample * 9 / 16),
+        replace(FP32, image_size=(128, 128)): pair(activation=sample / 4),
+        replace(FP32, precision="bf16", image_size=(128, 128)): pair(activation=sample / 8),
     }
 
 
@@ -212,7 +208,7 @@ def lean():
     """
     parts = {("full", False): 1, ("chunked", False): 1 / 2, ("full", True): 1 / 4, ("chunked", True): 1 / 10}
     return {
-        replace(FP32, attention_memory=attention, activation_checkpointing=checkpointed): both(
+        replace(FP32, attention_memory=attention, activation_checkpointing=checkpointed): pair(
             activation=2200 * MIB * part, temporary=MIB
         )
         for (attention, checkpointed), part in parts.items()

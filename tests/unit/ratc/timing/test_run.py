@@ -51,6 +51,22 @@ def test_what_is_not_known_is_said():
     assert measured.sentence().startswith("measured: a step of 8 samples takes 2 s (1.82 s to 2.2 s, measured on")
 
 
+def test_a_step_waits_for_samples_that_are_loaded_too_slowly():
+    step = run.predicted(STEP, "h200", 64, 8, 1, 0.0, Links(within=1.0))  # 8 samples a process, in 1 s
+    kept_up = step.with_loading(rate=2.0, workers=4)
+    assert (kept_up.seconds, kept_up.low, kept_up.high, kept_up.waits) == (1.0, 1.0, SPREAD, 0.0)
+    assert kept_up.sentence().endswith("64 samples/s")
+    slow = step.with_loading(rate=1.0, workers=2)
+    assert (slow.seconds, slow.low, slow.high, slow.waits) == (4.0, 4.0, max(SPREAD, 4.0), 3.0)
+    assert slow.sentence().endswith("16 samples/s, for 3 s of it the GPUs wait for samples")
+    # Without loader processes a process loads first, and computes then.
+    serial = step.with_loading(rate=8.0, workers=0)
+    assert (serial.seconds, serial.high, serial.waits) == (2.0, SPREAD + 1, 1.0)
+    assert "waits" in Run(step, 900, 16).lines(Prices())[0]
+    assert "waits" not in Run(slow, 900, 16).lines(Prices())[0]
+    assert run.measured(2.0, 8, 1, "a run", alone=False).waits == 0.0
+
+
 def test_the_time_and_the_cost_of_a_training():
     step = run.predicted(STEP, "h200", 64, 8, 1, 0.0, Links(within=1.0))
     whole = Run(step, 900, 16)

@@ -59,6 +59,17 @@ def test_the_product_documents_own_words():
     assert (len(made.points), made.metric, made.larger_is_better) == (16, "dice", True)
 
 
+def test_a_trial_whose_groups_cannot_be_formed_is_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sharded = "parallel: {strategy: fsdp2, shard: hybrid}\nresources: {gpu: a100-80, num_gpus: 8}\n"
+    tuning = "  trials: 6\n  search_space: {parallel.shard_size: [2, 3, 4]}\n"
+    Path("spec.yaml").write_text(sharded + SPEC + tuning)
+    assert main(["validate", "spec.yaml"]) == 0
+    said = capsys.readouterr().err
+    assert "warning[R338]: 1 of 3 trials cannot run and are left out" in said
+    assert "parallel.shard_size=3: groups of 3 processes (`shard_size`) cannot be formed of 8 processes (R364)" in said
+
+
 def test_an_array_of_the_trials_that_can_run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("ours.yaml").write_text(CLUSTER)

@@ -57,7 +57,7 @@ def refuse(path: Path) -> str:
         ("data__image_size", [32], "data.image_size is [32], expected at least 2 values"),
         ("data__image_size", 32, "image_size"),
         ("data__scales", [], "at least 1 value"),
-        ("model", ["rat"], "no mapping"),
+        ("model", ["rat"], "not a mapping"),
         ("model__args", {1: 2}, "model.args"),
         ("lock_version", 2, "lock_version 2"),
         ("task_type", "detection", "detection"),

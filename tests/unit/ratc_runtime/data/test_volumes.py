@@ -257,7 +257,7 @@ def cut_off(data: Path) -> str:
 def wrong_class(data: Path) -> str:
     image, mask = volume((20, 13, 9), 0)
     save(data, "a", image, mask * 3)
-    return "R536.*value [36], which is no class"
+    return "R536.*value [36], which is not a class"
 
 
 def nothing(data: Path) -> str:

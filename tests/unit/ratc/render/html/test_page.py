@@ -14,7 +14,7 @@ import pytest
 
 from ratc.comparison.compare import compare
 from ratc.comparison.model import Side
-from ratc.plan import Value, Values
+from ratc.plan import Plan, Value, Values
 from ratc.render.html import code, memory, values
 from ratc.render.html.page import diff_page, prose, spec_page, tiles
 from tests.helpers import pages
@@ -147,6 +147,19 @@ def test_tiles_say_what_the_plan_says(tmp_path):
     assert told["Peak memory"] == ("26.0 GiB", "of 80.0 GiB on a100-80, predicted")
     unknown = {tile.label: tile.value for tile in tiles(replace(report, account=None))}
     assert unknown["Peak memory"] == "not predicted"
+
+
+def test_tiles_name_every_node_count_of_an_elastic_plan(tmp_path):
+    report = pages.whole(tmp_path)
+
+    def on(nodes: int) -> Plan:
+        values = {"parallel.nodes": Value(nodes, "spec"), "parallel.world_size": Value(nodes, "derived")}
+        return replace(report.plan, values=Values({**report.plan.values, **values}))
+
+    elastic = replace(on(8), sizes=(on(2), on(4), on(8)))
+    told = {tile.label: (tile.value, tile.detail) for tile in tiles(replace(report, plan=elastic))}
+    assert told["Hardware"] == ("CPU", "at most 8 processes on 2, 4 or 8 nodes")
+    assert told["Global batch"][1].startswith("on 8 nodes micro-batch ")
 
 
 @pytest.mark.parametrize("fits", [True, False])

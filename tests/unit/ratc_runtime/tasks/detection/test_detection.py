@@ -85,7 +85,7 @@ def test_boxes_are_cut_resized_and_numbered_and_crowds_kept_apart(tmp_path: Path
     ("changes", "says"),
     [
         ({"images": 3}, "no list `images`"),
-        ({"images": [{"id": 7, "file_name": "../7.png", "width": 4, "height": 4}]}, "no path below"),
+        ({"images": [{"id": 7, "file_name": "../7.png", "width": 4, "height": 4}]}, "not a path below"),
         ({"images": [{"id": 7, "file_name": "7.png", "width": 0, "height": 4}]}, "size 0 x 4"),
         ({"images": [{"id": 8, "file_name": "8.png", "width": 4, "height": 4}], "annotations": []}, "8.png, which is"),
         ({"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}]}, "annotations[0] is of image 1"),

@@ -197,7 +197,7 @@ def test_masks_with_a_palette_are_class_numbers(labelled: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda mask: np.where(mask == 2, 7, mask), "train3_segmentation.png holds the value 7, which is no class"),
+        (lambda mask: np.where(mask == 2, 7, mask), "train3_segmentation.png holds the value 7, which is not a class"),
         (lambda mask: np.stack([mask] * 3, axis=2), r"train3_segmentation.png holds several channels \(RGB\)"),
     ],
 )
