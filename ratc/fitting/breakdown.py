@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ratc import units
 from ratc.memory.choose import Choice, Nothing, WayOut
+from ratc.memory.decision import Recomputed
 from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.given import Verdict
 from ratc.memory.margin import text
 from ratc.render.html.memory import Part
+from ratc.timing.run import span_text
 
 #: Kinds of the trace in the order in which people ask for them, with their names.
 _WORDS = {
@@ -68,6 +72,17 @@ def of_given(verdict: Verdict) -> list[str]:
         size_there = size_text(largest.predicted_bytes)
         said.append(f"The largest that fits is {largest.micro_batch}: {size_there} on the card.")
     return said + [_way(way) for way in verdict.ways]
+
+
+def recomputed(blocks: Sequence[Recomputed]) -> list[str]:
+    """Return the blocks that are recomputed, each with the bytes that this frees and the time that it adds."""
+    said = ["Recomputed in the backward pass; each frees so much at the peak of a step that keeps everything:"]
+    for block in blocks:
+        adds = "" if block.seconds is None else f", adds {span_text(block.seconds)} to a step"
+        said.append(_line(block.bytes_, block.name + adds))
+    known = [block.seconds for block in blocks if block.seconds is not None]
+    adds = f", adds {span_text(sum(known))} to a step" if known else ""
+    return [*said, _line(sum(block.bytes_ for block in blocks), f"in all{adds}")]
 
 
 def _sums(choice: Choice, measured: str | None) -> list[str]:

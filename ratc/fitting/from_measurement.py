@@ -9,9 +9,11 @@ from dataclasses import replace
 from ratc.catalog.alloc_conf import NATIVE
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting import predict
+from ratc.fitting.open_batch import leaves_open
 from ratc.memory import measured
 from ratc.memory.choose import Variant
 from ratc.memory.decision import Decision
+from ratc.memory.given import by_measurement
 from ratc.memory.measured import Conditions, Measurement
 from ratc.memory.request import request
 from ratc.own_code import digests
@@ -71,6 +73,7 @@ def decide_like(plan: Plan, folder: str, chosen: Decision) -> tuple[Decision | N
 def decide_one(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """Decide the micro-batch from a measurement of the plan's step, or if there is none from a prediction.
 
+    For a micro-batch that the spec gives, nothing but the blocks to recompute is decided.
     Codes: R516 (a warning), and those of `predict.decide`.
 
     ``folder`` is the spec's. If the spec leaves attention or checkpointing open, the prediction chooses them, unless
@@ -82,6 +85,12 @@ def decide_one(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnost
     share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
     first = predict.variants(plan, device)[0]
     found = matching(entries, conditions(plan, first, folder))
+    if not leaves_open(plan.settings):
+        micro = plan.values.get_as(int, "training.micro_batch_size")
+        verdict = by_measurement(found, share, device, strategy, micro) if found else None
+        if verdict and verdict.fits:
+            return Decision(verdict.choice, first.attention_memory, measured=verdict.measured, is_given=True), ()
+        return predict.decide_given(plan, folder)
     if found:
         choice = measured.choose(found, share, device, strategy)
         if choice:

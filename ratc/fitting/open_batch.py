@@ -18,6 +18,12 @@ def is_open(plan: Plan) -> bool:
     return _is_known_card(plan) and leaves_open(plan.settings)
 
 
+def is_predicted(plan: Plan) -> bool:
+    """Whether values of the plan rest on a prediction: it is open, or leaves to ratc which blocks are recomputed."""
+    left = plan.settings["training.activation_checkpointing"].value == "auto"
+    return is_open(plan) or (left and is_given(plan))
+
+
 def is_given(plan: Plan) -> bool:
     """Whether the spec gives the micro-batch, on a card whose kernels and memory are known: it can be checked."""
     return _is_known_card(plan) and not leaves_open(plan.settings) and bool(plan.values["hardware.memory_bytes"].value)

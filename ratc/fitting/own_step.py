@@ -23,10 +23,11 @@ def unpredicted(plan: Plan) -> str:
 def lines(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
     """Return the memory of the micro-batch part by part, and the time of the step; or the reason in one line.
 
-    ``decision`` is that of a micro-batch that ratc chose, None if it could not be predicted. ``folder`` is the spec's.
+    ``decision`` is that of the plan's prediction, None if it has none or could not be predicted. ``folder`` is the
+    spec's.
     Raises NoTrace as :func:`ratc.fitting.given_batch.judge` does.
     """
-    if decision is not None:
+    if decision is not None and not decision.is_given:
         return [*breakdown.lines(decision.choice, decision.measured), *_time_lines(plan, folder)]
     if why := unpredicted(plan):
         known = plan.values["hardware.device"].value != "cuda" or is_program(plan.settings)

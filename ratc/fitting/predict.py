@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ratc import elastic, facts
@@ -9,10 +10,13 @@ from ratc.catalog import optimizers
 from ratc.catalog.alloc_conf import EXPANDABLE, by_variables, fraction
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.fitting import strategies
+from ratc.fitting.checkpointing import Smallest, smallest
+from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, choose, searchers
 from ratc.memory.choose import Nothing, Searcher, Variant, WayOut, in_order
 from ratc.memory.decision import Decision
+from ratc.memory.given import choice_of
 from ratc.memory.rat import full_at_least, fused_runs_on, maps_alone, without_maps, without_prediction
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
@@ -51,21 +55,78 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         compared = strategies.compare(candidates, allowed_allocators, device) if candidates else None
         if compared is not None:
             best, of_best, why = compared
-            searcher = allowed_allocators[of_best.allocator]
-            made = _decision(plan, searcher, of_best, list(best.variants), best.strategy)
+            least = _least(allowed_allocators, of_best, best.variants, best.strategy, device, best.stages)
+            searcher = allowed_allocators[least[0].allocator]
+            made = _decision(plan, searcher, *least, list(best.variants), best.strategy)
             return replace(made, strategy=best.name, strategy_reason=why), ()
         taken = choose(allowed_allocators, allowed, strategy, device, stages)
         if taken:
-            return _decision(plan, allowed_allocators[taken.allocator], taken, allowed, strategy), ()
+            least = _least(allowed_allocators, taken, allowed, strategy, device, stages)
+            return _decision(plan, allowed_allocators[least[0].allocator], *least, allowed, strategy), ()
         searcher = next(iter(allowed_allocators.values()))
         found = why_nothing(searcher, library, plan, allowed[-1], replace(strategy, zero_stage=stages[-1]), device)
         return None, (_too_large(found, plan),)
     except NoTrace as stopped:
-        measure = "measure it on its card: `ratc profile SPEC --measure -o FACTS`, then compile with `--facts FACTS`"
-        return None, tuple(
-            item if item.code in NO_USE else replace(item, severity=Severity.WARNING, helps=(*item.helps, measure))
-            for item in stopped.found
-        )
+        return None, (*_untraced(stopped), *_unchosen(plan))
+
+
+def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
+    """Return the decision for a plan with a given micro-batch and open blocks to recompute for it; None if there is no
+    trace, or if it does not fit with all of them (warnings). Codes: R315, R316, R374, R375.
+    """
+    values, device, strategy = plan.values, device_of(plan), strategy_of(plan)
+    micro = values.get_as(int, "training.micro_batch_size")
+    searcher = own_searcher(plan, Library(plan, folder, plan.settings["model.name"].span))
+    plain = variant(plan, device.kernels)
+    try:
+        choice = choice_of(searcher, plain, strategy, device, micro)
+        if choice.estimate.fits:
+            return Decision(choice, plain.attention_memory, is_given=True), ()
+        need = searcher.predictor(plain, strategy, micro).need(device, micro)
+        found = smallest(searcher, plain, strategy, device, micro)
+        if found is None:
+            return None, (_not_enough(plan, micro, device),)
+        return Decision(
+            choice_of(searcher, found.variant, strategy, device, micro),
+            plain.attention_memory,
+            activation_checkpointing=found.variant.activation_checkpointing,
+            plain_need_bytes=need,
+            plain_micro_batch=micro,
+            recomputed=found.recomputed,
+            blocks=found.blocks,
+            longer=found.longer,
+            is_given=True,
+        ), ()
+    except NoTrace as stopped:
+        return None, (*_untraced(stopped), *_unchosen(plan))
+
+
+def _untraced(stopped: NoTrace) -> tuple[Diagnostic, ...]:
+    measure = "measure it on its card: `ratc profile SPEC --measure -o FACTS`, then compile with `--facts FACTS`"
+    return tuple(
+        item if item.code in NO_USE else replace(item, severity=Severity.WARNING, helps=(*item.helps, measure))
+        for item in stopped.found
+    )
+
+
+def _not_enough(plan: Plan, micro: int, device: Device) -> Diagnostic:
+    """Return a warning that a given micro-batch does not even fit if every block is recomputed. Code: R375."""
+    asked = plan.settings["training.activation_checkpointing"]
+    message = (
+        f"`activation_checkpointing: auto` recomputes nothing: micro-batch {micro} does not fit on {device.name} "
+        "even if every block is recomputed"
+    )
+    return Diagnostic("R375", message, asked.span, helps=("use a smaller micro-batch",), severity=Severity.WARNING)
+
+
+def _unchosen(plan: Plan) -> tuple[Diagnostic, ...]:
+    """Return a warning that blocks cannot be chosen without a trace, if the spec leaves them to ratc. Code: R374."""
+    asked = plan.settings["training.activation_checkpointing"]
+    if asked.value != "auto":
+        return ()
+    message = "`activation_checkpointing: auto` recomputes nothing: the step of the model cannot be traced"
+    helps = ("set it to `true` or `false`",)
+    return (Diagnostic("R374", message, asked.span, helps=helps, severity=Severity.WARNING),)
 
 
 def decide_like(plan: Plan, folder: str, chosen: Decision) -> Decision | tuple[Diagnostic, ...]:
@@ -82,8 +143,13 @@ def decide_like(plan: Plan, folder: str, chosen: Decision) -> Decision | tuple[D
         attention_memory=chosen.attention_memory,
         activation_checkpointing=chosen.activation_checkpointing,
     )
+    given = None if leaves_open(plan.settings) else plan.values.get_as(int, "training.micro_batch_size")
     try:
-        choice = searcher.choose(used, wanted, device)
+        if given is None:
+            choice = searcher.choose(used, wanted, device)
+        else:
+            choice = choice_of(searcher, used, wanted, device, given)
+            choice = choice if choice.estimate.fits else None
         if choice is not None:
             return replace(chosen, choice=choice)
         return (_too_large(why_nothing(searcher, library, plan, used, wanted, device), plan),)
@@ -101,21 +167,50 @@ def strategy_like(plan: Plan, chosen: Decision) -> Strategy:
     return _fsdp2(plan, size)
 
 
-def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Variant], strategy: Strategy) -> Decision:
+def _least(
+    allowed: Mapping[str, Searcher],
+    taken: Taken,
+    variants: Sequence[Variant],
+    strategy: Strategy,
+    device: Device,
+    stages: Sequence[int],
+) -> tuple[Taken, Smallest | None]:
+    """Return a choice with the smallest set of blocks recomputed, and that set, in the place of one with all of them:
+    the smallest with which one sample fits in the leanest step, by any allocator, and the largest micro-batch with it.
+    """
+    plain = [one for one in variants if not one.activation_checkpointing][-1:]
+    if not (plain and taken.variant.activation_checkpointing):
+        return taken, None
+    most = replace(strategy, zero_stage=max(stages))
+    found = [smallest(searcher, plain[0], most, device, 1) for searcher in allowed.values()]
+    best = min((one for one in found if one), key=lambda one: len(one.recomputed), default=None)
+    fitting = choose(allowed, [best.variant], strategy, device, stages) if best else None
+    return (fitting, best) if fitting else (taken, None)
+
+
+def _decision(
+    plan: Plan,
+    searcher: Searcher,
+    taken: Taken,
+    least: Smallest | None,
+    allowed: list[Variant],
+    strategy: Strategy,
+) -> Decision:
     """Return the decision, with the bytes that the rejected settings would have needed at micro-batch 1."""
     used, device = taken.variant, taken.choice.estimate.device
 
     def need(passed: Variant) -> int:
         return searcher.predictor(passed, strategy, 1).need(device, 1)
 
-    full = replace(used, attention_memory="full")
+    plainly = used if least is None else replace(used, activation_checkpointing=False)
+    full = replace(plainly, attention_memory="full")
     why = "it fits"
     if taken.full:
         micro, most = taken.choice.estimate.micro_batch, taken.full.estimate.micro_batch
         why = f"micro-batch {micro} fits with it, {most} with full attention"
-    elif used != full and full in allowed:
+    elif plainly != full and full in allowed:
         why = f"full attention needs {size_text(need(full))} at micro-batch 1 and does not fit"
-    elif used != full:
+    elif plainly != full:
         why = maps_alone(full_at_least(plan.settings), device.memory_bytes, 1)
     # Of the steps without checkpointing the last is the leanest.
     plain = [one for one in allowed if not one.activation_checkpointing][-1:] if used.activation_checkpointing else []
@@ -128,6 +223,9 @@ def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Varian
         why,
         used.activation_checkpointing,
         need(plain[0]) if plain else None,
+        recomputed=least.recomputed if least else (),
+        blocks=least.blocks if least else 0,
+        longer=least.longer if least else "",
         allocator=taken.allocator,
         allocator_reason=taken.reason,
         units=strategies.units(trace, estimate.strategy) if trace else (),
@@ -251,7 +349,7 @@ def why_nothing(
     precisions = [kind for kind in ("bf16", "fp16") if isinstance(card, facts.Card) and getattr(card, kind)][:1]
     full = wanted.attention_memory == "full"
     library.known = [replace(wanted, precision=kind) for kind in precisions if kind != wanted.precision]
-    if not wanted.activation_checkpointing:
+    if wanted.activation_checkpointing is not True:
         library.known.append(replace(wanted, activation_checkpointing=True))
     lean = without_maps(device.compute_capability or "0.0")
     if wanted.attention_memory not in (lean, "fused") and full_at_least(plan.settings):

@@ -39,10 +39,11 @@ def compare(
 ) -> tuple[Candidate, Taken, str] | None:
     """Return the best candidate, its choice and the reason; None if nothing fits with any.
 
-    Fewest accumulation steps come first, since each is a pass over the model; then fewest bytes that a process sends in
-    an optimizer step, then least memory. Of equals the first candidate is taken.
+    Strategies that recompute no activations come first. Then fewest accumulation steps, since each is a pass over the
+    model, then fewest bytes that a process sends in an optimizer step, then least memory. Of equals the first candidate
+    is taken.
     """
-    rows: list[tuple[tuple[int, float, int], Candidate, Taken]] = []
+    rows: list[tuple[tuple[bool, int, float, int], Candidate, Taken]] = []
     told = []
     for candidate in candidates:
         taken = choose(allowed, candidate.variants, candidate.strategy, device, candidate.stages)
@@ -54,7 +55,8 @@ def compare(
         searcher = allowed[taken.allocator]
         trace = searcher.predictor(taken.variant, estimate.strategy, estimate.micro_batch).trace
         sent = sent_bytes(estimate.strategy, trace.trainable, choice.accumulation)
-        rows.append(((choice.accumulation, sent, estimate.predicted_bytes), candidate, taken))
+        recomputes = bool(taken.variant.activation_checkpointing)
+        rows.append(((recomputes, choice.accumulation, sent, estimate.predicted_bytes), candidate, taken))
         stage = f" {estimate.strategy.zero_stage}" if candidate.name == "deepspeed" else ""
         told.append(
             f"{candidate.name}{stage} {estimate.micro_batch} x {choice.accumulation}, "

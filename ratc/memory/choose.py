@@ -18,12 +18,13 @@ from ratc.memory.zero import Strategy, bucket_elements
 class Variant:
     """The conditions of a trace that a choice may change.
 
-    ``kernels`` is `Device.kernels`; ``image_size`` is the sides of a sample in pixels.
+    ``kernels`` is `Device.kernels`; ``image_size`` is the sides of a sample in pixels. ``activation_checkpointing`` is
+    of all blocks of the model, of none, or of those with these names.
     """
 
     precision: str
     kernels: str = "8.0"
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | tuple[str, ...] = False
     image_size: tuple[int, ...] = (0, 0)
     engine: str = "torch"
     attention_memory: str = "full"

@@ -25,18 +25,36 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
+class Recomputed:
+    """A block that is recomputed in backward: the bytes that this frees at the peak of the plain step, and the seconds
+    that it adds to an optimizer step; None if they are not known.
+    """
+
+    name: str
+    bytes_: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The micro-batch that fits, and the settings that it fits with.
 
-    ``plain_need_bytes`` is the need of a step without activation checkpointing at micro-batch 1; None unless it was
-    rejected because it does not fit.
+    ``plain_need_bytes`` is the need of a step without activation checkpointing at ``plain_micro_batch``; None unless it
+    was rejected because it does not fit. ``recomputed`` are the blocks that make it fit.
     """
 
     choice: Choice
     attention_memory: str
     attention_reason: str = "it fits"
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | tuple[str, ...] = False
     plain_need_bytes: int | None = None
+    plain_micro_batch: int = 1
+    recomputed: tuple[Recomputed, ...] = ()
+    #: The number of blocks that could be recomputed, and the time that recomputing adds to a step, in words.
+    blocks: int = 0
+    longer: str = ""
+    #: Whether the spec gives the micro-batch, so that nothing but the checkpointing is decided.
+    is_given: bool = False
     #: The date and the version of torch of the choice's measurement; None for a prediction.
     measured: str | None = None
     #: The kind of allocator, and the reason for it.

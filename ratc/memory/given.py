@@ -51,7 +51,7 @@ def predicted(
     micro-batch, which may decide the attention. ``stages`` are the ZeRO stages, ``others`` the variants, that may help.
     """
     variant = variant_of(micro_batch)
-    choice = _choice(searcher, variant, strategy, device, micro_batch)
+    choice = choice_of(searcher, variant, strategy, device, micro_batch)
     found = choice.estimate
     if found.fits:
         return Verdict(choice, False, found.predicted_bytes)
@@ -61,25 +61,25 @@ def predicted(
     if not searcher.expandable:
         other_searcher = Searcher(searcher.library, searcher.share, searcher.margin, expandable=True)
         if other_searcher.estimate(variant, strategy, device, micro_batch).fits:
-            choice_there = _choice(other_searcher, variant, strategy, device, micro_batch)
+            choice_there = choice_of(other_searcher, variant, strategy, device, micro_batch)
             ways.append(WayOut(f"`allocator: {EXPANDABLE}`", choice_there))
     for there in others:
         change = describe(variant, there)
         with contextlib.suppress(Untraceable):
             if change and searcher.estimate(there, strategy, device, micro_batch).fits:
-                ways.append(WayOut(change, _choice(searcher, there, strategy, device, micro_batch)))
+                ways.append(WayOut(change, choice_of(searcher, there, strategy, device, micro_batch)))
                 break
     for stage in sorted(stages):
         other = replace(strategy, zero_stage=stage)
         if searcher.estimate(variant, other, device, micro_batch).fits:
-            ways.append(WayOut(f"`zero_stage: {stage}`", _choice(searcher, variant, other, device, micro_batch)))
+            ways.append(WayOut(f"`zero_stage: {stage}`", choice_of(searcher, variant, other, device, micro_batch)))
             break
     largest = None
     for size in searcher.divisors:
         if size < micro_batch:
             smaller = searcher.predictor(variant_of(size), strategy, size)
             if smaller.at(smaller.cap(device), size) is not None:
-                largest = _choice(searcher, variant_of(size), strategy, device, size)
+                largest = choice_of(searcher, variant_of(size), strategy, device, size)
                 break
     return Verdict(choice, is_tight, predictor.need(device, micro_batch), largest, tuple(ways))
 
@@ -102,7 +102,8 @@ def by_measurement(
     return Verdict(choice, is_tight, need, largest, measured=found.source)
 
 
-def _choice(searcher: Searcher, variant: Variant, strategy: Strategy, device: Device, micro_batch: int) -> Choice:
+def choice_of(searcher: Searcher, variant: Variant, strategy: Strategy, device: Device, micro_batch: int) -> Choice:
+    """Return a micro-batch as a choice, whether it fits or not."""
     found = searcher.estimate(variant, strategy, device, micro_batch)
     broken = searcher.predictor(variant, strategy, micro_batch).breakdown(found)
     return Choice(found, searcher.share // micro_batch, broken)

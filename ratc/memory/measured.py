@@ -13,6 +13,7 @@ from ratc.catalog.alloc_conf import NATIVE
 from ratc.memory.choose import Choice
 from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.margin import Part
+from ratc.memory.request import which
 from ratc.memory.terms import Device, Term, nccl
 from ratc.memory.zero import Strategy
 
@@ -40,7 +41,7 @@ class Conditions:
     precision: str
     image_size: tuple[int, ...]
     attention_memory: str
-    activation_checkpointing: bool
+    activation_checkpointing: bool | tuple[str, ...]
     engine: str
     allocator: str = NATIVE
 
@@ -74,6 +75,7 @@ def read(entry: Mapping[str, Any]) -> Measurement:
     known = {key: entry[key] for key in _CONDITIONS if key != "image_size" and key in entry}
     points = sorted((Point(**point) for point in entry["points"]), key=lambda point: point.micro_batch)
     others: dict[str, Any] = {key: entry.get(key) for key in _OTHERS}
+    known["activation_checkpointing"] = which(known["activation_checkpointing"])
     return Measurement(
         conditions=Conditions(image_size=tuple(entry["image_size"]), **known), points=tuple(points), **others
     )
@@ -82,7 +84,8 @@ def read(entry: Mapping[str, Any]) -> Measurement:
 def entry(measurement: Measurement) -> dict[str, Any]:
     """Return the entry of a measurement in a facts file: the inverse of `read`."""
     conditions = asdict(measurement.conditions)
-    conditions["image_size"] = list(measurement.conditions.image_size)
+    for key, value in conditions.items():
+        conditions[key] = list(value) if isinstance(value, tuple) else value
     if conditions["allocator"] == NATIVE:
         del conditions["allocator"]
     return {
@@ -188,5 +191,5 @@ def estimate(
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return " x ".join(str(part) for part in value)
+        return (" x " if isinstance(value[0], int) else ", ").join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -25,11 +25,20 @@ def variant(plan: Plan, kernels: str) -> Variant:
     return Variant(
         precision=values.get_as(str, "training.precision"),
         kernels=kernels,
-        activation_checkpointing=bool(values["training.activation_checkpointing"].value),
+        activation_checkpointing=which(values["training.activation_checkpointing"].value),
         image_size=tuple(values["data.image_size"].value),
         engine="deepspeed" if values["engine.deepspeed"].value else "torch",
         attention_memory=attention.value if attention else "full",
     )
+
+
+def which(checkpointed: Any) -> bool | tuple[str, ...]:
+    """Return the blocks to recompute, from a plan or a file: all, none, or some names."""
+    return tuple(map(str, checkpointed)) if isinstance(checkpointed, (list, tuple)) else bool(checkpointed)
+
+
+def _plain(checkpointed: bool | tuple[str, ...]) -> bool | list[str]:
+    return checkpointed if isinstance(checkpointed, bool) else list(checkpointed)
 
 
 def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = False) -> dict[str, Any]:
@@ -47,7 +56,7 @@ def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = F
         **({"frozen": values["training.frozen"].value} if "training.frozen" in values else {}),
         **({"optimizer_args": _under(plan, "training.optimizer_args")} if _is_own(plan) else {}),
         "tf32": values["training.tf32"].value,
-        "activation_checkpointing": wanted.activation_checkpointing,
+        "activation_checkpointing": _plain(wanted.activation_checkpointing),
         "loss": {"name": values["training.loss.name"].value, "args": _under(plan, "training.loss.args")},
     }
     task = values["task_type"].value

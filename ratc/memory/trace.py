@@ -79,6 +79,23 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A call of a block, which may be recomputed in backward: an element of a list of modules.
+
+    ``forward`` and ``backward`` are the index of the first op and the one after the last, in a program's ``ops``;
+    ``inputs`` and ``outputs`` are allocations; ``launches`` are launches of each row of the trace's ``work`` in
+    forward.
+    """
+
+    name: str
+    forward: tuple[int, int]
+    backward: tuple[int, int]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    launches: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """A traced step: the program of one process that shares nothing, with the phase of every allocation.
 
@@ -103,6 +120,8 @@ class Trace:
     #: The class of each module with parameters, by its name, and the classes of repeated layers (`engine/units.py`).
     classes: Mapping[str, str] = field(default_factory=dict)
     wrap: tuple[str, ...] = ()
+    #: The calls of blocks, in order.
+    blocks: tuple[Span, ...] = ()
 
     def convolutions(self, micro_batch: int) -> list[tuple[Convolution, Direction]]:
         """The passes of all convolutions at a micro-batch."""
@@ -150,6 +169,7 @@ def parse(data: Any) -> Trace:
     program = Program(ops, fixed, slope, kind, module, kinds, modules, steps[-1], steps[0], (), scratch, processors)
     program = replace(program, optional=frozenset(numbers[number] for number in optional))
     groups = _groups(data["parameters"], program, steps[0])
+    blocks = _spans(data.get("blocks", []), numbers, len(ops), work)
     return Trace(
         program,
         phase,
@@ -165,7 +185,27 @@ def parse(data: Any) -> Trace:
         micro_batches,
         classes,
         wrap,
+        blocks,
     )
+
+
+def _spans(entries: Any, numbers: Mapping[int, int], count: int, work: tuple[Kernel, ...]) -> tuple[Span, ...]:
+    if not isinstance(entries, list):
+        raise BadTrace("`blocks` is not a list")
+    found = []
+    for entry in entries:
+        try:
+            name, (begin, end, back, after), inputs, outputs, rows = entry
+            launches = {int(row): int(times) for row, times in rows}
+            given, made = (tuple(numbers[block] for block in blocks) for blocks in (inputs, outputs))
+            if not 0 <= begin <= end <= back <= after <= count:
+                raise ValueError
+            if not all(row >= 0 and 0 < times <= work[row].launches for row, times in launches.items()):
+                raise ValueError
+            found.append(Span(str(name), (int(begin), int(end)), (int(back), int(after)), given, made, launches))
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+            raise BadTrace(f"block {str(entry)[:80]}") from error
+    return tuple(found)
 
 
 def _groups(parameters: Mapping[str, Any], program: Program, end: int) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ class Row:
     need_bytes: int | None
     host_bytes: int = 0
     attention_memory: str = "full"
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | tuple[str, ...] = False
     allocator: str = "native"
 
 

@@ -16,7 +16,7 @@ _OPEN = "spec:training.batch_size"
 
 def derive(context: Context) -> Iterator[Diagnostic]:
     """Take the spec's allocator; for `auto`, expandable segments only if a prediction decides for them."""
-    asked, decision = context.settings[_PATH], context.decision
+    asked, decision = context.settings[_PATH], context.choice
     said = by_variables(job_variables(context.settings, context.facts))
     if context.value("hardware.device") != "cuda":
         context.derive(_PATH, None, "trains on the CPU", f"spec:{_PATH}", "hardware.device")

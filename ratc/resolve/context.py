@@ -20,6 +20,11 @@ class Context:
     decision: Decision | None = None
     values: dict[str, Value] = field(default_factory=dict)
 
+    @property
+    def choice(self) -> Decision | None:
+        """The decision, if the spec leaves the micro-batch to it, and with it all that memory decides."""
+        return None if self.decision is None or self.decision.is_given else self.decision
+
     def keep(self, *paths: str, under: str | None = None) -> None:
         """Take settings into the plan as they are, under their own path or another one."""
         for path in paths:

@@ -23,7 +23,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     settings, world = context.settings, int(context.value("parallel.world_size"))
     asked, accelerate = settings["training.deepspeed"], settings["training.use_accelerate"]
     strategy = settings["parallel.strategy"]
-    chosen = context.decision.strategy if context.decision and strategy.value == "auto" else strategy.value
+    chosen = context.choice.strategy if context.choice and strategy.value == "auto" else strategy.value
     cuda = context.value("hardware.device") == "cuda"
     context.keep("training.use_accelerate", under="engine.use_accelerate")
     inputs: tuple[str, ...] = ("parallel.world_size", "hardware.device", "spec:training.deepspeed")
@@ -68,11 +68,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("engine.zero_stage", 0, "DeepSpeed is not used", "engine.deepspeed")
     elif settings["training.zero_stage"].value is not None:
         context.keep("training.zero_stage", under="engine.zero_stage")
-    elif context.decision is not None:
+    elif context.choice is not None:
         why = "the lowest stage that needs no further accumulation"
         context.derive(
             "engine.zero_stage",
-            context.decision.zero_stage,
+            context.choice.zero_stage,
             why,
             "engine.deepspeed",
             "hardware.memory_bytes",
@@ -85,7 +85,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             "partitions optimizer states and gradients at no loss of speed",
             "engine.deepspeed",
         )
-    decision = context.decision
+    decision = context.choice
     bucket = decision.choice.estimate.strategy.bucket if decision else DEFAULT_BUCKET
     why = (
         "not larger than the model"

@@ -44,7 +44,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def _attention(context: Context) -> Iterator[Diagnostic]:
-    path, asked, decision = "model.attention_memory", context.settings["model.attention_memory"], context.decision
+    path, asked, decision = "model.attention_memory", context.settings["model.attention_memory"], context.choice
     if context.settings["model.name"].value != "rat":
         context.derive(path, "full", "the model is not RAT", "spec:model.name")
     elif context.settings["model.sga_attention_type"].value != "dense":

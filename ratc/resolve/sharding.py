@@ -15,7 +15,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     asked = context.settings["parallel.strategy"]
     if asked.value is None:
         return
-    world, decision = int(context.value("parallel.world_size")), context.decision
+    world, decision = int(context.value("parallel.world_size")), context.choice
     if asked.value != "auto":
         context.keep("parallel.strategy")
     elif decision is not None:

@@ -10,7 +10,7 @@ from ratc.catalog.tasks import default_loss
 from ratc.diagnostics import Diagnostic
 from ratc.own_code import callables
 from ratc.resolve.context import Context
-from ratc.units import size_text
+from ratc.units import counted, size_text
 
 DEBUG_STEPS = 4
 _AS_GIVEN = (
@@ -189,16 +189,23 @@ def _betas(context: Context, used: optimizers.Optimizer) -> None:
 
 
 def _checkpointing(context: Context) -> None:
-    """Derive activation checkpointing; if left to ratc, only if a prediction finds that nothing fits without it."""
+    """Derive activation checkpointing; if left to ratc, of as few blocks as a prediction finds to be needed."""
     path, decision = "training.activation_checkpointing", context.decision
+    inputs = [f"spec:{path}", "hardware.card"]
+    inputs += ["training.micro_batch_size"] if decision and decision.is_given else []
     if context.settings[path].value != "auto":
         context.keep(path)
     elif decision is None:
         context.derive(path, False, "no prediction says that it is needed", f"spec:{path}")
     elif decision.plain_need_bytes is None:
-        context.derive(path, False, "it fits without", f"spec:{path}", "hardware.card")
+        context.derive(path, False, "it fits without", *inputs)
     else:
-        found = decision.choice.estimate
-        why = f"nothing fits without: micro-batch 1 needs {size_text(decision.plain_need_bytes)}, with it micro-batch "
-        why += f"{found.micro_batch} takes {size_text(found.predicted_bytes)} of {size_text(found.device.memory_bytes)}"
-        context.derive(path, decision.activation_checkpointing, why, f"spec:{path}", "hardware.card")
+        found, which = decision.choice.estimate, decision.activation_checkpointing
+        why = "" if isinstance(which, bool) else f"{len(which)} of {counted(decision.blocks, 'block')}: "
+        why += "" if decision.is_given else "nothing fits without: "
+        why += f"micro-batch {decision.plain_micro_batch} needs {size_text(decision.plain_need_bytes)}"
+        why += " without, with it " if decision.is_given else f", with it micro-batch {found.micro_batch} takes "
+        why += f"{size_text(found.predicted_bytes)} of {size_text(found.device.memory_bytes)}"
+        why += f"; a step takes {decision.longer} more" if decision.longer else ""
+        value = which if isinstance(which, bool) else list(which)
+        context.derive(path, value, why, *inputs)

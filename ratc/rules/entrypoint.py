@@ -90,6 +90,11 @@ def _of_the_loop(settings: Values) -> Iterator[Diagnostic]:
     if rate.value == "auto":
         message = "`learning_rate: auto` was measured with the built-in loop, which the `entrypoint` replaces"
         yield Diagnostic("R245", message, rate.span, helps=("give a number",))
+    checkpointing = settings["training.activation_checkpointing"]
+    if checkpointing.value == "auto":
+        message = "`activation_checkpointing: auto` chooses blocks of a traced model, and a program is not traced"
+        yield Diagnostic("R245", message, checkpointing.span, helps=("remove it, or checkpoint in the program",))
+        refused.add("training.activation_checkpointing")
     for path in settings:
         if path not in refused and not program.is_used(path) and settings.given(path):
             message = f"`{path}` has no effect: it belongs to the built-in loop, which the `entrypoint` replaces"

@@ -38,7 +38,9 @@ class Measured(Section):
     attention_memory: Literal["full", "fused", "chunked"] = Field(
         ..., description="Kind of RAT's attention; `full` for other models."
     )
-    activation_checkpointing: bool = Field(..., description="Whether activations were recomputed in the backward pass.")
+    activation_checkpointing: bool | Annotated[list[Text], Field(min_length=1)] = Field(
+        ..., description="Whether activations were recomputed in the backward pass, or the blocks of which they were."
+    )
     engine: Literal["torch"] = Field(..., description="Engine of the measurement: one process, without DeepSpeed.")
     allocator: Literal["native", "expandable_segments"] = Field(
         "native", description="How PyTorch's allocator took memory."

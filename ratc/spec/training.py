@@ -314,8 +314,8 @@ class Training(Section):
         ),
     ] = Field(
         False,
-        description="Recompute activations in the backward pass, to save memory; `auto` does so if nothing fits "
-        "otherwise.",
+        description="Recompute activations in the backward pass, to save memory; `auto` does so for as few blocks of "
+        "the model as are needed for the micro-batch to fit.",
     )
     allocator: Annotated[
         Literal["auto", "native", "expandable_segments"],

@@ -160,7 +160,7 @@ def make(
         traced = checks is not None and not checks.untraceable
         if traced and not has_errors(found) and not any(item.code in ("R315", "R316") for item in found):
             found += _show_time(plan, request)
-        no_predict = no_predict and open_batch.is_open(plan)
+        no_predict = no_predict and open_batch.is_predicted(plan)
         place = _place(loaded, gathered, target, folder, elsewhere, no_predict)
         artifacts, more = targets.artifacts(target, plan, place)
     found += more

@@ -44,7 +44,9 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
         return Fitted((), loaded.diagnostics)
     if refused := program.refused(loaded.settings, program.PREDICTION, program.MEASURE):
         return Fitted((), (*loaded.diagnostics, *refused))
-    plan, found, _ = inputs.resolve(request, on_a_card(question, loaded.settings), predict=False)
+    # For a given micro-batch a prediction may choose the blocks to recompute. An open one is searched for here.
+    is_given = not open_batch.leaves_open(loaded.settings)
+    plan, found, _ = inputs.resolve(request, on_a_card(question, loaded.settings), predict=is_given)
     # R305 warns that the micro-batch is only a default: `fit` is about other ones.
     found = (*loaded.diagnostics, *(item for item in found if item.code != "R305"))
     if plan is None:

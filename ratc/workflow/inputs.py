@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ratc import compiler, layers, resources
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, has_errors
-from ratc.fitting.open_batch import is_open, predicted_from
+from ratc.fitting.open_batch import is_predicted, predicted_from
 from ratc.plan import Plan, Values
 from ratc.workflow import start_weights
 from ratc.workflow.read import FOLDER_GONE, read
@@ -200,12 +200,12 @@ def with_memory(
     predicts: bool,
     known: Known,
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], Decision | None]:
-    """Call ``resolve`` without a decision and, if the micro-batch is open then, again with that of a prediction.
+    """Call ``resolve`` without a decision and, if values rest on a prediction, again with that of a prediction.
 
     The diagnostics of the prediction belong to every plan that rests on it, also if ``known`` had it already.
     """
     plan, found = resolve(None)
-    if plan is None or not predicts or not request.predict or not is_open(plan):
+    if plan is None or not predicts or not request.predict or not is_predicted(plan):
         return plan, found, None
     key = predicted_from(plan, request.folder)
     if key not in known:

@@ -98,6 +98,15 @@ def trace(content: Any, folder: Path) -> dict[str, Any]:
     return result
 
 
+def traces(contents: list[Any], folder: Path) -> list[dict[str, Any]]:
+    """Return the traces of many requests, which share the import of torch; none is confirmed at a third micro-batch."""
+    outputs = [folder / f"{number}.json" for number in range(len(contents))]
+    asked = [[content, str(output)] for content, output in zip(contents, outputs, strict=True)]
+    done = run([str(Path(__file__).with_name("tracing_many.py"))], asked)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(output.read_text()) for output in outputs]
+
+
 def failure(content: Any, folder: Path) -> dict[str, Any]:
     """Return the finding of a request that cannot be traced."""
     output = folder / "trace.json"

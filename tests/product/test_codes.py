@@ -32,6 +32,8 @@ STAGES = ("parse", "schema", "meaning", "resolve", "target", "run", "why")
 MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source="this machine")
 #: Codes whose examples are words. R317 takes a dozen traces; `tests/unit/ratc/fitting/test_predict.py` provokes it.
 #: R366 takes a trace: `tests/unit/ratc/fitting/test_strategies.py`.
+#: So do R374 and R375, `test_predict.py` beside it. R373 is the runtime's:
+#: `tests/unit/ratc_runtime/models/test_recompute.py`.
 #: R345 needs a digest: `tests/unit/ratc/test_rates.py`. R402: no spec may make a consumer refuse, so a failing example
 #: would be a bug. R361 comes with R320: `tests/unit/ratc/facts/test_cluster.py`. R451: `tests/security/test_edited.py`.
 #: R411-R419 need a scheduler:
@@ -39,7 +41,7 @@ MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source
 #: `tests/unit/ratc/cli/test_diff.py`. R5xx but R515: the runtime's; they need torch, data or GPUs, and the runtime's
 #: own tests provoke them. R6xx: causes of `ratc why`, `tests/unit/ratc/why`, and the runtime's test of the nodes.
 IN_WORDS = (
-    {"R317", "R345", "R366", "R361", "R402", "R435", "R440", "R441", "R451", "R452"}
+    {"R317", "R345", "R366", "R361", "R373", "R374", "R375", "R402", "R435", "R440", "R441", "R451", "R452"}
     | {f"R41{number}" for number in range(1, 10)}
     | {path.stem for path in CODES.glob("R[56]*.md")} - {"R515"}
 )

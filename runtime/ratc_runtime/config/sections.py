@@ -144,8 +144,9 @@ class Training(Section):
         description="Last samples of an epoch, if they fill no global batch: `drop` leaves them out, `keep` makes a "
         "smaller step of them."
     )
-    activation_checkpointing: bool = Field(
-        description="Whether activations are recomputed in the backward pass instead of kept."
+    activation_checkpointing: bool | Annotated[list[str], Field(min_length=1)] = Field(
+        description="Whether activations of all blocks are recomputed in the backward pass instead of kept, or the "
+        "names of the blocks whose activations are."
     )
     compile: bool = Field(description="Whether `torch.compile` compiles the model.")
     callbacks: list[str] = Field(description="List of `package.module:callable`s, each of which returns a callback.")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
@@ -17,6 +15,7 @@ from ratc_runtime.models.frozen import freeze
 from ratc_runtime.models.fused_maps import Fused
 from ratc_runtime.models.import_callable import build, call
 from ratc_runtime.models.lean_attention import keep_no_maps
+from ratc_runtime.models.recompute import recompute
 from ratc_runtime.output.sizes import counted
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.outputs import entry_of
@@ -41,7 +40,7 @@ def build_model(lock: Lock) -> nn.Module:
     the outputs that the task scores.
 
     Parameters that the lock freezes need no gradient. Raises R509 if the model cannot be built from the lock's
-    arguments, R585 or R586 if they cannot be frozen.
+    arguments, R373 if it has not the blocks to recompute, R585 or R586 if they cannot be frozen.
     """
     torchvision_operators.define()
     if lock.model.name == "rat":
@@ -59,8 +58,7 @@ def build_model(lock: Lock) -> nn.Module:
     if lock.model.attention_memory != "full":
         # Before checkpointing, which wraps the forward of the moment.
         keep_no_maps(model, Fused() if lock.model.attention_memory == "fused" else Chunked())
-    if lock.training.activation_checkpointing:
-        _checkpoint_blocks(model)
+    recompute(model, lock.training.activation_checkpointing)
     freeze(model, lock.training.frozen)
     return model
 
@@ -95,24 +93,3 @@ def _rat(lock: Lock) -> nn.Module:
             help="compile the spec again",
         )
     return make_task(lock).model(call("model", "rat", rat, **arguments))
-
-
-def _checkpoint_blocks(model: nn.Module) -> None:
-    """Recompute every block (an element of a ModuleList or Sequential inside no other) in the backward pass."""
-
-    def visit(module: nn.Module) -> None:
-        for child in module.children():
-            if isinstance(child, (nn.ModuleList, nn.Sequential)):
-                for block in child:
-                    block.forward = _recomputed(block.forward)
-            else:
-                visit(child)
-
-    visit(model)
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return run

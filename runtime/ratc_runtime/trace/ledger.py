@@ -76,6 +76,10 @@ class Ledger:
         self._watch[number] = weakref.ref(storage, lambda _: self._free(number, address))
         return number
 
+    def block_of(self, tensor: torch.Tensor) -> int | None:
+        """Return the block of a tensor's storage; None if it is not followed."""
+        return self._live.get(tensor.untyped_storage()._cdata)
+
     def move(self, old: torch.UntypedStorage, new: torch.UntypedStorage) -> None:
         """Replace an old storage by a new one in its block, for an operator that would have worked in place."""
         number = self._live.pop(old._cdata, None)

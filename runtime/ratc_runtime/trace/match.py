@@ -119,15 +119,15 @@ def _no_line(number: int, phase: str, module: str, *recordings: Recording) -> Fa
     return Failure(NOT_TRACEABLE, message, place)
 
 
-def in_order(events: list[tuple[int, bool]], steps: list[int]) -> list[tuple[int, bool]]:
+def in_order(events: list[tuple[int, bool]], bounds: list[int]) -> list[tuple[int, bool]]:
     """Return events with the blocks that are freed at one moment in order of their allocation.
 
     A hash table of addresses (a set of tensors, a collected cycle) frees in an order that differs between processes.
-    The free memory afterwards is the same, and an allocator's use of it nearly always, too.
+    The free memory afterwards is the same, and an allocator's use of it nearly always, too. No event crosses a bound.
     """
     ordered: list[tuple[int, bool]] = []
     freed: list[tuple[int, bool]] = []
-    starts = set(steps)
+    starts = set(bounds)
     for position, event in enumerate(events):
         if event[1] or position in starts:
             ordered += sorted(freed)
@@ -142,27 +142,50 @@ def _alike(small: Recording, large: Recording) -> tuple[Recording, Recording]:
     """
     if small.events == large.events:
         return small, large
-    return (
-        replace(small, events=in_order(small.events, small.steps)),
-        replace(large, events=in_order(large.events, large.steps)),
-    )
+
+    def ordered(one: Recording) -> Recording:
+        bounds = (bound for span in one.spans for bound in (*span.forward, *span.backward))
+        return replace(one, events=in_order(one.events, [*one.steps, *bounds]))
+
+    return ordered(small), ordered(large)
 
 
-def work(small: Recording, large: Recording) -> list[list[Any]]:
-    """Return the kernels of a step: operator, type, regular (0 or 1), phase, launches, then operations and bytes of a
-    launch, each as fixed and per sample. Kernels that agree in all of it are one. Empty if the recordings differ in
-    their kernels.
+def work(small: Recording, large: Recording) -> tuple[list[list[Any]], list[int]]:
+    """Return the kernels of a step, and the row of each recorded kernel. A row is operator, type, regular (0 or 1),
+    phase, launches, then operations and bytes of a launch, each as fixed and per sample. Kernels that agree in all of
+    it are one. Empty if the recordings differ in their kernels.
     """
     pairs = list(zip(small.kernels, large.kernels, strict=False))
     if len(small.kernels) != len(large.kernels) or any(one[:5] != other[:5] for one, other in pairs):
-        return []
+        return [], []
     found: dict[tuple[Any, ...], int] = {}
+    rows: dict[tuple[Any, ...], int] = {}
+    numbers: list[int] = []
     for one, other in pairs:
         name, kind, regular, phase, launches, *sizes = one
         lines = [_line(a / launches, b / launches, small, large) for a, b in zip(sizes, other[5:], strict=True)]
         key = name, kind, int(regular), PHASES.index(phase), *lines[0], *lines[1]
+        numbers.append(rows.setdefault(key, len(rows)))
         found[key] = found.get(key, 0) + launches
-    return [[*key[:4], launches, *key[4:]] for key, launches in found.items()]
+    return [[*key[:4], launches, *key[4:]] for key, launches in found.items()], numbers
+
+
+def blocks(small: Recording, large: Recording, rows: list[int]) -> list[list[Any]]:
+    """Return the calls of the model's blocks: name, the bounds of the events of forward and backward, inputs, outputs,
+    and the launches of each row of kernels. Empty if the recordings differ in them.
+    """
+    if [replace(span, kernels=(0, 0)) for span in small.spans] != [
+        replace(span, kernels=(0, 0)) for span in large.spans
+    ]:
+        return []
+    found = []
+    for span in small.spans:
+        launches: dict[int, int] = {}
+        for number in range(*span.kernels) if rows else ():
+            launches[rows[number]] = launches.get(rows[number], 0) + small.kernels[number].launches
+        bounds = [*span.forward, *span.backward]
+        found.append([span.name, bounds, span.inputs, span.outputs, [list(pair) for pair in launches.items()]])
+    return found
 
 
 def match(
@@ -198,6 +221,8 @@ def match(
         index = modules.setdefault(module, len(modules))
         events.append([number, fixed, per_sample, PHASES.index(phase), index, KINDS.index(kind)])
     described = [_described(number, small, large) for number in sorted(small.scratch)]
+    # With products the kernels' work is not linear either.
+    kernels, rows = ([], []) if products else work(small, large)
     return {
         "trace_version": VERSION,
         "torch": torch_version,
@@ -214,6 +239,6 @@ def match(
         "optional": small.optional,
         "estimates": sorted({*small.estimates, *large.estimates}),
         "scratch": [*described, *products.values()],
-        # With products the kernels' work is not linear either.
-        "work": [] if products else work(small, large),
+        "work": kernels,
+        "blocks": blocks(small, large, rows),
     }

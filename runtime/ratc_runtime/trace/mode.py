@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ratc_runtime.models.chunked_maps import rounds
 from ratc_runtime.trace import attention, convolutions, kernels, scratch
+from ratc_runtime.trace.blocks import Spans
 from ratc_runtime.trace.constants import PHASES, Constants
 from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.owners import Owners
@@ -109,6 +110,7 @@ class RecordingMode(TorchDispatchMode):
         self.ranges = HostRanges(self.constants)
         self.recording = False
         self.work = Work(self.tf32)
+        self.spans = Spans(ledger, self.work)
         self.estimates: set[str] = set()
         if workspace is None and capability is not None:
             workspace = kernels.workspace_bytes(capability)
@@ -118,6 +120,8 @@ class RecordingMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = list(tensors_in((args, kwargs.values())))
+        if self.ledger.phase == "backward":
+            self.spans.running()
         if self._on_host(func, given, args, kwargs):
             with unset_fake_temporarily():
                 out = func(*args, **kwargs)

@@ -14,12 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ratc_runtime.engine import AUTOCAST, units
-from ratc_runtime.models import fused_maps
+from ratc_runtime.models import fused_maps, recompute
 from ratc_runtime.models.build import build_model
 from ratc_runtime.models.chunked_maps import only_enough_for_memory
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.trace import compiled, flex, kernels, recurrent, work
+from ratc_runtime.trace.blocks import Span
 from ratc_runtime.trace.failure import TraceError, explain
 from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.mode import STEPS, RecordingMode
@@ -47,6 +48,7 @@ class Recording:
     kernels: list[Kernel]  # of the last step, in order
     classes: dict[str, str]  # of modules with parameters, by their names
     wrap: list[str]  # the classes of repeated layers
+    spans: list[Span]  # the calls of blocks that may be recomputed
 
 
 def record(request: Request, batch: int) -> Recording:
@@ -79,11 +81,17 @@ def record(request: Request, batch: int) -> Recording:
             with _disable_current_modes():
                 _guarded("compiling the model", lambda: _compile(request, model, task, batch, mode))
         owners.watch(model)
+        mode.spans.watch(recompute.blocks(model))
         model.to = lambda *_, **__: model  # type: ignore[method-assign]  # it is there already
         _watch_gradients(model, ledger, owners)  # before an engine's own hooks, which may take the gradients away
         mode.recording = True  # some optimizers have their states from the start
         engine = _guarded("making the optimizer", lambda: make_engine(request, model))
         _as_on_cuda(engine, request)
+
+        def start_phase(phase: str) -> str:
+            if ledger.phase == "backward":
+                mode.spans.ended()
+            return ledger.start_phase(phase)
 
         def before() -> None:
             gc.collect()
@@ -93,7 +101,7 @@ def record(request: Request, batch: int) -> Recording:
 
         _guarded(
             lambda: _step(ledger.phase, request),
-            lambda: run_steps(request, engine, task, criterion, batch, STEPS, ledger.start_phase, before),
+            lambda: run_steps(request, engine, task, criterion, batch, STEPS, start_phase, before),
             model,
         )
         if engine.optimizer is not None:
@@ -121,6 +129,7 @@ def record(request: Request, batch: int) -> Recording:
             mode.work.kernels,
             {name: type(module).__name__ for name, module in model.named_modules() if name and units.elements(module)},
             units.repeated(model),
+            mode.spans.of_backward(),
         )
         ledger.close()
     owners.forget()

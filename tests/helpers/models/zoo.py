@@ -271,3 +271,18 @@ def token_loss() -> object:
         return nn.functional.cross_entropy(output["logits"].flatten(0, 1), target["labels"].flatten())
 
     return loss
+
+
+class Uneven(nn.Module):
+    """Four blocks of one list that keep and compute different amounts, without normalisation."""
+
+    def __init__(self, widths: tuple[int, ...] = (8, 48, 16, 96)) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 3, 1)) for width in widths
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            image = image + block(image)
+        return image

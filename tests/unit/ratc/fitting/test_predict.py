@@ -86,13 +86,17 @@ class Net(nn.Module):
 """
 
 
+def of_blocks(training):
+    """The spec of a model with six equal blocks."""
+    spec = re.sub(r"^model: .*$", "model: {name: 'net:Net'}", SPEC, flags=re.M)
+    spec = spec.replace("image_size: 32", "image_size: 256")
+    return spec.replace("512}", f"{training}, activation_checkpointing: auto}}")
+
+
 @pytest.mark.slow
-def test_checkpointing_left_to_ratc_is_taken_only_if_nothing_fits_without_and_says_so(compiled, tmp_path):
+def test_as_few_blocks_are_checkpointed_as_one_sample_needs_to_fit(compiled, tmp_path):
     (tmp_path / "net.py").write_text(BLOCKS)
-    spec = re.sub(r"^model: .*$", "model: {name: 'net:Net'}", SPEC, flags=re.M).replace(
-        "image_size: 32", "image_size: 256"
-    )
-    spec = spec.replace("512}", "1, activation_checkpointing: auto}")
+    spec = of_blocks("1")
     _, lock, text, said = compiled(80000, spec=spec)
     assert lock["training"]["activation_checkpointing"] is False, said
     assert "activation_checkpointing: false  # it fits without" in text
@@ -100,12 +104,54 @@ def test_checkpointing_left_to_ratc_is_taken_only_if_nothing_fits_without_and_sa
     card = int((lock["memory"]["peak_reserved_bytes"] / 2**20 * 0.67 / 0.95 + 512) * 1.008)
     status, lock, text, said = compiled(card, spec=spec)
     assert status == 0, said
-    assert lock["training"]["activation_checkpointing"] is True
-    reason = r"activation_checkpointing: true  # nothing fits without: micro-batch 1 needs \d\.\d GiB, with it"
-    assert re.search(reason + r" micro-batch 1 takes \d\.\d GiB of \d\.\d GiB", text)
+    assert lock["training"]["activation_checkpointing"] == ["blocks.0", "blocks.1", "blocks.2"]
+    reason = r"\]  # 3 of 6 blocks: nothing fits without: micro-batch 1 needs \d\.\d GiB, with it micro-batch 1 takes"
+    assert re.search(reason + r" \d\.\d GiB of \d\.\d GiB", text)
     status, _, _, said = compiled(card, spec=spec.replace("checkpointing: auto", "checkpointing: false"))
     assert status == 1
     assert "would fit with `activation_checkpointing: true`" in said
+
+
+@pytest.mark.slow
+def test_a_given_micro_batch_has_as_few_blocks_checkpointed_as_it_needs(compiled, tmp_path, capsys):
+    (tmp_path / "net.py").write_text(BLOCKS)
+    spec = of_blocks("32, batch_size: 8")
+    taken = {}
+    for mib in (3000, 1700, 1000):
+        status, lock, text, said = compiled(mib, spec=spec)
+        assert status == 0, said
+        assert lock["training"]["micro_batch_size"] == 8
+        taken[mib] = lock["training"]["activation_checkpointing"], lock["memory"]["peak_allocated_bytes"]
+    assert "# 5 of 6 blocks: micro-batch 8 needs 1.9 GiB without, with it 0.9 GiB of 1.0 GiB" in text
+    assert "allocator: native  # the default" in text
+    names = [f"blocks.{number}" for number in range(6)]
+    assert [found for found, _ in taken.values()] == [False, names[:1], names[:5]]
+    assert taken[3000][1] > taken[1700][1] > taken[1000][1]
+    # Too little even for a step that recomputes all of them.
+    status, lock, _, said = compiled(800, spec=spec)
+    assert "warning[R375]: `activation_checkpointing: auto` recomputes nothing: micro-batch 8 does not fit" in said
+    assert (status, lock["training"]["activation_checkpointing"]) == (0, False)  # the check, R318, is off here
+    compiled(1700, spec=spec)
+    assert main(["explain", "spec.yaml", "training.activation_checkpointing", "--facts", "facts.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^ +\d+ MiB  blocks\.0$", told, flags=re.M), told
+    Path("smaller.yaml").write_text(spec.replace("batch_size: 8", "batch_size: 2"))
+    main(["diff", "spec.yaml", "smaller.yaml", "--facts", "facts.yaml"])
+    assert "└ training.activation_checkpointing: [blocks.0] → false" in capsys.readouterr().out
+    # The table is about all blocks or none; the spec's own micro-batch is judged with those that were chosen.
+    main(["fit", "spec.yaml", "--facts", "facts.yaml"])
+    assert "Micro-batch 8 is given by the spec, and fits." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_blocks_of_a_model_that_cannot_be_traced_are_not_chosen_and_a_warning_says_so(compiled, tmp_path):
+    (tmp_path / "net.py").write_text("def net():\n    raise OSError('no weights')\n")
+    spec = of_blocks("32, batch_size: 8").replace("net:Net", "net:net")
+    status, lock, _, said = compiled(3000, spec=spec)
+    assert status == 0, said
+    assert "warning[R374]: `activation_checkpointing: auto` recomputes nothing" in said
+    assert "no weights" in said
+    assert lock["training"]["activation_checkpointing"] is False
 
 
 @pytest.mark.slow
