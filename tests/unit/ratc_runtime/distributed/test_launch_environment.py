@@ -56,7 +56,7 @@ def test_a_host_file_counts_more_than_the_list_and_names_each_host_once(tmp_path
     [{"RANK": "0"}, {**TORCHRUN, "RANK": "x"}, {**TORCHRUN, "RANK": "8"}, {**SLURM, "SLURM_STEP_ID": "0"}],
 )
 def test_half_a_launcher_is_an_error(environment):
-    with pytest.raises(ValueError, match=r"missing|whole numbers|no rank"):
+    with pytest.raises(ValueError, match=r"missing|whole numbers|not a rank"):
         detect(environment)
 
 
