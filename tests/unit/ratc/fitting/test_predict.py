@@ -134,7 +134,7 @@ def test_a_given_micro_batch_has_as_few_blocks_checkpointed_as_it_needs(compiled
     compiled(1700, spec=spec)
     assert main(["explain", "spec.yaml", "training.activation_checkpointing", "--facts", "facts.yaml"]) == 0
     told = capsys.readouterr().out
-    assert re.search(r"^ +\d+ MiB  blocks\.0$", told, flags=re.M), told
+    assert re.search(r"^ +[\d.]+ [MG]iB  blocks\.0$", told, flags=re.M), told
     Path("smaller.yaml").write_text(spec.replace("batch_size: 8", "batch_size: 2"))
     main(["diff", "spec.yaml", "smaller.yaml", "--facts", "facts.yaml"])
     assert "└ training.activation_checkpointing: [blocks.0] → false" in capsys.readouterr().out

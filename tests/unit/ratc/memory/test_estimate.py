@@ -281,6 +281,14 @@ CONVOLUTION += [[1, 0]] * 2
         (spoiled(["work"], [["mm", "bf16", 1, 0, 0, 0, 0, 0, 0]]), "kernel"),
         (spoiled(["work"], [["mm", "bf16", 1, 0, 1, math.nan, 0, 0, 0]]), "kernel"),
         (spoiled(["parameters", "trainable"], 10**12), "more trainable"),
+        (spoiled(["blocks"], {"a": 1}), "`blocks` is not a list"),
+        (spoiled(["blocks"], [["a", [0, 1, 1], [], [], []]]), "block .*a"),
+        (spoiled(["blocks"], [["a", [2, 1, 3, 4], [], [], []]]), "block .*a"),
+        (spoiled(["blocks"], [["a", [0, 1, 2, 10**9], [], [], []]]), "block .*a"),
+        (spoiled(["blocks"], [["a", [0, 1, 2, math.nan], [], [], []]]), "block .*a"),
+        (spoiled(["blocks"], [["a", [0, 1, 1, 2], [10**9], [], []]]), "block .*a"),
+        (spoiled(["blocks"], [["a", [0, 1, 1, 2], [], [[]], []]]), "block .*a"),
+        *((spoiled(["blocks"], [["a", [0, 1, 1, 2], [], [], [[row, 1]]]]), "block .*a") for row in (-1, 10**6)),
     ],
 )
 def test_a_trace_that_is_not_one_is_refused_with_the_reason(data, complaint):

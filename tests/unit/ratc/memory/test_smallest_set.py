@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ratc.memory.choose import Searcher, Traced, Variant
+from ratc.memory.choose import Searcher, Variant
 from ratc.memory.estimate import live_peak, replay
 from ratc.memory.recomputation import Assumed
 from ratc.memory.smallest_set import blocks, fitting
@@ -20,6 +20,7 @@ from ratc.memory.terms import Device
 from ratc.memory.trace import Trace, parse
 from ratc.memory.zero import Strategy
 from tests.helpers import tracing
+from tests.helpers.made_traces import Pair
 from tests.helpers.tracing import zoo
 
 PLAIN = Variant("fp32")
@@ -72,8 +73,8 @@ def _traced(name: str, content: dict[str, Any], folder: Path) -> dict[Variant, T
     return found
 
 
-def library(found: Mapping[Variant, Trace]) -> dict[Variant, Traced]:
-    return {variant: Traced(trace, trace) for variant, trace in found.items()}
+def library(found: Mapping[Variant, Trace]) -> dict[Variant, Pair]:
+    return {variant: Pair(trace, trace) for variant, trace in found.items()}
 
 
 @pytest.mark.slow
