@@ -1,8 +1,8 @@
-"""The page in a real browser: Chromium without a window, from a file, with and without JavaScript.
+"""The report page in headless Chromium, opened from a file, with and without JavaScript.
 
-Needs Debian's `chromium`, which these tests install where root runs them, and the packages `playwright` and
-`axe-playwright-python`. `RATC_TEST_BROWSER=always` makes it a failure where there is none, `never` leaves these tests
-out. `RATC_TEST_IMAGES=1` writes the pictures of docs/images.
+Needs Debian's `chromium`, which these tests install if root runs them, and the packages `playwright` and
+`axe-playwright-python`. If one of them is missing, the tests are skipped, or fail with `RATC_TEST_BROWSER=always`;
+`RATC_TEST_BROWSER=never` skips them always. `RATC_TEST_IMAGES=1` writes the pictures of docs/images.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ KINDS = ("spec", "too-large", "bare", "diff", "hostile")
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", KINDS)
-def test_axe_finds_nothing(open_page, name, scheme):
+def test_axe_finds_no_accessibility_violation(open_page, name, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
     # axe's own script is not of the page, whose policy forbids it.
@@ -154,7 +154,7 @@ def test_axe_finds_nothing(open_page, name, scheme):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_it_opens_at_every_width_without_scrolling_sideways(open_page, name):
+def test_the_page_never_scrolls_sideways_at_any_width(open_page, name):
     for width in (320, 768, 1200):
         page = open_page(name, viewport={"width": width, "height": 640})
         page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
@@ -162,14 +162,14 @@ def test_it_opens_at_every_width_without_scrolling_sideways(open_page, name):
         page.context.close()
 
 
-def test_markup_in_names_does_nothing(open_page):
+def test_markup_in_names_runs_nothing_in_the_page(open_page):
     page = open_page("hostile")
     assert page.locator("img").count() == 0
     assert page.title() != "broken"
     assert page.evaluate("document.scripts.length") == 1
 
 
-def test_the_policy_stops_what_is_put_into_the_page(browser, files):
+def test_the_content_security_policy_blocks_injected_scripts_and_images(browser, files):
     page = browser.new_context(**LIGHT).new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
@@ -203,7 +203,7 @@ def test_folds_open_and_close_by_keyboard(open_page):
     assert not chain.is_visible()
 
 
-def test_everything_can_be_reached_by_tab_from_the_top(open_page):
+def test_every_control_is_reached_by_tab_from_the_top(open_page):
     page = open_page("spec")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -217,7 +217,7 @@ def test_everything_can_be_reached_by_tab_from_the_top(open_page):
     assert page.locator("summary").count() > 40
 
 
-def test_the_filter_shows_what_matches_and_says_how_many(open_page):
+def test_the_filter_shows_matching_rows_and_their_number(open_page):
     page = open_page("spec")
     total = page.locator("#items [data-item]").count()
     assert page.locator("#matches").inner_text() == f"{total} values"
@@ -235,7 +235,7 @@ def test_the_filter_shows_what_matches_and_says_how_many(open_page):
     assert page.locator("#items .group:visible").count() > 5
 
 
-def test_defaults_can_be_left_out(open_page):
+def test_default_values_can_be_hidden(open_page):
     page = open_page("spec")
     page.get_by_label("without defaults").check()
     kinds = page.locator("#items [data-item]:visible").evaluate_all("rows => rows.map(row => row.dataset.item)")
@@ -243,7 +243,7 @@ def test_defaults_can_be_left_out(open_page):
     assert "default" not in kinds
 
 
-def test_a_link_to_a_value_opens_its_section_and_clears_a_filter_that_hides_it(open_page):
+def test_a_link_to_a_value_opens_its_section_and_clears_the_filter(open_page):
     page = open_page("spec")
     page.get_by_role("button", name="Close all").click()
     page.get_by_label("Filter").fill("data_dir")
@@ -252,7 +252,7 @@ def test_a_link_to_a_value_opens_its_section_and_clears_a_filter_that_hides_it(o
     assert page.get_by_label("Filter").input_value() == ""
 
 
-def test_a_file_is_copied_as_it_is(open_page):
+def test_the_copy_button_copies_the_file_unchanged(open_page):
     page = open_page("spec")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("summary", has_text="job.sbatch").click()
@@ -261,7 +261,7 @@ def test_a_file_is_copied_as_it_is(open_page):
     assert page.evaluate("navigator.clipboard.readText()") == pages.FILES[0][1]
 
 
-def test_a_difference_is_filtered_by_its_consequence(open_page):
+def test_differences_are_filtered_by_consequence(open_page):
     page = open_page("diff")
     assert page.locator("#matches").inner_text() == "3 changes"
     assert page.locator("#items > .change").count() == 2
@@ -276,7 +276,7 @@ def test_a_difference_is_filtered_by_its_consequence(open_page):
 
 
 @pytest.mark.parametrize("name", ["spec", "diff"])
-def test_without_javascript_all_is_there_and_nothing_that_does_not_work(open_page, name):
+def test_without_javascript_all_content_is_shown_and_no_control(open_page, name):
     page = open_page(name, java_script_enabled=False)
     assert page.locator(".tools:visible, .copy:visible").count() == 0
     assert page.locator("[data-item]:visible").count() == page.locator("[data-item]").count()
@@ -286,7 +286,7 @@ def test_without_javascript_all_is_there_and_nothing_that_does_not_work(open_pag
 
 
 @pytest.mark.parametrize("scripted", [True, False])
-def test_on_paper_every_fold_is_open_and_no_control_is_seen(open_page, scripted):
+def test_a_printed_page_opens_every_fold_and_hides_controls(open_page, scripted):
     page = open_page("spec", java_script_enabled=scripted)
     page.emulate_media(media="print")
     assert page.locator(".tools:visible, .copy:visible, nav:visible").count() == 0
@@ -300,7 +300,7 @@ def test_on_paper_every_fold_is_open_and_no_control_is_seen(open_page, scripted)
     not IMAGES, reason="RATC_TEST_IMAGES is not set: the pictures of the documentation stay as they are"
 )
 @pytest.mark.parametrize(("name", "sides"), [("report", ["new"]), ("report-diff", ["old", "new"])])
-def test_pictures_for_the_documentation(open_page, tmp_path, name, sides):
+def test_screenshots_for_the_documentation_are_taken(open_page, tmp_path, name, sides):
     specs = [f"{side}/spec.yaml" for side in sides]
     file = tmp_path / f"{name}.html"
     status, _, err = ratc("report", *specs, "--facts", "facts.yaml", "-o", str(file), folder=PICTURED)

@@ -1,4 +1,4 @@
-"""The harness's cases that need more than torch's step: DeepSpeed's engine and a compiled model, on the CPU."""
+"""Cases of the GPU harness that need DeepSpeed's engine or a compiled model, on the CPU."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def case(zero_stage: int | None = None, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_a_case_of_zero_runs(stage: int) -> None:
+def test_a_case_of_each_zero_stage_runs(stage: int) -> None:
     pytest.importorskip("deepspeed")
     found = gpu.run_case(case(stage, engine="deepspeed"), 300)
     assert found == dict.fromkeys(("peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes"))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_the_model_is_compiled_if_the_request_says_so(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_compiled_only_if_the_request_asks_for_it(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS / "memory"))
     small = case()
     small["request"]["training"] = {**small["request"]["training"], "compile": compiled}

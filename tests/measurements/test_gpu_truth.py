@@ -1,7 +1,7 @@
-"""Predictions held against what a real GPU measured: every folder of benchmarks/memory/data/ is replayed.
+"""Predicted memory against measurements on real GPUs: every folder of benchmarks/memory/data/ is replayed.
 
-`benchmarks/memory/gpu.py` makes such a folder on a machine with a GPU. What judges the replay is tested with made-up
-rows.
+`benchmarks/memory/gpu.py` makes such a folder on a machine with a GPU. The judge of the replay is tested with
+made-up rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pair(error: float, name: str = "a", **more: Any) -> Pair:
     return Pair(name, round((1 + error) * 10 * GIB), 10 * GIB, 0.05, **more)
 
 
-def test_good_predictions_pass() -> None:
+def test_predictions_within_the_limits_pass() -> None:
     pairs = [pair(error, outside=GIB // 2, outside_bound=GIB) for error in (-0.049, 0.004, -0.005, 0.003, 0.0)]
     assert judge(pairs, [Search("s", 97, 100, 101), Search("t", 100, 100, 101), Search("u", 1, 1, 2)]) == []
     assert "| a | 10.04 | 10.00 | +0.4% | 5.0% |" in summary(pairs, [])
@@ -51,12 +51,12 @@ def test_good_predictions_pass() -> None:
         ([pair(0.0)], [Search("bad", 101, 100, 101)], "bad: chose micro-batch 101, and 101 ran out"),
     ],
 )
-def test_each_limit_can_be_broken(pairs: list[Pair], searches: list[Search], said: str) -> None:
+def test_predictions_beyond_each_limit_fail(pairs: list[Pair], searches: list[Search], said: str) -> None:
     found = judge(pairs, searches)
     assert any(said in line for line in found), found
 
 
-def test_a_recorded_stream_is_packed_and_read_again() -> None:
+def test_a_recorded_stream_survives_packing_and_reading() -> None:
     """Entries as `torch.cuda.memory._snapshot` has them, to the phases that `gap.py` aligns."""
     pytest.importorskip("torch")
     import gap
@@ -129,7 +129,7 @@ def test_a_damaged_stream_is_refused(content: bytes, tmp_path: Path) -> None:
             gap.read(tmp_path / name)
 
 
-def test_a_phase_in_which_nothing_is_predicted_has_no_figure() -> None:
+def test_a_phase_without_predicted_events_has_no_figure() -> None:
     import gap
 
     measured = [gap.Phase(name, 512, [gap.Event(True, 512, 1, "")]) for name in ("forward", "optimizer")]
@@ -137,7 +137,7 @@ def test_a_phase_in_which_nothing_is_predicted_has_no_figure() -> None:
     assert lines[2].split() == ["optimizer", "0.0", "-", "-"]
 
 
-def test_every_recorded_stream_is_whole() -> None:
+def test_every_recorded_stream_is_readable_with_the_phases_of_a_step() -> None:
     """57 files: each is read to its end, and its phases are those of a step."""
     import gap
 
@@ -149,7 +149,7 @@ def test_every_recorded_stream_is_whole() -> None:
 
 
 @pytest.mark.slow
-def test_recorded_streams_reserve_what_they_reserved() -> None:
+def test_the_allocator_model_reserves_the_recorded_bytes_of_each_stream() -> None:
     """The allocator alone, fed with what a GPU's was asked for: which free block is used hangs on addresses."""
     import gap
 
@@ -170,7 +170,7 @@ def test_recorded_streams_reserve_what_they_reserved() -> None:
     assert sum(abs(error) < 0.0005 for error in off.values()) >= len(off) - len(replay.folders()), off
 
 
-def test_every_case_is_of_its_own_and_can_be_asked_for() -> None:
+def test_every_case_has_a_unique_name_and_can_be_selected() -> None:
     """The control flow of the harness, without a GPU: it lists and writes nothing."""
     cases = gpu.cases()
     names = [case["name"] for case in cases]
@@ -188,7 +188,7 @@ def test_every_case_is_of_its_own_and_can_be_asked_for() -> None:
 
 
 @pytest.mark.slow
-def test_a_case_runs_the_step_for_real_and_says_what_fails(tmp_path: Path) -> None:
+def test_a_case_runs_a_real_step_and_reports_its_errors(tmp_path: Path) -> None:
     """On the CPU, where there is nothing to measure: the peaks are null."""
     pytest.importorskip("torch")
     small = gpu.zoo("gpt:Gpt", args={"layers": 1, "width": 32, "heads": 2, "tokens": 16, "words": 50})
@@ -250,7 +250,7 @@ CHOSEN = part_of(sorted({row["name"] for folder in replay.folders() for row in r
 
 @pytest.mark.slow(every=True)
 @pytest.mark.parametrize("folder", replay.folders(), ids=lambda folder: folder.name)
-def test_predictions_hold_against_the_measurements(folder: Path) -> None:
+def test_chosen_predictions_are_within_the_limits_of_the_measurements(folder: Path) -> None:
     """Of the cases that are chosen; `benchmarks/memory/replay.py` replays all."""
     pytest.importorskip("torch")
     data = replay.load(folder)

@@ -1,4 +1,4 @@
-"""Predicted step times held against those that cards measured. The table is that of docs/develop/step-times.md."""
+"""Predicted step times against measured ones, as in the table of docs/develop/step-times.md."""
 
 import statistics
 import sys
@@ -31,7 +31,7 @@ def test_the_factor_covers_nine_tenths_of_the_cases():
     assert step_times.covering_factor([1.0] * 8 + [0.5, 0.1]) == 2.0
 
 
-def test_the_page_is_written_between_its_lines():
+def test_the_table_is_written_between_the_marks_of_the_page():
     page = f"head\n{step_times.BEGIN}\nold\n{step_times.END}\ntail\n"
     assert step_times.written(page, "new") == f"head\n{step_times.BEGIN}\n\nnew\n\n{step_times.END}\ntail\n"
     with pytest.raises(ValueError, match="no lines"):
@@ -41,7 +41,7 @@ def test_the_page_is_written_between_its_lines():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", step_times.files(), ids=lambda file: file.parent.name)
-def test_predictions_hold_against_the_measured_steps(file, monkeypatch):
+def test_predicted_step_times_are_within_the_limits_of_the_measured_ones(file, monkeypatch):
     """Median error at most 15 %, and 40 % for each case. The interval holds 90 % of them with their model left out."""
     pytest.importorskip("torch")
     monkeypatch.setattr(trust, "allows", lambda *_: True)

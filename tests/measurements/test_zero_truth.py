@@ -1,4 +1,4 @@
-"""ZeRO and chunked attention, held against the streams that an H200 recorded: 2 % of allocated and reserved peaks."""
+"""Predicted peaks of ZeRO and chunked attention, within 2 % of those that an H200 recorded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
-def test_peaks_are_those_that_were_measured(row: dict[str, Any]) -> None:
+def test_predicted_peaks_equal_the_measured_ones_within_two_percent(row: dict[str, Any]) -> None:
     pytest.importorskip("torch")
     found = replay.predictor(row).unbounded(row["micro_batch"])
     assert found.peak_reserved_bytes == pytest.approx(row["peak_reserved_bytes"], rel=WITHIN)
@@ -43,13 +43,13 @@ def stream(**more: Any) -> dict[str, Any]:
     ("part", "name", "live", "sizes"),
     [("build", "build", 0, [1024]), ("first", "step", 1024, [512, 512]), ("last", "step", 1024, [600])],
 )
-def test_a_stream_without_phases_is_read_by_parts(part: str, name: str, live: int, sizes: list[int]) -> None:
+def test_a_stream_without_phases_is_split_into_parts(part: str, name: str, live: int, sizes: list[int]) -> None:
     (phase,) = gap.recorded(stream(), part)
     assert (phase.name, phase.live) == (name, live)
     assert [event.bytes_ for event in phase.events] == sizes
 
 
-def test_phases_of_the_last_step_are_distinguished_until_its_end() -> None:
+def test_events_of_the_last_step_are_assigned_to_its_phases() -> None:
     events = [["a", size, number, 0] for number, size in enumerate((1, 2, 3, 4, 5))]
     marks = [["step 0", 0, 0], ["step 1", 1, 0], ["forward", 2, 0], ["backward", 3, 0], ["end", 4, 0]]
     found = gap.recorded(stream(events=events, marks=marks))

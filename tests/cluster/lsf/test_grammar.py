@@ -1,4 +1,4 @@
-"""The checker of LSF scripts refuses what is known to be wrong, for the reason expected, and takes a right script."""
+"""The checker of LSF scripts: it refuses known errors with the expected reason, and accepts a valid script."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ HERE = Path(__file__).parent
 WRONG = sorted((HERE / "wrong").glob("*.lsf"))
 
 
-def test_a_right_script_has_no_problems():
+def test_a_valid_script_has_no_problems():
     assert problems((HERE / "right.lsf").read_text()) == []
 
 
-def test_there_are_wrong_scripts():
+def test_at_least_twenty_invalid_scripts_exist():
     assert len(WRONG) >= 20
 
 
 @pytest.mark.parametrize("path", WRONG, ids=lambda path: path.stem)
-def test_a_wrong_script_is_refused_for_its_reason(path):
+def test_an_invalid_script_is_refused_for_the_expected_reason(path):
     text = path.read_text()
     expected = text.splitlines()[1].removeprefix("# Wrong: ")
     found = problems(text)

@@ -1,4 +1,4 @@
-"""Emitted LSF jobs: every line documented, and the batch shell run for real, with a stand-in for `blaunch` alone."""
+"""Emitted LSF jobs: every line is documented, and the batch shell runs for real; only `blaunch` is a stand-in."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ GOLDEN = sorted(CASES.glob("*/expected/**/job.lsf"))
 HOSTS = ("127.0.0.1", "127.0.0.2")
 
 
-def test_there_are_golden_scripts():
+def test_golden_scripts_exist():
     assert GOLDEN
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.relative_to(CASES).parts[0])
-def test_a_golden_script_keeps_to_the_documented_grammar(path):
+def test_a_golden_script_follows_the_documented_grammar(path):
     assert problems(path.read_text()) == []
 
 
@@ -132,7 +132,7 @@ def when_an_epoch_is_done(
 
 
 @pytest.mark.slow
-def test_two_hosts_train_as_one_also_when_stopped_and_started_again(lsf: Lsf, tmp_path: Path) -> None:
+def test_two_hosts_train_like_one_also_after_a_stop_and_restart(lsf: Lsf, tmp_path: Path) -> None:
     one = project(tmp_path / "one", **ONE)
     two = project(tmp_path / "two hosts, größer", slow=0.3, checkpoint__max_restarts=1, **TWO)
     single = lsf.bsub(one, "7", HOSTS[:1])
@@ -160,7 +160,7 @@ def test_two_hosts_train_as_one_also_when_stopped_and_started_again(lsf: Lsf, tm
 
 
 @pytest.mark.slow
-def test_a_killed_job_saves_and_a_dead_rank_ends_the_job(lsf: Lsf, tmp_path: Path) -> None:
+def test_a_killed_job_saves_a_checkpoint_and_a_dead_rank_ends_the_job(lsf: Lsf, tmp_path: Path) -> None:
     killed = project(tmp_path / "killed", slow=0.4, **ONE)
     dead = project(tmp_path / "dead", slow=0.6, **TWO)
     started = {killed: lsf.bsub(killed, "17", HOSTS[:1]), dead: lsf.bsub(dead, "18", HOSTS)}
@@ -180,7 +180,7 @@ def test_a_killed_job_saves_and_a_dead_rank_ends_the_job(lsf: Lsf, tmp_path: Pat
         wait_until(lambda job=job: not rank_processes(LSB_JOBID=job), "no rank is left")
 
 
-def test_a_job_that_cannot_be_right_is_refused(lsf: Lsf, tmp_path: Path) -> None:
+def test_a_job_with_too_few_hosts_or_recompiled_files_is_refused(lsf: Lsf, tmp_path: Path) -> None:
     folder = project(tmp_path / "project", **TWO)
     assert lsf.end(lsf.bsub(folder, "27", HOSTS[:1])) == 1
     assert "the job has 1 hosts, the lock 2" in said(folder)

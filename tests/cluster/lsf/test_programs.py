@@ -1,4 +1,4 @@
-"""A program of the spec's own as an LSF job of two hosts: stopped, started again, and finished."""
+"""A user's program as an LSF job on two hosts: it is stopped, started again, and finishes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ resources: {{cluster: {HERE / "cluster.yaml"}, nodes: 2, num_gpus: 0, cpus: 1, m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_a_trainer_on_two_hosts_is_stopped_and_goes_on(lsf: Lsf, tmp_path: Path, launcher: str) -> None:
+def test_a_trainer_on_two_hosts_continues_after_a_stop(lsf: Lsf, tmp_path: Path, launcher: str) -> None:
     needs("transformers")
     folder = tmp_path / "two hosts, größer"
     shutil.copytree(ROOT / "specs/text", folder, ignore=shutil.ignore_patterns("compiled", "outputs"))

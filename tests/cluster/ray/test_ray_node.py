@@ -1,4 +1,4 @@
-"""The Ray of a job of one node: nobody but this machine reaches it."""
+"""Ray in a job of one node: it is not reachable from other machines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print("COMPUTED", ray.get(ray.remote(lambda: 6 * 7).remote()))
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
-def test_the_only_node_of_a_job_is_reached_by_itself_alone(tmp_path: Path) -> None:
+def test_ray_on_one_node_listens_on_loopback_only(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

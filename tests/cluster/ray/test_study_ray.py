@@ -1,4 +1,4 @@
-"""A study that Ray runs, of real trainings on the brain images: killed in the middle, continued, its best run again."""
+"""A Ray study of real trainings on the brain images: killed, continued, and its best trial run again."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_study_that_is_killed_goes_on_where_it_was_and_its_best_can_be_had_again(project: Path) -> None:
+def test_a_killed_ray_study_continues_and_its_best_trial_can_be_run_again(project: Path) -> None:
     output = project / "brain_ray/outputs/brain_ray"
     first = tune(project)
     wait_until(lambda: len(list(output.glob("*/results.json"))) >= 3 or first.poll() is not None, "three trials ended")
@@ -131,7 +131,7 @@ def test_a_study_that_is_killed_goes_on_where_it_was_and_its_best_can_be_had_aga
     assert collected.communicate(timeout=HANGS_S)[0] == out
 
 
-def test_a_study_that_is_asked_to_stop_saves_its_trials_and_a_terminal_shows_a_table(project: Path) -> None:
+def test_a_stopped_ray_study_saves_its_trials_and_shows_a_table(project: Path) -> None:
     folder = project / "third"
     screen, end = pty.openpty()
     words = command("--seed", "5", "--output-dir", str(folder), "--set", "training.epochs=500")

@@ -1,4 +1,4 @@
-"""An elastic job on a real Slurm: it loses a node, comes back on fewer, and its losses are those of one process."""
+"""An elastic job on a real Slurm loses a node and continues on fewer, with the losses of one process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_a_job_that_loses_a_node_goes_on_with_fewer(slurm: Slurm, tmp_path: Path) -> None:
+def test_an_elastic_job_that_loses_a_node_continues_on_fewer(slurm: Slurm, tmp_path: Path) -> None:
     """On four nodes until one is gone, and then on the two that can split the batch."""
     one = tmp_path / "one"
     whole = start(slurm, one, training__batch_size=4)
@@ -49,7 +49,7 @@ def test_a_job_that_loses_a_node_goes_on_with_fewer(slurm: Slurm, tmp_path: Path
         assert found["test"]["dice"] == pytest.approx(results(one)["test"]["dice"], rel=1e-3)
 
 
-def test_a_node_without_a_share_of_the_batch_is_left_idle_and_too_few_are_refused(slurm: Slurm, tmp_path: Path) -> None:
+def test_a_surplus_node_stays_idle_and_too_few_nodes_are_refused(slurm: Slurm, tmp_path: Path) -> None:
     three, few = tmp_path / "three", tmp_path / "few"
     submitted = {three: start(slurm, three, "--nodes=3", **RANGE), few: start(slurm, few, "--nodes=1", **RANGE)}
     assert slurm.wait_for_end(submitted[few])["JobState"] == "FAILED"

@@ -1,4 +1,4 @@
-"""Nodes are tested before training, on a real Slurm: a bad one is named and left out, and the job runs elsewhere."""
+"""Nodes are tested before training, on a real Slurm: unhealthy ones are named and excluded."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def checks(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "outputs/demo/health.jsonl").read_text().splitlines()]
 
 
-def test_a_bad_node_is_left_out_and_the_job_finishes_on_others(slurm: Slurm, tmp_path: Path) -> None:
+def test_an_unhealthy_node_is_excluded_and_the_job_finishes_on_others(slurm: Slurm, tmp_path: Path) -> None:
     slow, hangs = tmp_path / "slow", tmp_path / "hangs"
     found = {
         # A list that the job was submitted with stays.
@@ -75,7 +75,7 @@ def test_a_bad_node_is_left_out_and_the_job_finishes_on_others(slurm: Slurm, tmp
     assert "a test hangs" in str(checks(hangs)[0]["bad"])
 
 
-def test_a_job_that_may_leave_out_no_more_nodes_ends(slurm: Slurm, tmp_path: Path) -> None:
+def test_a_job_that_may_exclude_no_more_nodes_fails(slurm: Slurm, tmp_path: Path) -> None:
     ended = start(slurm, tmp_path / "ended", "ratc-n2", resources__max_excluded_nodes=0)
     assert slurm.wait_for_end(ended)["JobState"] == "FAILED"
     assert "error[R621]: 1 node of this job is not healthy, and 0 more may be left out" in log(tmp_path / "ended")

@@ -1,4 +1,4 @@
-"""Emitted jobs on a real Slurm, unchanged: training over gloo on the CPU, stopped, preempted, killed and continued."""
+"""Emitted jobs run unchanged on a real Slurm, over gloo on the CPU: stopped, preempted, killed and continued."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def assert_same_run(folder: Path, undisturbed: Path) -> None:
     assert results(folder)["test"]["dice"] == pytest.approx(results(undisturbed)["test"]["dice"], rel=1e-3)
 
 
-def test_several_nodes_train_as_one_process(slurm: Slurm, undisturbed: Path, tmp_path: Path) -> None:
+def test_several_nodes_train_like_one_process(slurm: Slurm, undisturbed: Path, tmp_path: Path) -> None:
     two, four = tmp_path / "two nodes, größer", tmp_path / "four"
     name = 'it\'s "demo" #1, größer'
     submitted = [
@@ -121,7 +121,7 @@ srun "$RATC_PYTHON" -m ratc_runtime.train --lock job/lock.yaml --data-dir data -
 """
 
 
-def test_a_bare_srun_takes_the_place_of_a_launcher(slurm: Slurm, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_bare_srun_can_replace_the_launcher(slurm: Slurm, undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bare"
     changes = {**TWO, "launcher": "torchrun", "training__use_accelerate": False}
     write_project(folder, spec(resources__cluster=CLUSTER, **changes))
@@ -135,7 +135,7 @@ def test_a_bare_srun_takes_the_place_of_a_launcher(slurm: Slurm, undisturbed: Pa
     assert told == {"scheduler": "slurm", "id": job, "restarts": 0}
 
 
-def test_stopped_runs_go_on_to_the_same_end(
+def test_stopped_and_preempted_runs_continue_to_the_same_result(
     slurm: Slurm, undisturbed: Path, out_of_time: tuple[str, Path], tmp_path: Path
 ) -> None:
     """By USR2 before the time limit, by a preemption that tells the batch shell, by one that tells only the ranks."""
@@ -173,7 +173,7 @@ def test_stopped_runs_go_on_to_the_same_end(
     assert "got USR2" not in log(ranks)
 
 
-def test_what_dies_or_is_cancelled_ends_and_keeps_its_checkpoint(slurm: Slurm, tmp_path: Path) -> None:
+def test_a_killed_or_cancelled_job_ends_and_keeps_its_checkpoint(slurm: Slurm, tmp_path: Path) -> None:
     killed, down, cancelled = (tmp_path / name for name in ("killed", "down", "cancelled"))
     never = {"checkpoint__requeue": "never", **TWO}
     submitted = {
@@ -201,7 +201,7 @@ def test_what_dies_or_is_cancelled_ends_and_keeps_its_checkpoint(slurm: Slurm, t
         wait_until(lambda job=job: not rank_processes(SLURM_JOB_ID=job), "no rank is left")
 
 
-def test_an_array_runs_two_at_a_time_and_its_tasks_come_back_alone(slurm: Slurm, tmp_path: Path) -> None:
+def test_an_array_runs_two_tasks_at_once_and_each_is_requeued_alone(slurm: Slurm, tmp_path: Path) -> None:
     folder = tmp_path / "array"
     points = {name: {"seed": seed} for seed, name in enumerate("abcde")}
     sweep = {"points": points, "max_parallel": 2}

@@ -1,4 +1,4 @@
-"""Programs of the spec's own on a real Slurm: on two nodes, stopped and requeued, under each launcher."""
+"""Users' programs on a real Slurm: on two nodes, stopped and requeued, under each launcher."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def submitted(slurm: Slurm, folder: Path, *options: str, args: str = "[]", epoch
 
 @pytest.mark.slow(every=True)
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate", "srun"])
-def test_two_nodes_meet_under_each_launcher(slurm: Slurm, tmp_path: Path, launcher: str) -> None:
+def test_a_program_on_two_nodes_forms_one_process_group_under_each_launcher(
+    slurm: Slurm, tmp_path: Path, launcher: str
+) -> None:
     (tmp_path / "train.py").write_text(ADDS)
     job = submitted(slurm, tmp_path, "--set", f"launcher={launcher}")
     assert slurm.wait_for_end(job)["JobState"] == "COMPLETED", log(tmp_path)
@@ -67,7 +69,7 @@ def test_two_nodes_meet_under_each_launcher(slurm: Slurm, tmp_path: Path, launch
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_is_stopped_requeued_and_finishes(slurm: Slurm, tmp_path: Path, example: str) -> None:
+def test_an_example_that_is_stopped_is_requeued_and_finishes(slurm: Slurm, tmp_path: Path, example: str) -> None:
     package, word, args, options, steps = EXAMPLES[example]
     needs(package)
     for path in (ROOT / "specs" / example).glob("*.*"):
@@ -100,7 +102,7 @@ def test_a_program_that_fails_on_one_node_fails_the_job(slurm: Slurm, tmp_path: 
     assert not (tmp_path / "outputs/demo/DONE").exists()
 
 
-def test_the_guide_for_a_trainer_and_a_cluster_runs_as_it_is(slurm: Slurm, tmp_path: Path) -> None:
+def test_the_commands_of_the_guide_for_a_trainer_and_a_cluster_run(slurm: Slurm, tmp_path: Path) -> None:
     """Every command of the page, in one shell, on a login node."""
     needs("transformers")
     home = tmp_path / "home"

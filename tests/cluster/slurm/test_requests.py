@@ -1,4 +1,4 @@
-"""The compiler against the controller: golden scripts are accepted, and what the controller refuses, ratc refused."""
+"""The controller accepts golden scripts, and ratc refuses the requests that the controller refuses."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-def test_there_are_golden_scripts():
+def test_golden_scripts_exist():
     assert GOLDEN
 
 
@@ -93,14 +93,16 @@ def test_the_controller_accepts_a_golden_script(slurm: Slurm, path: Path, tmp_pa
     assert done.returncode == 0, done.stderr
 
 
-def test_the_right_request_is_accepted_by_both(slurm: Slurm, script: Path, tmp_path: Path, monkeypatch):
+def test_a_valid_request_is_accepted_by_ratc_and_the_controller(
+    slurm: Slurm, script: Path, tmp_path: Path, monkeypatch
+):
     assert ask_ratc(tmp_path, monkeypatch) == 0
     assert slurm.sbatch(script, "--test-only", *RIGHT_OPTIONS, folder=tmp_path).returncode == 0
     assert slurm.sbatch("job/job.sbatch", "--test-only", folder=tmp_path).returncode == 0
 
 
 @pytest.mark.parametrize(("changes", "options", "code"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
-def test_a_wrong_request_is_refused_by_both(
+def test_an_invalid_request_is_refused_by_ratc_and_the_controller(
     slurm: Slurm, script, tmp_path, monkeypatch, capsys, changes, options, code
 ):
     assert ask_ratc(tmp_path, monkeypatch, **changes) == 1

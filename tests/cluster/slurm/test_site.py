@@ -1,5 +1,4 @@
-"""A cluster as a site has it: accounts and QOS, a script that judges jobs, a user who is not root, nodes with networks
-of their own."""
+"""A Slurm site with accounts, QOS, a job-submit script, a user without root, and separate networks of nodes."""
 
 from __future__ import annotations
 
@@ -76,7 +75,7 @@ def user(site: Slurm, request: pytest.FixtureRequest) -> User:
     return user
 
 
-def test_a_probe_states_or_asks_what_the_site_allows(user: User) -> None:
+def test_a_probe_records_the_limits_of_the_site_or_asks_for_them(user: User) -> None:
     probed = yaml.safe_load((HOME / "probed.yaml").read_text())
     partitions, questions = probed["partitions"], probed["questions"]
     limits = ("max_memory_per_cpu", "min_nodes", "accounts", "qos")
@@ -131,7 +130,7 @@ def test_ratc_and_the_controller_agree_on_a_request(
     assert (said.returncode == 0) == accepted, said.stderr
 
 
-def test_a_message_of_the_site_is_passed_on_and_a_refusal_has_its_reason(user: User) -> None:
+def test_submit_shows_messages_of_the_site_and_reasons_of_refusals(user: User) -> None:
     folder = user.project("message", **ONE)
     welcome = "sbatch said: sbatch: welcome to site: files in /scratch are removed after 30 days"
     refused = user.ratc(folder, "submit", "spec.yaml", "--walltime", "13:00:00")
@@ -149,7 +148,7 @@ def test_a_message_of_the_site_is_passed_on_and_a_refusal_has_its_reason(user: U
     assert "error[R414]: the scheduler refused the job: Invalid qos" in refused.stderr
 
 
-def test_two_nodes_train_over_their_own_networks(user: User) -> None:
+def test_two_nodes_in_separate_network_namespaces_train_together(user: User) -> None:
     folder = user.project("two", **TWO)
     job = user.submit(folder)
     facts = user.slurm.wait_for_end(job)
@@ -160,7 +159,7 @@ def test_two_nodes_train_over_their_own_networks(user: User) -> None:
     assert {path.owner() for path in (folder / "outputs/demo").rglob("*")} == {"ratc-user"}
 
 
-def test_a_head_that_a_node_cannot_resolve_ends_the_job_at_once(user: User) -> None:
+def test_a_head_node_that_another_node_cannot_resolve_ends_the_job(user: User) -> None:
     folder, hosts = user.project("unknown", **TWO), Path(BASE, "hosts/ratc-n2")
     before = hosts.read_text()
     try:
@@ -176,7 +175,7 @@ def test_a_head_that_a_node_cannot_resolve_ends_the_job_at_once(user: User) -> N
     assert (int(hours), int(minutes)) < (0, 2)
 
 
-def test_a_node_whose_daemon_is_killed_finishes_no_job(user: User) -> None:
+def test_a_job_whose_node_loses_its_daemon_is_not_finished(user: User) -> None:
     """`srun` says that the node has failed, and comes back with 0: only the run's own word counts."""
     slow = {**ONE, "slow": 0.5}
     ends, goes_on = user.project("ends", checkpoint__requeue="never", **slow), user.project("goes on", **slow)

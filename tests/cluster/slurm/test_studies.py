@@ -24,7 +24,7 @@ STUDY = {
 }
 
 
-def test_a_study_over_two_nodes_finds_its_best_trial(slurm: Slurm, tmp_path: Path) -> None:
+def test_an_array_study_over_two_nodes_finds_its_best_trial(slurm: Slurm, tmp_path: Path) -> None:
     content = spec(
         resources__cluster=CLUSTER,
         resources__nodes=2,
@@ -64,7 +64,7 @@ def test_a_study_over_two_nodes_finds_its_best_trial(slurm: Slurm, tmp_path: Pat
     assert values["model"]["num_blocks"] == chosen["model.num_blocks"]
 
 
-def test_ray_runs_a_study_over_two_nodes_and_goes_on_after_a_stop(slurm: Slurm, tmp_path: Path) -> None:
+def test_a_ray_study_over_two_nodes_continues_after_a_stop(slurm: Slurm, tmp_path: Path) -> None:
     tuning = {
         "backend": "ray",
         "search_space": {"learning_rate": {"choices": [1e-3, 1e-2]}, "model.num_blocks": {"choices": [1, 2]}},

@@ -75,7 +75,7 @@ def test_dry_run_and_live_check_submit_nothing(project: Project) -> None:
     assert not project.jobs()
 
 
-def test_a_run_is_submitted_waited_for_and_not_run_again(project: Project) -> None:
+def test_submit_waits_for_a_run_and_does_not_repeat_it(project: Project) -> None:
     done = project.submit("--wait")
     assert done.returncode == 0, done.stderr
     job = done.stdout.strip()
@@ -91,7 +91,7 @@ def test_a_run_is_submitted_waited_for_and_not_run_again(project: Project) -> No
     project.job("--seed", "7")
 
 
-def test_one_job_at_a_time_unless_again(project: Project) -> None:
+def test_a_second_job_for_one_folder_is_refused_without_again(project: Project) -> None:
     (project.folder / "slow").write_text("2")
     first = project.job()
     assert f"job {first} is" in project.refused("R412")
@@ -104,7 +104,7 @@ def test_one_job_at_a_time_unless_again(project: Project) -> None:
     project.job()
 
 
-def test_the_status_of_a_job_that_fails_is_that_of_the_wait(project: Project) -> None:
+def test_submit_wait_returns_the_status_of_a_failed_job(project: Project) -> None:
     with (project.folder / "mine.py").open("a") as own:
         own.write("raise SystemExit(3)\n")
     done = project.submit("--wait")
@@ -118,7 +118,7 @@ def test_the_status_of_a_job_that_fails_is_that_of_the_wait(project: Project) ->
     assert project.slurm.state(project.slurm.jobs[-1]) == "CANCELLED"
 
 
-def test_a_job_that_is_cancelled_while_one_waits(project: Project) -> None:
+def test_submit_wait_reports_a_cancelled_job(project: Project) -> None:
     (project.folder / "slow").write_text("2")
     command = [sys.executable, "-m", "ratc", "submit", "spec.yaml", "--wait"]
     environment = {**os.environ, **for_jobs(), "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
@@ -143,7 +143,7 @@ def test_a_job_that_is_cancelled_while_one_waits(project: Project) -> None:
         (("--partition", "small", "--nodes", "2", "--batch-size", "4"), "--nodes", "Node count specification invalid"),
     ],
 )
-def test_what_slurm_would_refuse_is_said_at_its_key(
+def test_r414_points_at_the_key_that_slurm_would_refuse(
     project: Project, options: tuple[str, ...], key: str, words: str
 ) -> None:
     # Without facts of the cluster only Slurm itself can know.
@@ -157,7 +157,7 @@ def test_what_slurm_would_refuse_is_said_at_its_key(
     assert not project.jobs()
 
 
-def test_inside_a_job(project: Project) -> None:
+def test_submit_inside_a_job(project: Project) -> None:
     path = project.folder / "inside.sh"
     path.write_text(
         f"#!/bin/bash\nexport PYTHONPATH='{ROOT}:{ROOT / 'runtime'}'\n'{sys.executable}' -m ratc submit spec.yaml\n"

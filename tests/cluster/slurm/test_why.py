@@ -1,4 +1,4 @@
-"""`ratc why` about jobs of a real Slurm that failed, each in its own way."""
+"""`ratc why` for jobs of a real Slurm that failed for different reasons."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def submitted(folder: Path, own: str = "", slow: float | None = None, **changes:
     return done.stdout.strip()
 
 
-def test_each_job_that_fails_has_its_cause(slurm: Slurm, tmp_path: Path) -> None:
+def test_why_names_the_cause_of_each_failed_job(slurm: Slurm, tmp_path: Path) -> None:
     out_of_time = submitted(
         tmp_path / "time", slow=2.0, resources__walltime="00:02", checkpoint__requeue="never", training__epochs=50
     )
