@@ -1,4 +1,4 @@
-"""The same spec gives the same losses on every backend, and those that are committed."""
+"""The same spec gives the same losses on every backend, equal to the committed ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def losses(folder: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("name", COMMON)
-def test_a_backend_has_the_losses_of_one_process(losses: dict[str, list[float]], folder: Path, name: str) -> None:
+def test_each_backend_gives_the_losses_of_one_process(losses: dict[str, list[float]], folder: Path, name: str) -> None:
     case = CASES[name]
     assert losses[name] == pytest.approx(losses[case.reference], rel=TOLERANCE[case.precision])
     found, expected = results(folder / f"out-{name}"), results(folder / f"out-{case.reference}")
@@ -45,15 +45,15 @@ def test_a_backend_has_the_losses_of_one_process(losses: dict[str, list[float]],
 
 
 @pytest.mark.parametrize("name", COMMON)
-def test_the_losses_are_those_that_are_committed(losses: dict[str, list[float]], name: str) -> None:
+def test_losses_equal_the_committed_ones(losses: dict[str, list[float]], name: str) -> None:
     assert losses[name] == pytest.approx(GOLDENS[name], rel=TOLERANCE[CASES[name].precision] / 2)
 
 
-def test_goldens_are_of_all_cases() -> None:
+def test_every_case_has_committed_losses() -> None:
     assert GOLDENS.keys() == CASES.keys()
 
 
-def test_a_kept_last_batch_is_learnt_from(losses: dict[str, list[float]]) -> None:
+def test_a_kept_last_batch_changes_the_losses(losses: dict[str, list[float]]) -> None:
     """It makes a difference far beyond every tolerance, so agreement above is no accident."""
     assert losses["torch-keep"] != pytest.approx(losses["torch"], rel=3 * max(TOLERANCE.values()) / 10)
 
@@ -69,9 +69,7 @@ def test_gradients_are_reduced_once_a_step(losses: dict[str, list[float]], folde
 @pytest.mark.parametrize(
     "name", [name for name in ("zero2-keep", "zero2-bf16", "zero3", "fsdp2", "hsdp") if name in COMMON]
 )
-def test_exported_weights_have_the_scores_of_the_shards(
-    losses: dict[str, list[float]], folder: Path, name: str
-) -> None:
+def test_exported_weights_score_as_the_shards_did(losses: dict[str, list[float]], folder: Path, name: str) -> None:
     found = results(folder / f"out-{name}")["test"]["loss"]
     tolerance = max(1e-4, 2 * TOLERANCE[CASES[name].precision])
     assert score_of_exported(folder / f"out-{name}/checkpoints/best", folder) == pytest.approx(found, rel=tolerance)
@@ -85,7 +83,7 @@ def test_a_compiled_model_has_the_same_losses(losses: dict[str, list[float]], fo
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and two of them for two processes")
-def test_the_same_on_gpus(folder: Path) -> None:
+def test_gpu_losses_equal_those_of_the_reference_backend(folder: Path) -> None:
     """Never run where this is developed. Kernels that add in no fixed order make fp32 ten times less alike."""
     worlds = (1, 2) if torch.cuda.device_count() > 1 else (1,)
     found: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""Several processes from their launchers: they stop and continue together. Their losses: test_backends.py."""
+"""Several processes from their launchers stop and continue together. Their losses: test_backends.py."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def score_of_exported(checkpoint: Path, project: Path) -> float:
     return evaluate(engine, loader, task.loss(), task).loss
 
 
-def test_deepspeed_stops_and_continues(tmp_path: Path) -> None:
+def test_a_deepspeed_run_stops_and_continues(tmp_path: Path) -> None:
     """Started through Accelerate, continued by DeepSpeed alone: their checkpoints are the same.
 
     Also where the newest checkpoint lacks the shard of a rank, and where one was killed before its rename.
@@ -192,7 +192,7 @@ def test_deepspeed_stops_and_continues(tmp_path: Path) -> None:
     assert one["test"] == other["test"]
 
 
-def test_a_signal_to_one_rank_stops_all(tmp_path: Path) -> None:
+def test_a_signal_to_one_rank_stops_all_ranks(tmp_path: Path) -> None:
     slow_project(tmp_path)
     lock = two_processes(tmp_path, "ddp", {}, {}, data__dataset="mine:open_slow")
 
@@ -215,7 +215,7 @@ def test_a_signal_to_one_rank_stops_all(tmp_path: Path) -> None:
     assert len(saved["rng"]) == 2
 
 
-def test_processes_that_do_not_meet_are_refused(tmp_path: Path) -> None:
+def test_r502_if_fewer_processes_meet_than_the_lock_names(tmp_path: Path) -> None:
     """A launcher's variable alone is not believed: two processes that train alone are none of the lock's."""
     write_data(tmp_path / "data")
     lock = two_processes(tmp_path, "alone", {"use_accelerate": True}, {})

@@ -1,4 +1,4 @@
-"""One elastic lock on several numbers of processes: killed on one and continued on others, the losses are the same."""
+"""An elastic lock on several process counts: killed on one and continued on others, with the same losses."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def kill_all_in(folder: Path) -> None:
 
 @pytest.mark.slow(every=True)
 @pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
-def test_the_losses_do_not_depend_on_the_processes_of_each_start(sharded: bool, tmp_path: Path) -> None:
+def test_losses_of_an_elastic_run_do_not_depend_on_its_process_counts(sharded: bool, tmp_path: Path) -> None:
     slow_project(tmp_path)
 
     def kill(_: subprocess.Popen[str]) -> None:
@@ -101,7 +101,7 @@ def test_the_losses_do_not_depend_on_the_processes_of_each_start(sharded: bool, 
     assert found["test"]["loss"] == pytest.approx(expected["test"]["loss"], rel=2e-5)
 
 
-def test_a_number_of_processes_without_a_row_is_refused(tmp_path: Path) -> None:
+def test_r613_for_a_number_of_processes_without_a_row(tmp_path: Path) -> None:
     slow_project(tmp_path)
     lock = write_elastic(tmp_path, "three", sharded=False)
     refused = run(command(lock, 3, sharded=False), tmp_path)

@@ -1,4 +1,4 @@
-"""What happens to two processes that train: whatever it is, they end, say why, and go on to the undisturbed result.
+"""Faults of two processes in training: they end, name the reason, and continue to the undisturbed result.
 
 `docs/develop/faults.md` is the table of faults and of the tests that prove what is said there.
 """
@@ -162,7 +162,7 @@ FROM_OUTSIDE = (
 )
 
 
-def test_whatever_befalls_two_processes_the_result_is_the_undisturbed_one(tmp_path: Path, undisturbed: Path) -> None:
+def test_after_every_fault_two_processes_reach_the_undisturbed_result(tmp_path: Path, undisturbed: Path) -> None:
     """One run that meets every fault in turn, and is continued after each by the same command."""
     lock, out = project(tmp_path), tmp_path / "out"
     for line, fault, status in FROM_OUTSIDE:
@@ -218,7 +218,7 @@ def test_whatever_befalls_two_processes_the_result_is_the_undisturbed_one(tmp_pa
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
-def test_a_stopped_main_process_is_named_by_another_and_ended(tmp_path: Path) -> None:
+def test_a_stopped_main_process_is_reported_and_killed_by_another_rank(tmp_path: Path) -> None:
     """SIGSTOP holds every thread, the watchdog's too: the other rank has to speak, and to end it."""
     run = start(project(tmp_path), ALL, RATC_TIMEOUT_SECONDS="8")
     run.until("epoch 1/5  step 3/6")
@@ -235,7 +235,7 @@ def test_a_stopped_main_process_is_named_by_another_and_ended(tmp_path: Path) ->
     assert "thread MainThread\n" in stacks
 
 
-def test_a_hang_below_accelerate_is_found_too(tmp_path: Path) -> None:
+def test_a_hang_in_the_model_under_accelerate_is_reported(tmp_path: Path) -> None:
     project(tmp_path)
     lock = compiled(tmp_path, {"accelerate.yaml": ACCELERATE}, engine={**BASE["engine"], "use_accelerate": True})
     done = start(lock, "hang in the model 0", accelerate_command(lock), RATC_TIMEOUT_SECONDS="8").end()
@@ -246,7 +246,7 @@ def test_a_hang_below_accelerate_is_found_too(tmp_path: Path) -> None:
     assert "rank 1 waits in `backward`" in said
 
 
-def test_a_loader_process_that_hangs_shows_its_own_stack(tmp_path: Path) -> None:
+def test_a_hanging_loader_process_prints_its_own_stack(tmp_path: Path) -> None:
     project(tmp_path)
     lock = compiled(
         tmp_path,

@@ -1,4 +1,4 @@
-"""Every refusal that needs torch, provoked: its code, what it names, and that no traceback is shown."""
+"""Each refusal that needs torch: its code, the thing that it names, and no traceback."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_r503_for_too_few_samples(tmp_path: Path) -> None:
         ({"ACCELERATE_DYNAMO_BACKEND": "EAGER"}, "Accelerate's compiler EAGER, lock none"),
     ],
 )
-def test_r503_for_variables_that_lie_over_the_lock(project: Path, variables: dict[str, str], said: str) -> None:
+def test_r503_for_variables_that_override_the_lock(project: Path, variables: dict[str, str], said: str) -> None:
     lock = write_lock(project / "compiled", engine__use_accelerate=True)
     printed = refused(run_training(lock, **variables), "R503")
     assert said in printed
@@ -44,7 +44,7 @@ def test_r503_for_variables_that_lie_over_the_lock(project: Path, variables: dic
 
 
 @pytest.mark.parametrize("status", ["", "0", "3", "'done'"])
-def test_r565_for_own_code_that_ends_the_process(project: Path, status: str) -> None:
+def test_r565_for_user_code_that_exits_the_process(project: Path, status: str) -> None:
     (project / "mine.py").write_text(
         "import sys\nfrom ratc_runtime.data.isic import IsicSegmentation\n"
         "class Ends(IsicSegmentation):\n    def __getitem__(self, index):\n"
@@ -83,7 +83,7 @@ def _another_precision(engine: Any) -> str:
 
 
 @pytest.mark.parametrize("change", [_another_optimizer, _another_decay, _another_accumulation, _another_precision])
-def test_r503_for_an_engine_that_does_something_else_than_the_lock(tmp_path: Path, change: Any) -> None:
+def test_r503_for_an_engine_that_differs_from_the_lock(tmp_path: Path, change: Any) -> None:
     import torch
     from ratc_runtime.config.lock import read_lock
     from ratc_runtime.engine import TorchEngine
@@ -162,7 +162,7 @@ def _empty_test(project: Path) -> str:
 
 
 @pytest.mark.parametrize("damage", [_corrupt, _no_mask, _no_images, _leak, _bad_splits, _escape, _empty_test])
-def test_r506_names_what_is_wrong_with_the_data(project: Path, damage: Any) -> None:
+def test_r506_names_the_fault_of_the_data(project: Path, damage: Any) -> None:
     said = damage(project)
     workers = 1 if damage is _corrupt else 0
     lock = write_lock(project / "compiled", data__num_workers=workers, data__prefetch_factor=2 if workers else None)
@@ -172,7 +172,7 @@ def test_r506_names_what_is_wrong_with_the_data(project: Path, damage: Any) -> N
         assert "data.on_bad_sample: skip" in printed
 
 
-def test_bad_samples_are_skipped_and_counted_if_asked(project: Path) -> None:
+def test_on_bad_sample_skip_counts_the_bad_samples(project: Path) -> None:
     _corrupt(project)
     _no_mask(project)
     (project / "data/masks/test2_segmentation.png").write_bytes(b"")
@@ -204,7 +204,7 @@ def test_r507_names_the_samples_of_a_loss_that_is_not_finite(project: Path) -> N
     assert (project / "out/checkpoints/last.pt").exists()
 
 
-def test_outputs_of_nan_are_no_predictions_of_nothing(project: Path) -> None:
+def test_nan_outputs_give_null_scores_and_name_their_samples(project: Path) -> None:
     """Training is sound, and one sample of val and test gets NaN, as by a damaged running mean."""
     (project / "own.py").write_text(
         "import torch\n"
@@ -228,7 +228,7 @@ def test_outputs_of_nan_are_no_predictions_of_nothing(project: Path) -> None:
     assert (told["test"]["dice"], told["epochs"][0]["val_dice"], told["epochs"][0]["val_loss"]) == (None, None, None)
 
 
-def test_checkpoints_of_another_lock_and_damaged_ones_are_refused(project: Path) -> None:
+def test_checkpoints_that_are_damaged_or_of_another_lock_are_refused(project: Path) -> None:
     one = {"training__epochs": 1}
     assert run_training(write_lock(project / "compiled", **one)).returncode == 0
     said = refused(run_training(write_lock(project / "compiled", **one, training__learning_rate=0.5)), "R518")
@@ -266,7 +266,7 @@ def test_r510_for_an_output_folder_that_cannot_be_written(project: Path) -> None
     assert "output folder out cannot be written" in refused(run_training(write_lock(project / "compiled")), "R510")
 
 
-def test_a_full_disk_costs_a_checkpoint_but_not_the_run(project: Path) -> None:
+def test_a_run_survives_a_checkpoint_that_the_full_disk_refuses(project: Path) -> None:
     lock = write_lock(project / "compiled")
 
     def small_files() -> None:
@@ -288,7 +288,7 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(project: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "nested"])
-def test_results_that_never_end_are_none(kind: str, tmp_path: Path) -> None:
+def test_unreadable_results_are_ignored(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     if kind == "pipe":
         os.mkfifo(path)

@@ -1,4 +1,4 @@
-"""FSDP2 through `accelerate launch` on CPU processes: killed and continued, by as many processes and by others."""
+"""FSDP2 through `accelerate launch` on the CPU: killed, and continued on as many or on other process counts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def write_sharded(project: Path, name: str, world: int, shards: int, **changes: 
     )
 
 
-def test_killed_and_continued_and_by_twice_the_processes(tmp_path: Path) -> None:
+def test_a_killed_fsdp2_run_continues_on_as_many_or_other_process_counts(tmp_path: Path) -> None:
     """Continued by as many processes, losses are the same to the last bit; by others within the order of sums."""
     slow_project(tmp_path)
 
@@ -100,7 +100,7 @@ def test_killed_and_continued_and_by_twice_the_processes(tmp_path: Path) -> None
     assert score == pytest.approx(there["test"]["loss"], rel=1e-4)
 
 
-def test_lion_s_update_of_a_shard_is_the_shard_of_its_update(tmp_path: Path) -> None:
+def test_lion_updates_shards_as_it_updates_the_whole_tensor(tmp_path: Path) -> None:
     slow_project(tmp_path)
     (tmp_path / "slow").unlink()
     lion = {"training__optimizer": "lion", "training__betas": [0.9, 0.99], "training__learning_rate": 1e-4}

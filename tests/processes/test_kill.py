@@ -1,4 +1,4 @@
-"""`kill -9` at any moment: the run that is started again ends as the one that nothing disturbed, bit for bit."""
+"""`kill -9` at any moment: the run that is started again ends like an undisturbed one, bit for bit."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def list_checkpoints(output: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
+def test_fifty_kills_do_not_change_the_result(tmp_path: Path) -> None:
     write_data(tmp_path / "data", train=17, val=3)
     (tmp_path / "mine.py").write_text(NET)
     changes: dict[str, Any] = {
@@ -83,7 +83,7 @@ def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_of_their_own_are_killed_and_continue(tmp_path: Path) -> None:
+def test_a_killed_run_with_loader_processes_continues(tmp_path: Path) -> None:
     """As above, with nothing prepared: from the shell, with loader processes, in the middle of epochs."""
     slow_project(tmp_path)
     changes: dict[str, Any] = {
@@ -109,7 +109,7 @@ def test_processes_of_their_own_are_killed_and_continue(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_other_and_the_run_continues(tmp_path: Path) -> None:
+def test_after_a_killed_rank_the_other_ends_and_the_run_continues(tmp_path: Path) -> None:
     slow_project(tmp_path)
     (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + NET)
     lock = write_lock(

@@ -1,4 +1,4 @@
-"""Other data under the same lock are told when a run continues, and when it is finished already."""
+"""Changed data under the same lock are reported when a run continues, and when it is already finished."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_finished_run_reports_changed_data(tmp_path: Path) -> None:
     assert "R590" not in run_training(lock).stderr
 
 
-def test_other_data_are_looked_at_as_at_the_first_start(tmp_path: Path) -> None:
+def test_changed_data_are_checked_as_at_the_first_start(tmp_path: Path) -> None:
     lock = stopped_run(tmp_path)
     for path in (tmp_path / "data/masks").glob("val*"):
         Image.fromarray(np.full((32, 32), 7, np.uint8)).save(path)
@@ -122,7 +122,7 @@ def test_other_data_are_looked_at_as_at_the_first_start(tmp_path: Path) -> None:
     assert "error[R570]" in done.stderr
 
 
-def test_an_epoch_under_way_begins_again_with_other_samples(tmp_path: Path) -> None:
+def test_a_started_epoch_begins_again_if_the_samples_changed(tmp_path: Path) -> None:
     write_data(tmp_path / "data", train=12)
     (tmp_path / "mine.py").write_text(
         "from pathlib import Path\n"
@@ -169,7 +169,7 @@ def described(folder: Path) -> dict[str, Any]:
     return record.describe(datasets, folder, [])
 
 
-def test_a_copy_of_the_data_is_no_change(tmp_path: Path) -> None:
+def test_a_copy_of_the_data_is_not_reported_as_changed(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     before = described(tmp_path / "data")
     shutil.copytree(tmp_path / "data", tmp_path / "copy", copy_function=shutil.copyfile)
@@ -178,7 +178,7 @@ def test_a_copy_of_the_data_is_no_change(tmp_path: Path) -> None:
     assert record.changes(before, json.loads(json.dumps(described(tmp_path / "data")))) == []
 
 
-def test_files_of_the_same_size_are_distinguished_by_time_or_checksum(tmp_path: Path) -> None:
+def test_files_of_one_size_are_distinguished_by_time_or_checksum(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     before = described(tmp_path / "data")
     path = tmp_path / "data/images/train3.png"
@@ -212,12 +212,12 @@ def test_a_folder_in_which_the_run_writes_is_not_compared(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 9, "splits": {}, "files": {}}'])
-def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_record_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / record.FILE).write_text(text)
     assert record.read(tmp_path) is None
 
 
-def test_of_many_samples_the_same_ones_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_samples_the_same_subset_is_compared_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "MOST_SAMPLES", 4)
     monkeypatch.setattr(record, "MOST_NAMES", 5)
     write_data(tmp_path / "data", train=12)

@@ -1,4 +1,4 @@
-"""Runs of somebody's own models: batch norm with a single sample, outputs and inputs that are mappings."""
+"""Runs of custom models: batch norm with a single sample, inputs and outputs that are mappings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def own_model(folder: Path, name: str, **changes: Any) -> Path:
     return write_lock(folder / "compiled", model=model, **changes)
 
 
-def test_a_last_batch_of_one_sample_for_batch_norm_is_refused_at_the_start(tmp_path: Path) -> None:
+def test_r575_for_batch_norm_with_a_last_batch_of_one_sample(tmp_path: Path) -> None:
     write_data(tmp_path / "data", train=9)
     told = run_training(own_model(tmp_path, "Net", training__last_batch="keep"))
     assert told.returncode == 1
@@ -55,7 +55,7 @@ def test_a_last_batch_of_one_sample_for_batch_norm_is_refused_at_the_start(tmp_p
     assert told.returncode == 0, told.stderr
 
 
-def test_batch_norm_with_micro_batches_of_one_is_named_too(project: Path) -> None:
+def test_r575_for_batch_norm_with_micro_batches_of_one_sample(project: Path) -> None:
     one = {"training__micro_batch_size": 1, "training__gradient_accumulation_steps": 4}
     told = run_training(own_model(project, "Net", **one))
     assert told.returncode == 1
@@ -63,7 +63,7 @@ def test_batch_norm_with_micro_batches_of_one_is_named_too(project: Path) -> Non
     assert "Traceback" not in told.stderr
 
 
-def test_instance_norm_of_one_value_is_named(project: Path) -> None:
+def test_r575_for_instance_norm_of_a_single_value(project: Path) -> None:
     told = run_training(own_model(project, "Each"))
     assert told.returncode == 1
     assert "error[R575]: module `each` (InstanceNorm2d) cannot normalise a sample" in told.stderr
@@ -71,7 +71,7 @@ def test_instance_norm_of_one_value_is_named(project: Path) -> None:
     assert "Traceback" not in told.stderr
 
 
-def test_a_model_that_returns_a_mapping_is_refused_with_its_keys(project: Path) -> None:
+def test_r574_names_the_keys_of_a_mapping_that_the_model_returns(project: Path) -> None:
     told = run_training(own_model(project, "Dict"))
     assert told.returncode == 1
     assert "error[R574]: the model returns a mapping with the keys `out`, `aux`" in told.stderr
@@ -79,7 +79,7 @@ def test_a_model_that_returns_a_mapping_is_refused_with_its_keys(project: Path) 
     assert "Traceback" not in told.stderr
 
 
-def test_the_key_of_the_logits_may_be_named(project: Path) -> None:
+def test_model_output_names_the_key_of_the_logits(project: Path) -> None:
     model = {"name": "own:Dict", "multi_scale": False, "args": {}, "attention_memory": "full"}
     (project / "own.py").write_text(NORM)
     told = run_training(write_lock(project / "compiled", model={**model, "output": "logits"}))

@@ -111,7 +111,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_script_trains_from_anywhere_and_knows_that_it_has(folder, tmp_path):
+def test_the_script_trains_from_any_folder_and_skips_a_finished_run(folder, tmp_path):
     script = compiled(write_spec(folder))
     done = subprocess.run(
         [script], env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS_S, check=False
@@ -129,7 +129,7 @@ def test_the_script_trains_from_anywhere_and_knows_that_it_has(folder, tmp_path)
 
 
 @pytest.mark.slow
-def test_data_and_results_can_be_placed_when_the_script_runs(folder, tmp_path):
+def test_variables_of_the_script_set_the_data_and_output_folders(folder, tmp_path):
     script = compiled(write_spec(folder, training={"epochs": 1}))
     shutil.move(folder / "data", tmp_path / "other data")
     done = subprocess.run(
@@ -177,7 +177,7 @@ def test_a_signal_to_the_script_saves_and_the_same_command_continues(folder, acc
 
 
 @pytest.mark.slow
-def test_an_edited_artifact_is_refused_before_anything_starts(folder):
+def test_r501_for_an_edited_artifact_before_anything_starts(folder):
     script = compiled(write_spec(folder))
     accelerate = script.with_name("accelerate.yaml")
     accelerate.write_text(accelerate.read_text().replace("num_processes: 1", "num_processes: 2"))
@@ -189,7 +189,7 @@ def test_an_edited_artifact_is_refused_before_anything_starts(folder):
 
 
 @pytest.mark.slow
-def test_a_failure_is_the_script_s_exit_status(folder):
+def test_the_script_returns_the_status_of_a_failed_training(folder):
     script = compiled(write_spec(folder))
     (folder / "data" / "images" / "t3.png").write_bytes(b"not a picture")
     done = run([script], status=1)
@@ -200,7 +200,7 @@ def test_a_failure_is_the_script_s_exit_status(folder):
 
 
 @pytest.mark.slow
-def test_own_model_data_and_loss_from_beside_the_spec(folder):
+def test_model_data_and_loss_are_imported_from_beside_the_spec(folder):
     (folder / "own.py").write_text(OWN_CODE)
     spec = write_spec(
         folder,
@@ -227,14 +227,14 @@ def test_own_model_data_and_loss_from_beside_the_spec(folder):
     ],
     ids=["bf16", "pyramid", "debug"],
 )
-def test_variants_of_a_spec_train(folder, changes):
+def test_each_variant_of_a_spec_trains(folder, changes):
     run([sys.executable, "-m", "ratc", "train", str(write_spec(folder, **changes))])
     (found,) = (folder / "outputs").glob("*/results.json")
     assert json.loads(found.read_text())["status"] == "finished"
 
 
 @pytest.mark.slow
-def test_mlflow_and_tensorboard_hold_the_curves(folder):
+def test_mlflow_and_tensorboard_receive_the_curves(folder):
     spec = write_spec(folder, logging={"backend": "tensorboard", "use_mlflow": True, "log_every_steps": 1})
     run([compiled(spec)])
     output = folder / "outputs/tiny"
@@ -253,7 +253,7 @@ def test_mlflow_and_tensorboard_hold_the_curves(folder):
 
 
 @pytest.mark.slow
-def test_a_volume_goes_from_spec_to_scores_of_its_classes(tmp_path):
+def test_the_brain3d_example_trains_to_scores_for_each_class(tmp_path):
     """`specs/brain3d` made short: the real volume, its script, two scales, and distances besides."""
     shutil.copy(ROOT / "specs/brain3d/config.yaml", tmp_path / "spec.yaml")
     run([sys.executable, "-m", "ratc", "sample-data", "brain3d", tmp_path / "data"])
@@ -283,7 +283,7 @@ def test_a_volume_goes_from_spec_to_scores_of_its_classes(tmp_path):
 
 
 @pytest.mark.slow
-def test_drawn_shapes_go_from_spec_to_average_precision(tmp_path):
+def test_the_shapes_example_trains_to_average_precision(tmp_path):
     """`specs/shapes` made short: the sample data, cut to a few images, and the emitted script."""
     shutil.copy(ROOT / "specs/shapes/config.yaml", tmp_path / "spec.yaml")
     run([sys.executable, "-m", "ratc", "sample-data", "shapes", tmp_path / "data"])
@@ -308,7 +308,7 @@ def test_drawn_shapes_go_from_spec_to_average_precision(tmp_path):
 
 
 @pytest.mark.slow
-def test_digits_go_from_spec_to_accuracy(tmp_path):
+def test_the_digits_example_trains_to_accuracy(tmp_path):
     """`specs/digits` made short: the sample data, listed in a table of a few, and the emitted script."""
     shutil.copy(ROOT / "specs/digits/config.yaml", tmp_path / "spec.yaml")
     run([sys.executable, "-m", "ratc", "sample-data", "digits", tmp_path / "data"])
@@ -329,11 +329,11 @@ def test_digits_go_from_spec_to_accuracy(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["brain", "brain3d", "brain_tuning", "shapes", "digits"])
-def test_the_examples_are_compiled_as_committed(name):
+def test_committed_files_of_the_examples_are_up_to_date(name):
     run([sys.executable, "-m", "ratc", "compile", ROOT / f"specs/{name}/config.yaml", "--check"])
 
 
-def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
+def test_compiler_and_runtime_know_the_same_loss_arguments():
     import inspect
 
     from ratc_runtime.data.sources import BUILT_IN
@@ -367,7 +367,7 @@ def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
         assert own == set(DATA_ARGUMENTS.get(name, ())), name
 
 
-def test_the_tasks_that_the_compiler_knows_are_those_of_the_runtime():
+def test_compiler_and_runtime_know_the_same_tasks():
     from ratc_runtime import tasks
     from ratc_runtime.config.sections import Part as PartOfLock
 
@@ -385,7 +385,7 @@ def test_the_tasks_that_the_compiler_knows_are_those_of_the_runtime():
         assert resources.schema(name)["properties"]["task_type"]["enum"] == list(TASKS)
 
 
-def test_the_model_s_defaults_in_the_schema_are_rat_s_own():
+def test_model_defaults_of_the_schema_equal_those_of_rat():
     import inspect
 
     from ratc_runtime.models import rat_patches

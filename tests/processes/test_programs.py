@@ -1,4 +1,4 @@
-"""The examples of own scripts train for real: stopped by the stop file, continued, and finished."""
+"""The examples with a user's own script train for real: stopped by the stop file, continued, and finished."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def on_two_processes(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_is_stopped_and_goes_on(example: str, processes: int, tmp_path: Path) -> None:
+def test_an_example_continues_after_a_stop(example: str, processes: int, tmp_path: Path) -> None:
     """On one process with `ratc train`."""
     word, package, epochs, steps, has_learnt = EXAMPLES[example]
     needs(package)
@@ -96,7 +96,7 @@ def test_an_example_is_stopped_and_goes_on(example: str, processes: int, tmp_pat
     assert has_learnt(found)
 
 
-def test_a_stopped_run_learns_what_an_undisturbed_one_does(tmp_path: Path) -> None:
+def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
     """With Accelerate: the same order of samples, the same weights but for rounding."""
     needs("accelerate")
     import torch
@@ -128,7 +128,7 @@ WRITTEN_DOWN = """
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_lightning_continues_inside_an_epoch_to_the_last_bit(
+def test_lightning_continues_inside_an_epoch_bit_for_bit(
     processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the third epoch, with loader processes: the same batches and losses as without the kill."""

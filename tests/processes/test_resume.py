@@ -1,4 +1,4 @@
-"""A run that was stopped and continued is the run that was not."""
+"""A run that is stopped and continued equals an undisturbed one."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_other_optimizers_continue_bit_for_bit(tmp_path: Path, accelerate: bool,
         assert same(ends[0][key], ends[1][key]), key
 
 
-def test_early_stopping_counts_over_a_stop(tmp_path: Path) -> None:
+def test_early_stopping_keeps_its_count_over_a_stop(tmp_path: Path) -> None:
     """No epoch after the first is an improvement by a thousand, so the third is the last."""
     rule = {"metric": "loss", "patience": 2, "min_delta": 1000.0}
     for name in ("whole", "stopped"):
@@ -245,7 +245,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "out/checkpoints").exists()
 
 
-def test_resume_never_starts_again(tmp_path: Path) -> None:
+def test_resume_set_to_never_trains_from_the_beginning(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     lock = write_lock(tmp_path / "compiled", training__epochs=1, checkpoint__resume="never")
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""A study of real trainings on the brain images: killed in the middle, continued, and its best run once more."""
+"""A study of real trainings on the brain images: killed, continued, and its best trial run again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tune(folder: Path, *options: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_goes_on_and_its_best_can_be_had_again(tmp_path: Path) -> None:
+def test_a_killed_study_continues_and_its_best_trial_can_be_run_again(tmp_path: Path) -> None:
     spec = ROOT / "specs/brain_tuning/config.yaml"
     (tmp_path / "brain_tuning").mkdir()
     shutil.copy(spec, tmp_path / "brain_tuning")

@@ -1,4 +1,4 @@
-"""A whole run in a process of its own, and what it leaves behind."""
+"""A whole run in a process of its own, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.effort import HANGS_S
 from tests.helpers.lockfile import environment, results, run_training, train_command, write_data, write_lock
 
 
-def test_a_run_from_lock_to_results(project: Path) -> None:
+def test_a_run_writes_results_checkpoints_and_plots(project: Path) -> None:
     lock = write_lock(
         project / "compiled",
         training__epochs=12,
@@ -93,7 +93,7 @@ def test_fresh_trains_again_and_keeps_the_old_checkpoints(project: Path) -> None
     assert (project / "out/checkpoints.previous/last.pt").stat().st_ino == first
 
 
-def test_a_run_whose_checkpoints_are_gone_says_that_it_starts_from_the_beginning(project: Path) -> None:
+def test_a_run_without_its_checkpoints_warns_that_it_starts_over(project: Path) -> None:
     lock = write_lock(project / "compiled", training__epochs=1, training__max_steps_per_epoch=1)
     first = run_training(lock)
     assert first.returncode == 0, first.stderr
@@ -106,7 +106,7 @@ def test_a_run_whose_checkpoints_are_gone_says_that_it_starts_from_the_beginning
     assert "training starts from the beginning" in again.stderr
 
 
-def test_folders_come_from_options_before_variables_before_the_lock(tmp_path: Path) -> None:
+def test_folders_of_options_override_variables_and_the_lock(tmp_path: Path) -> None:
     write_data(tmp_path / "elsewhere")
     lock = write_lock(tmp_path / "compiled", training__epochs=1, training__max_steps_per_epoch=1)
     done = run_training(
@@ -132,13 +132,13 @@ def test_folders_come_from_options_before_variables_before_the_lock(tmp_path: Pa
     ],
     ids=["bf16", "accelerate-recomputing", "plain"],
 )
-def test_other_ways_to_train(project: Path, changes: dict[str, Any]) -> None:
+def test_a_run_trains_with_bf16_recomputing_or_plain_settings(project: Path, changes: dict[str, Any]) -> None:
     done = run_training(write_lock(project / "compiled", training__epochs=1, **changes))
     assert done.returncode == 0, done.stderr
     assert results(project / "out")["status"] == "finished"
 
 
-def test_pyramids_of_colour_images(tmp_path: Path) -> None:
+def test_a_multi_scale_model_trains_on_pyramids_of_colour_images(tmp_path: Path) -> None:
     write_data(tmp_path / "data", mode="RGB", size=48)
     lock = write_lock(tmp_path / "compiled", training__epochs=1, data__channels=3, data__scales=[1.0, 0.5])
     content = (
@@ -178,7 +178,7 @@ def squared():
 """
 
 
-def test_model_data_and_loss_of_ones_own(tmp_path: Path) -> None:
+def test_a_run_trains_the_user_s_model_data_and_loss(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     lock = write_lock(
         tmp_path / "compiled",
