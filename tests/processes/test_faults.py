@@ -1,6 +1,6 @@
 """Faults of two processes in training: they end, name the reason, and continue to the undisturbed result.
 
-`docs/develop/faults.md` is the table of faults and of the tests that prove what is said there.
+`docs/develop/faults.md` is the table of faults, each with the test that proves its row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The GitHub Action: its steps run as GitHub's runner runs them, against a server that answers as GitHub's API does."""
+"""The GitHub Action: its steps run as in GitHub's runner, against a stand-in for GitHub's API."""
 
 from __future__ import annotations
 
@@ -173,12 +173,12 @@ def pull(tmp_path: Path, forge: Forge) -> Pull:
     return Pull(tmp_path, forge)
 
 
-def test_no_step_puts_an_expression_into_its_script() -> None:
+def test_no_step_interpolates_an_expression_into_its_script() -> None:
     for step in ACTION["runs"]["steps"]:
         assert "${{" not in step["run"]
 
 
-def test_one_comment_follows_the_pull_request(pull: Pull, forge: Forge) -> None:
+def test_one_comment_is_kept_up_to_date_in_a_pull_request(pull: Pull, forge: Forge) -> None:
     for number in range(120):
         forge.add(f"something else {number}", "User")
     forge.add("<!-- ratc -->\nby somebody else", "User")
@@ -198,7 +198,7 @@ def test_one_comment_follows_the_pull_request(pull: Pull, forge: Forge) -> None:
     assert "secret-token" not in said
 
 
-def test_drift_fails_the_job_and_stands_in_the_comment(pull: Pull, forge: Forge) -> None:
+def test_drift_fails_the_job_and_appears_in_the_comment(pull: Pull, forge: Forge) -> None:
     pull.change("batch_size: 2", "batch_size: 4", compiled=False)
     status, said = pull.run()
     assert status == 1
@@ -206,7 +206,7 @@ def test_drift_fails_the_job_and_stands_in_the_comment(pull: Pull, forge: Forge)
     assert "**R425**" in forge.comments[0]["body"]
 
 
-def test_a_folder_that_is_new_is_said_to_be(pull: Pull, forge: Forge) -> None:
+def test_the_comment_marks_a_new_folder(pull: Pull, forge: Forge) -> None:
     (pull.folder / "second.yaml").write_text(SPEC.replace("demo", "second"))
     pull.compile("second.yaml")
     assert pull.run()[0] == 0
@@ -214,12 +214,14 @@ def test_a_folder_that_is_new_is_said_to_be(pull: Pull, forge: Forge) -> None:
 
 
 @pytest.mark.parametrize(("event", "inputs"), [("push", {}), ("pull_request", {"comment": "false"})])
-def test_no_comment_if_none_is_wanted(pull: Pull, forge: Forge, event: str, inputs: dict[str, str]) -> None:
+def test_no_comment_is_written_if_comments_are_off(
+    pull: Pull, forge: Forge, event: str, inputs: dict[str, str]
+) -> None:
     assert pull.run(event, **inputs)[0] == 0
     assert forge.writes == []
 
 
-def test_a_token_that_may_not_comment_is_a_warning(pull: Pull, forge: Forge) -> None:
+def test_a_token_without_permission_to_comment_gives_a_warning(pull: Pull, forge: Forge) -> None:
     forge.status = 403
     status, said = pull.run()
     assert status == 0
@@ -227,7 +229,7 @@ def test_a_token_that_may_not_comment_is_a_warning(pull: Pull, forge: Forge) -> 
     assert "none of them changes" in (pull.temp / "summary.md").read_text()
 
 
-def test_a_comment_is_never_longer_than_the_forge_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_comment_is_cut_to_the_limit_of_the_forge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "action"))
     module = importlib.import_module("pull_request")
     one = "x" * 9_000
@@ -237,7 +239,7 @@ def test_a_comment_is_never_longer_than_the_forge_takes(monkeypatch: pytest.Monk
     assert len(module.whole(["x" * 100_000])) < 1_000
 
 
-def test_a_mention_in_a_spec_reaches_nobody(pull: Pull, forge: Forge) -> None:
+def test_a_mention_in_a_spec_notifies_nobody(pull: Pull, forge: Forge) -> None:
     pull.change("experiment_name: demo", "experiment_name: demo\ndescription: 'ask @everyone # or <b>us</b>'")
     pull.change("target_batch_size: 8", "target_batch_size: 16")
     assert pull.run()[0] == 0
@@ -246,7 +248,7 @@ def test_a_mention_in_a_spec_reaches_nobody(pull: Pull, forge: Forge) -> None:
     assert not re.search(r"@\w|<b>", outside)
 
 
-def test_paths_are_data(pull: Pull, forge: Forge) -> None:
+def test_paths_are_not_run_as_commands(pull: Pull, forge: Forge) -> None:
     (pull.folder / "a folder; touch ran").mkdir()
     status, said = pull.run(paths="a folder; touch ran\n\n$(touch ran)\n")
     assert status == 2, said

@@ -26,7 +26,7 @@ def edits() -> str:
     return written
 
 
-def test_the_two_edits_fit_the_sources():
+def test_the_two_edits_of_the_page_apply_to_the_sources():
     command = ["git", "apply", "--check", "--verbose", "-"]
     checked = subprocess.run(command, input=edits(), cwd=ROOT, capture_output=True, text=True)
     # git moves a hunk whose line number is old, and says so.
@@ -34,7 +34,7 @@ def test_the_two_edits_fit_the_sources():
 
 
 @pytest.mark.slow
-def test_a_key_that_changes_only_the_script_needs_two_edits(tmp_path):
+def test_adding_a_key_of_the_script_needs_two_edits(tmp_path):
     copy, work = tmp_path / "copy", tmp_path / "work"
     for name in ("ratc", "runtime", "schemas", "templates", "docs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""Who may know whom: read from the sources' imports, so that data keeps flowing one way."""
+"""The rules for imports: which module may import which, read from the sources, so that data flows one way."""
 
 import ast
 from functools import cache
@@ -70,7 +70,7 @@ def known_to(path: Path) -> set[tuple[str, str]]:
     return {(name[1], "/".join(name[1:3])) for name in names if len(name) > 2 or not (PACKAGE / name[1]).is_dir()}
 
 
-def test_there_is_something_to_read():
+def test_the_reader_of_imports_finds_modules_and_imports():
     assert len(sources()) > 40
     assert "ratc.plan" in imports(PACKAGE / "explain.py")
 
@@ -90,7 +90,7 @@ def test_the_runtime_never_imports_the_compiler():
 
 
 @pytest.mark.parametrize("folder", ["rules", "resolve", "render"])
-def test_siblings_never_import_each_other(folder):
+def test_modules_of_one_stage_never_import_each_other(folder):
     for path in sorted((PACKAGE / folder).glob("*.py")):
         if path.stem in ("__init__", "context"):
             continue
@@ -98,7 +98,7 @@ def test_siblings_never_import_each_other(folder):
         assert {name.split(".")[2] for name in known} <= {"context"}, path
 
 
-def test_stages_know_only_what_comes_before_them():
+def test_stages_import_only_earlier_stages():
     may = {
         "yaml": {"diagnostics"},
         "layers": {"yaml", "schema"},
@@ -142,7 +142,7 @@ def test_stages_know_only_what_comes_before_them():
         assert known - {name, "__version__"} <= may[name], path
 
 
-def test_only_the_edges_touch_the_world():
+def test_only_edge_modules_import_os_time_and_randomness():
     worldly = {"os", "subprocess", "time", "datetime", "shutil", "tempfile", "socket", "pathlib", "random"}
     for path in sources():
         if not {stage(path), module(path)} & WORLDLY:
@@ -172,7 +172,7 @@ def imports_when_run(tree: ast.AST) -> set[str]:
 
 
 @pytest.mark.parametrize("package", [PACKAGE, ROOT / "runtime" / "ratc_runtime"], ids=lambda path: path.name)
-def test_imports_make_no_circles(package):
+def test_imports_form_no_circle(package):
     from graphlib import TopologicalSorter
 
     found = graph(package)
@@ -181,26 +181,26 @@ def test_imports_make_no_circles(package):
     TopologicalSorter(inner).prepare()  # raises CycleError, with the circle
 
 
-def test_nothing_but_commands_knows_a_command():
+def test_only_the_command_line_imports_commands():
     for path in sources():
         if stage(path) not in ("cli", "__main__"):
             assert not [name for name in imports(path) if name.startswith("ratc.cli")], path
 
 
-def test_only_the_command_line_knows_how_its_words_are_read():
+def test_only_the_command_line_imports_click():
     for path in sources():
         known = {name.split(".")[0] for name in imports(path)}
         assert "argparse" not in known, path
         assert "click" not in known or stage(path) == "cli", path
 
 
-def test_every_room_says_what_it_is_for():
+def test_every_room_has_a_docstring():
     for package in (PACKAGE, ROOT / "runtime" / "ratc_runtime"):
         for folder in (path for path in package.iterdir() if list(path.glob("*.py"))):
             assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
 
 
-def test_heavy_packages_are_not_imported_before_they_are_needed():
+def test_command_line_and_compiler_import_no_heavy_package():
     for name, heavy in (("cli", {"jinja2", "pydantic", "pynvml"}), ("compiler.py", {"jinja2", "pydantic", "pynvml"})):
         target = PACKAGE / name
         for path in sources(target) if target.is_dir() else [target]:
@@ -231,7 +231,7 @@ def test_unit_tests_mirror_the_sources():
         assert names & {room.name, *(module.stem for module in room.glob("*.py"))}, f"{path}: no such module"
 
 
-def test_every_test_lies_in_a_room_and_no_two_modules_have_one_name():
+def test_every_test_module_lies_in_a_package():
     """Folders of tests without an `__init__.py` share one space of names: pytest refuses to collect the second."""
     assert not list(TESTS.glob("test_*.py"))
     assert not [path for path in TESTS.rglob("test_*.py") if not (path.parent / "__init__.py").exists()]

@@ -1,8 +1,8 @@
 """One loop over the golden folders of `tests/cases`.
 
-A folder holds `spec.yaml`, what lies beside it, and perhaps `args.txt` (options, as a shell would split them). Expected
-are the files of `expected/`, the words of `stderr.txt`, or both; a folder that expects nothing is a mistake. After a
-change that is meant, `make golden` writes them again: read the difference, for a golden proves unchanged, not correct.
+A folder holds `spec.yaml`, the files beside it, and optionally `args.txt` (options, split as a shell would). It expects
+the files of `expected/`, the text of `stderr.txt`, or both; a folder that expects nothing is a mistake. After an
+intended change, `make golden` writes them again. Read the difference: a golden proves unchanged, not correct.
 """
 
 import shlex
@@ -49,7 +49,7 @@ def test_case(case, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow(every=True)
 @pytest.mark.parametrize(("package", "name"), [("accelerate", "accelerate.yaml"), ("deepspeed", "deepspeed.json")])
-def test_the_package_that_reads_a_file_accepts_every_golden_one(package, name):
+def test_the_reading_package_accepts_every_golden_file(package, name):
     """And refuses one that is wrong."""
     pytest.importorskip(package)
     files = sorted(CASES.glob(f"*/expected/**/{name}"))
@@ -61,7 +61,7 @@ def test_the_package_that_reads_a_file_accepts_every_golden_one(package, name):
     assert answers["[]", 1]
 
 
-def test_what_a_package_refuses_is_a_finding_with_its_words(monkeypatch):
+def test_a_file_that_its_package_refuses_gives_a_finding_with_its_message(monkeypatch):
     monkeypatch.setattr(consumers, "find_spec", lambda name: name)
     monkeypatch.setattr(consumers, "ask", lambda package, given: dict.fromkeys(given, f"no, says {package}"))
     files = [
@@ -76,7 +76,7 @@ def test_what_a_package_refuses_is_a_finding_with_its_words(monkeypatch):
     ]
 
 
-def test_packages_are_asked_only_with_verify(tmp_path, capsys, monkeypatch):
+def test_packages_read_the_files_only_with_verify(tmp_path, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(consumers, "find_spec", lambda name: name)
     monkeypatch.setattr(consumers, "ask", lambda package, given: asked.append(package) or dict.fromkeys(given, ""))
@@ -102,14 +102,14 @@ def test_a_refused_file_is_not_written_and_fails_a_check(tmp_path, capsys, monke
     assert f"deepspeed cannot read the `{OUTPUT}/deepspeed.json`" in capsys.readouterr().err
 
 
-def test_a_package_that_is_not_there_is_said(tmp_path, capsys, monkeypatch):
+def test_r441_if_the_reading_package_is_missing(tmp_path, capsys, monkeypatch):
     run_case(CASES / "product-document-a100x8", tmp_path / "case", capsys, monkeypatch)
     monkeypatch.setattr(consumers, "find_spec", lambda name: None)
     assert main(["check", OUTPUT, "--verify"]) == 0
     assert capsys.readouterr().err.count("warning[R441]") == 2
 
 
-def test_compiling_again_changes_nothing(tmp_path, capsys, monkeypatch):
+def test_compiling_again_writes_no_file(tmp_path, capsys, monkeypatch):
     case = CASES / "product-document-a100x8"
     run_case(case, tmp_path / "case", capsys, monkeypatch)
     before = {path: path.stat().st_mtime_ns for path in Path(OUTPUT).iterdir()}
@@ -119,7 +119,7 @@ def test_compiling_again_changes_nothing(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["run.sh", "lock.yaml", "accelerate.yaml", "deepspeed.json"])
-def test_check_sees_one_changed_byte_and_names_its_line(name, tmp_path, capsys, monkeypatch):
+def test_check_reports_the_line_of_one_changed_byte(name, tmp_path, capsys, monkeypatch):
     run_case(CASES / "product-document-a100x8", tmp_path / "case", capsys, monkeypatch)
     path = Path(OUTPUT) / name
     text = path.read_text().splitlines()
@@ -134,7 +134,7 @@ def test_check_sees_one_changed_byte_and_names_its_line(name, tmp_path, capsys, 
     assert "is missing" in capsys.readouterr().err
 
 
-def test_a_file_that_the_plan_no_longer_has_goes_away(tmp_path, capsys, monkeypatch):
+def test_a_file_that_the_plan_no_longer_has_is_removed(tmp_path, capsys, monkeypatch):
     run_case(CASES / "product-document-a100x8", tmp_path / "case", capsys, monkeypatch)
     assert (Path(OUTPUT) / "deepspeed.json").exists()
     (Path(OUTPUT) / "mine.txt").write_text("not ratc's")

@@ -1,7 +1,7 @@
-"""One loop over the golden folders of `tests/changes`: what a reviewer reads of a change.
+"""One loop over the golden folders of `tests/changes`: the output of `ratc diff` for a reviewer.
 
-A folder holds `old/` and `new/`, each with a `spec.yaml` and what lies beside it, `args.txt` with options, and
-`expected.txt`, which is empty where nothing differs; `expected.md` and `expected.json` where those forms are held, too.
+A folder holds `old/` and `new/`, each with a `spec.yaml` and the files beside it, `args.txt` with options, and
+`expected.txt`, which is empty if nothing differs. `expected.md` and `expected.json` are optional.
 `python -m tests.product.test_changes [NAME ...]` writes them again: read them as a reviewer would.
 """
 
@@ -59,13 +59,13 @@ def test_change(folder):
             assert status == (1 if (folder / "expected.txt").read_text() else 0)
 
 
-def test_there_are_enough_of_them_and_each_form_is_held():
+def test_at_least_twenty_changes_cover_every_format():
     assert len(folders()) >= 20
     for name in FORMS:
         assert list(CHANGES.glob(f"*/{name}"))
 
 
-def test_json_says_what_text_says():
+def test_json_holds_the_verdict_of_the_text():
     for path in CHANGES.glob("*/expected.json"):
         tree = json.loads(path.read_text())
         text = (path.parent / "expected.txt").read_text()

@@ -151,7 +151,7 @@ def test_every_code_is_explained_and_every_explanation_has_its_code():
 
 
 @pytest.mark.parametrize("code", explanations())
-def test_an_explanation_has_its_form(code):
+def test_an_explanation_has_every_section_in_order(code):
     text = explanations()[code]
     assert TITLE.findall(text.split("\n", 1)[0] + "\n") == [code]
     parts = [text.find(mark) for mark in ("\nWhat it says: ", "\nWhy it matters: ", "\n## Fails\n", "\n## Fix\n")]
@@ -161,19 +161,19 @@ def test_an_explanation_has_its_form(code):
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_only_these_examples_are_words():
+def test_only_listed_codes_have_examples_in_words():
     assert {code for code in explanations() if not blocks(code, "Fails")} == IN_WORDS
 
 
 @pytest.mark.parametrize("code", sorted(set(explanations()) - IN_WORDS))
-def test_what_fails_gives_the_code_and_no_other(code, tmp_path, capsys, monkeypatch):
+def test_the_failing_example_gives_its_code_and_no_other(code, tmp_path, capsys, monkeypatch):
     found = {given for _, given in outcome(code, "Fails", tmp_path, capsys, monkeypatch)}
     # That the folder of an example has no data is nothing of the example.
     assert found - {"R235"} | found & {code} == {code}
 
 
 @pytest.mark.parametrize("code", sorted(set(explanations()) - IN_WORDS))
-def test_the_fix_gives_no_error_and_not_the_code(code, tmp_path, capsys, monkeypatch):
+def test_the_fixed_example_gives_no_error_and_not_its_code(code, tmp_path, capsys, monkeypatch):
     found = outcome(code, "Fix", tmp_path, capsys, monkeypatch)
     assert not [item for item in found if item[0] == "error" or item[1] == code]
 

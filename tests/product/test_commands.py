@@ -1,4 +1,4 @@
-"""The commands as people call them, in processes of their own."""
+"""The commands in processes of their own, as users call them."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_a_terminal_without_unicode_gets_escapes(tmp_path, words):
 @pytest.mark.parametrize(
     "words", [("check",), ("trust",), ("why",), ("init",), ("compile", "{}/spec.yaml"), ("schema",)]
 )
-def test_a_working_folder_that_was_removed_is_said(tmp_path, words):
+def test_a_removed_working_folder_is_reported(tmp_path, words):
     small_spec(tmp_path)
     (tmp_path / "gone").mkdir()
     line = 'cd "$1"/gone && rmdir "$1"/gone && shift && exec "$@"'
@@ -67,14 +67,14 @@ def test_a_working_folder_that_was_removed_is_said(tmp_path, words):
         assert done.stderr.startswith("error[R001]: the current folder of the shell does not exist any more\n")
 
 
-def test_a_list_of_trust_that_cannot_be_written_is_named(tmp_path):
+def test_trust_names_a_list_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     done = ratc("trust", ".", cwd=tmp_path, RATC_CONFIG=str(tmp_path / "file"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"ratc trust: cannot write {tmp_path}/file/trusted: File exists\n"
 
 
-def test_without_a_command_it_says_what_there_is():
+def test_ratc_without_a_command_lists_the_commands():
     done = ratc()
     assert done.returncode == 2
     assert "compile" in done.stdout
@@ -96,7 +96,7 @@ def test_the_help_groups_the_commands_and_its_examples_are_real(tmp_path):
             assert done.returncode == 0, (words, done.stderr)
 
 
-def test_warnings_about_a_plan_do_not_stand_beside_an_error_that_prevents_it(tmp_path):
+def test_errors_of_a_spec_hide_warnings_about_its_plan(tmp_path):
     small_spec(tmp_path, "task_type: segmentatio\n")
     for words in ("compile", "validate"):
         done = ratc(words, "spec.yaml", "--target", "slurm", cwd=tmp_path)
@@ -112,14 +112,14 @@ def test_warnings_about_a_plan_do_not_stand_beside_an_error_that_prevents_it(tmp
 
 
 @pytest.mark.parametrize(("rate", "warned"), [("10", True), ("0.5", True), ("0.1", False), ("1.0e-3", False)])
-def test_a_learning_rate_that_nothing_survives_is_said(tmp_path, rate, warned):
+def test_r241_for_an_extreme_learning_rate(tmp_path, rate, warned):
     small_spec(tmp_path)
     (tmp_path / "data").mkdir()
     done = ratc("validate", "spec.yaml", "--set", f"training.learning_rate={rate}", cwd=tmp_path)
     assert (done.returncode, "warning[R241]" in done.stderr) == (0, warned), done.stderr
 
 
-def test_a_mistyped_command_is_met_with_a_suggestion():
+def test_a_mistyped_command_gives_a_suggestion():
     done = ratc("complie")
     assert done.returncode == 2
     assert "did you mean `compile`?" in done.stderr
@@ -129,7 +129,7 @@ def test_an_unknown_option_is_misuse(tmp_path):
     assert ratc("compile", str(small_spec(tmp_path)), "--frobnicate").returncode == 2
 
 
-def test_the_start_loads_nothing_heavy(tmp_path):
+def test_validate_imports_no_heavy_package(tmp_path):
     spec = small_spec(tmp_path)
     code = (
         "import sys; from ratc.cli import main; main(sys.argv[1:]); "
@@ -158,7 +158,7 @@ def test_init_writes_a_spec_of_each_task_that_compiles(tmp_path, task):
 
 
 @pytest.mark.parametrize("task", init.TASKS)
-def test_the_lines_for_a_cluster_need_no_more_than_the_sign_removed(tmp_path, task):
+def test_uncommented_cluster_lines_of_a_starter_spec_compile(tmp_path, task):
     assert ratc("init", "--task", task, cwd=tmp_path).returncode == 0
     spec = tmp_path / "config.yaml"
     spec.write_text(re.sub(r"^# ?(resources:|  )", r"\1", spec.read_text(), flags=re.M))
@@ -169,7 +169,7 @@ def test_the_lines_for_a_cluster_need_no_more_than_the_sign_removed(tmp_path, ta
         assert line in script
 
 
-def test_init_leaves_code_and_gitignore_that_are_there(tmp_path):
+def test_init_keeps_existing_code_and_gitignore(tmp_path):
     for name in ("own.py", ".gitignore"):
         (tmp_path / name).write_text("mine\n")
     done = ratc("init", "--task", "custom", "--force", cwd=tmp_path)
@@ -178,7 +178,7 @@ def test_init_leaves_code_and_gitignore_that_are_there(tmp_path):
     assert {(tmp_path / name).read_text() for name in ("own.py", ".gitignore")} == {"mine\n"}
 
 
-def test_a_starter_with_own_code_trains_on_data_that_it_makes(tmp_path):
+def test_the_custom_starter_trains_on_its_generated_data(tmp_path):
     assert ratc("init", "--task", "custom", cwd=tmp_path).returncode == 0
     done = ratc("train", "config.yaml", "--trust", "--num-gpus", "0", "--set", "training.epochs=4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -208,14 +208,14 @@ def test_init_writes_a_spec_that_is_valid_and_binds_its_schema(tmp_path):
     assert "did you mean `segmentation`" in ratc("init", "x.yaml", "--task", "segmentaton", cwd=tmp_path).stderr
 
 
-def test_a_folder_with_a_name_that_no_experiment_may_have(tmp_path):
+def test_init_in_a_folder_whose_name_is_no_experiment_name(tmp_path):
     folder = tmp_path / "my first (run)"
     folder.mkdir()
     assert ratc("init", cwd=folder).returncode == 0
     assert ratc("validate", "config.yaml", cwd=folder).returncode == 0
 
 
-def test_layers_in_their_order(tmp_path):
+def test_layers_override_each_other_in_order(tmp_path):
     spec = small_spec(tmp_path, "seed: 1\n")
 
     def compiled(*options, **variables):
@@ -230,7 +230,7 @@ def test_layers_in_their_order(tmp_path):
     assert compiled("--seed", "3", "--set", "seed=4") == (4, "seed: 4  # --set seed")
 
 
-def test_overlays_of_a_scheduler_are_read_for_its_target_only(tmp_path):
+def test_overlays_of_a_scheduler_apply_to_its_target_only(tmp_path):
     spec = small_spec(tmp_path)
     (tmp_path / "cluster_spec.yaml").write_text("seed: [1]\n")
     (tmp_path / "slurm_spec.yaml").write_text("training: {epochs: 0}\n")
@@ -241,7 +241,7 @@ def test_overlays_of_a_scheduler_are_read_for_its_target_only(tmp_path):
     assert "slurm_spec" not in ratc("validate", str(spec), "--target", "lsf").stderr
 
 
-def test_a_path_from_the_shell_starts_where_the_shell_is(tmp_path):
+def test_a_path_from_the_shell_is_relative_to_the_working_folder(tmp_path):
     (tmp_path / "specs").mkdir()
     small_spec(tmp_path / "specs")
 
@@ -257,7 +257,7 @@ def test_a_path_from_the_shell_starts_where_the_shell_is(tmp_path):
     assert data_dir("--set", "data.data_dir=data") == "data"
 
 
-def test_the_command_in_the_header_makes_the_same_files(tmp_path):
+def test_the_command_in_the_header_reproduces_the_files(tmp_path):
     spec = small_spec(tmp_path)
     options = ["--epochs", "3", "--data-dir", "it's here", "--set", "training.betas=[0.8, 0.9]", "--debug"]
     assert ratc("compile", str(spec), *options, cwd=tmp_path).returncode == 0
@@ -288,7 +288,7 @@ def test_explain_shows_the_sources_of_a_value():
     assert "data.num_workers = 7" in whole.stdout
 
 
-def test_a_reader_that_leaves_is_no_fault():
+def test_a_closed_pipe_on_stdout_is_not_an_error():
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {sys.executable} -m ratc schema | head -n 1"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -300,7 +300,7 @@ def test_a_reader_that_leaves_is_no_fault():
     assert "internal error" not in done.stderr
 
 
-def test_a_target_that_is_not_there_is_said(tmp_path):
+def test_r401_suggests_a_known_target(tmp_path):
     done = ratc("compile", str(small_spec(tmp_path)), "--target", "slrum")
     assert done.returncode == 1
     assert "R401" in done.stderr
@@ -308,14 +308,14 @@ def test_a_target_that_is_not_there_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(("target", "script"), [("slurm", "job.sbatch"), ("lsf", "job.lsf")])
-def test_a_job_is_compiled_without_any_facts_of_a_cluster_and_that_is_said(tmp_path, target, script):
+def test_r320_warns_of_a_job_compiled_without_cluster_facts(tmp_path, target, script):
     done = ratc("compile", str(small_spec(tmp_path)), "--target", target, "-o", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "warning[R320]" in done.stderr
     assert (tmp_path / "out" / script).exists()
 
 
-def test_the_cards_of_the_catalogue_resolve_to_their_precision(tmp_path):
+def test_cards_of_the_catalogue_determine_the_precision(tmp_path):
     spec = small_spec(tmp_path)
     spec.write_text(spec.read_text().replace("num_gpus: 0", "num_gpus: 1"))
     expected = {"v100-16": "fp16", "p100-16": "fp32", "t4": "fp16", "a10": "bf16", "h200": "bf16", "b200": "bf16"}
@@ -336,7 +336,7 @@ MAPPING = (
 
 
 @pytest.mark.parametrize("batch", ["batch_size: 4", "target_batch_size: 8"])
-def test_a_model_that_returns_a_mapping_does_not_compile_until_its_key_is_named(tmp_path, batch):
+def test_a_model_that_returns_a_mapping_compiles_only_with_model_output(tmp_path, batch):
     (tmp_path / "own.py").write_text(MAPPING)
     (tmp_path / "spec.yaml").write_text(
         "experiment_name: keys\nmodel: {name: 'own:Net'}\ndata: {data_dir: data, image_size: 64}\n"
@@ -362,7 +362,7 @@ NORMALISED = (
 
 
 @pytest.mark.parametrize("batch", ["batch_size: 4", "target_batch_size: 8"])
-def test_a_model_that_normalises_one_value_of_each_sample_does_not_compile(tmp_path, batch):
+def test_a_model_that_normalises_single_values_does_not_compile(tmp_path, batch):
     (tmp_path / "own.py").write_text(NORMALISED)
     (tmp_path / "spec.yaml").write_text(
         "experiment_name: gate\nmodel: {name: 'own:Net'}\ndata: {data_dir: data, image_size: 64}\n"
@@ -374,7 +374,7 @@ def test_a_model_that_normalises_one_value_of_each_sample_does_not_compile(tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_the_built_in_model_takes_no_key_of_its_output(tmp_path):
+def test_r203_for_model_output_with_the_built_in_model(tmp_path):
     done = ratc("validate", str(small_spec(tmp_path)), "--set", "model.output=out")
     assert done.returncode == 1
     assert "R203" in done.stderr

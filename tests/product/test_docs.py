@@ -1,4 +1,4 @@
-"""What is generated is what its sources give, and what the documentation says of itself is so."""
+"""Generated files equal the output of their generators, and the claims of the documentation hold."""
 
 import importlib.util
 import json
@@ -24,15 +24,15 @@ def load(path: Path):
 @pytest.mark.parametrize(
     "name", ["experiment.schema.json", "facts.schema.json", "cluster.schema.json", "lock.schema.json"]
 )
-def test_schemas_follow_from_the_models(name):
+def test_committed_schemas_equal_those_of_the_models(name):
     assert (ROOT / "schemas" / name).read_text() == generate.schemas()[name], "run `make schema`"
 
 
-def test_what_keys_declare_follows_from_the_models():
+def test_committed_declarations_of_keys_equal_those_of_the_models():
     assert (ROOT / "ratc" / "spec" / "keys.json").read_text() == generate.declarations(), "run `make docs`"
 
 
-def test_schemas_are_schemas_and_say_what_each_key_means():
+def test_schemas_are_valid_and_describe_each_key():
     for path in (ROOT / "schemas").glob("*.json"):
         schema = json.loads(path.read_text())
         jsonschema.Draft202012Validator.check_schema(schema)
@@ -53,12 +53,12 @@ def test_examples_in_the_schema_are_valid():
     assert seen > 30
 
 
-def test_reference_pages_follow_from_the_schemas():
+def test_reference_pages_equal_those_generated_from_the_schemas():
     for name, text in load(ROOT / "docs" / "generate.py").texts().items():
         assert (ROOT / "docs" / name).read_text() == text, "run `make docs`"
 
 
-def test_every_link_within_the_documentation_leads_somewhere():
+def test_every_relative_link_of_the_documentation_has_a_target():
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     assert len(pages) > 5
     for page in pages:
@@ -67,14 +67,14 @@ def test_every_link_within_the_documentation_leads_somewhere():
                 assert (page.parent / target).exists(), f"{page.name} -> {target}"
 
 
-def test_files_of_tests_that_are_named_exist():
+def test_test_files_named_in_the_documentation_exist():
     pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "Makefile", ROOT / ".ci" / "run"]
     named = {name for page in pages for name in re.findall(r"(?<![\w/])tests/[\w/-]+(?:\.\w[\w.]*)?", page.read_text())}
     assert len(named) > 50
     assert not [name for name in sorted(named) if not (ROOT / name).exists()]
 
 
-def test_the_table_of_cards_is_the_catalogue():
+def test_the_table_of_cards_equals_the_catalogue():
     table = (ROOT / "docs" / "reference" / "cards.md").read_text()
     rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \|(.*)$", table, re.M))
     assert list(rows) == card_names() or sorted(rows) == sorted(card_names())

@@ -1,4 +1,4 @@
-"""The code blocks of the documentation: commands have their options, YAML is valid, Python names what exists."""
+"""The code blocks of the documentation: commands and options exist, YAML is valid, Python imports existing names."""
 
 import ast
 import contextlib
@@ -85,7 +85,7 @@ def runtime_options(name: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", said.getvalue()))
 
 
-def test_there_are_commands_to_check():
+def test_the_documentation_has_over_a_hundred_commands():
     assert len(commands()) > 100
 
 
@@ -107,7 +107,7 @@ def test_each_command_and_option_in_the_documentation_exists():
     assert not wrong
 
 
-def test_yaml_blocks_are_yaml_and_those_of_specs_are_valid():
+def test_yaml_blocks_parse_and_specs_are_valid():
     specs = 0
     for page, text in blocks("yaml"):
         if "…" in text or re.fullmatch(r"R[0-9]{3}.md", page):
@@ -123,12 +123,12 @@ def test_yaml_blocks_are_yaml_and_those_of_specs_are_valid():
     assert specs > 10
 
 
-def test_json_blocks_are_json():
+def test_json_blocks_parse():
     assert [json.loads(text) for _, text in blocks("json")]
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("python"))
-def test_python_blocks_compile_and_import_what_exists(page, text):
+def test_python_blocks_compile_and_import_existing_names(page, text):
     for node in ast.walk(ast.parse(text, page)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ratc"):
             found = importlib.util.find_spec(node.module)
@@ -140,7 +140,7 @@ def test_python_blocks_compile_and_import_what_exists(page, text):
                 assert alias.name in names, (page, alias.name)
 
 
-def test_nothing_is_installed_from_an_index_that_does_not_have_it():
+def test_no_page_installs_ratc_from_a_package_index():
     """ratc is on no package index; what it needs itself is named with its path, or by an installed ratc's messages."""
     for page in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]:
         for line in page.read_text().splitlines():
@@ -148,13 +148,13 @@ def test_nothing_is_installed_from_an_index_that_does_not_have_it():
                 assert not re.search(r"(?<![\w./'])ratc(?![\w'\[])", match[1]), (page.name, line)
 
 
-def test_shell_blocks_are_shell():
+def test_shell_blocks_parse():
     for page, text in blocks("sh"):
         done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (page, text, done.stderr)
 
 
-def test_modules_of_the_runtime_that_are_called_exist():
+def test_runtime_modules_called_in_the_documentation_exist():
     from ratc_runtime.__main__ import COMMANDS
 
     texts = [page.read_text() for page in PAGES]

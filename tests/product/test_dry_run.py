@@ -1,4 +1,4 @@
-"""`--dry-run` says what a command would write or start, and does neither."""
+"""`--dry-run` prints the files and processes that a command would write or start, and does neither."""
 
 import os
 import re
@@ -88,7 +88,7 @@ def test_each_command_either_only_reads_or_has_a_dry_run():
 
 
 @pytest.mark.parametrize("name", WRITING)
-def test_nothing_on_disk_changes(folder, monkeypatch, capsys, name):
+def test_a_dry_run_changes_no_file_and_starts_no_process(folder, monkeypatch, capsys, name):
     words, said = WRITING[name]
     before = snapshot(folder)
     started = []
@@ -110,7 +110,7 @@ def test_nothing_on_disk_changes(folder, monkeypatch, capsys, name):
     assert not [line for line in started if re.search("run.sh|ratc_runtime|sbatch|scontrol|-m ray", line)]
 
 
-def test_a_dry_run_that_traces_keeps_the_trace_and_its_help_says_so(folder, monkeypatch, capsys):
+def test_a_dry_run_that_traces_keeps_the_trace_as_its_help_states(folder, monkeypatch, capsys):
     monkeypatch.setenv("RATC_CACHE", str(folder / "cache"))
     (folder / "open.yaml").write_text(
         "experiment_name: demo\ndata: {data_dir: data, image_size: 32}\ntraining: {target_batch_size: 1}\n"
@@ -128,7 +128,7 @@ def test_a_dry_run_that_traces_keeps_the_trace_and_its_help_says_so(folder, monk
         assert "a model is traced, and its trace cached" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_dry_run_of_what_was_compiled_says_only_what_differs(folder, capsys):
+def test_a_dry_run_over_compiled_files_names_only_changed_ones(folder, capsys):
     assert main(["compile", "spec.yaml"]) == 0
     capsys.readouterr()
     assert main(["compile", "spec.yaml", "--dry-run"]) == 0
@@ -138,12 +138,12 @@ def test_a_dry_run_of_what_was_compiled_says_only_what_differs(folder, capsys):
 
 
 @pytest.mark.parametrize("words", [["init", "spec.yaml"], ["import", "ds.json", "-o", "spec.yaml"]])
-def test_what_would_be_refused_is_refused(folder, capsys, words):
+def test_a_dry_run_refuses_the_same_as_a_real_run(folder, capsys, words):
     assert main([*words, "--dry-run"]) == 1
     assert "error[R403]: `spec.yaml` exists already" in capsys.readouterr().err
 
 
-def test_trust_that_would_be_taken_away(folder, capsys):
+def test_a_dry_run_of_trust_remove_keeps_the_trust(folder, capsys):
     assert main(["trust", "."]) == 0
     before = snapshot(folder)
     assert main(["trust", ".", "--remove", "--dry-run"]) == 0
@@ -151,7 +151,7 @@ def test_trust_that_would_be_taken_away(folder, capsys):
     assert snapshot(folder) == before
 
 
-def test_a_measurement_is_neither_made_nor_kept(folder, monkeypatch, capsys):
+def test_a_dry_run_of_profile_measures_nothing(folder, monkeypatch, capsys):
     machine = facts.Machine(1, facts.find_card("a100-80"), 8, None, "this machine")
     monkeypatch.setattr("ratc.probe.local.machine", lambda environment: machine)
     options = ["--num-gpus", "1", "--gpu", "a100-80", "--measure", "-o", "facts.yaml"]

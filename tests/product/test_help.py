@@ -1,4 +1,4 @@
-"""The help of every command: its examples can be called, and its options are told."""
+"""The help of every command: its examples parse, and its options are listed."""
 
 import re
 import shlex
@@ -29,7 +29,7 @@ def test_every_command_has_examples():
 
 
 @pytest.mark.parametrize(("name", "line"), EXAMPLES)
-def test_an_example_can_be_called(name, line):
+def test_each_example_of_the_help_parses(name, line):
     called = re.search(r"ratc [^>)]*", line)
     assert called
     words = shlex.split(called[0])[1:]
@@ -94,32 +94,32 @@ def test_options_and_arguments_may_be_mixed(words):
 
 
 @pytest.mark.parametrize("words", [["--config", "a.yaml"], ["--config=a.yaml"], ["a.yaml"]])
-def test_the_spec_may_have_the_name_of_the_original_framework(words):
+def test_the_spec_may_be_given_as_config(words):
     assert parsed(["validate", "--seed", "1", *words])[1]["spec"] == "a.yaml"
 
 
-def test_every_command_on_a_spec_declares_this_name():
+def test_every_command_on_a_spec_takes_config():
     have = {name for name, one in commands() if any("--config" in parameter.opts for parameter in one.params)}
     on_a_spec = {name for name, one in commands() if any(parameter.name == "spec" for parameter in one.params)}
     assert have == on_a_spec | {"diff"}
     assert {"validate", "compile", "explain", "train", "submit", "tune", "tune lr", "data check", "fit"} <= have
 
 
-def test_other_commands_do_not_take_the_name(capsys):
+def test_other_commands_refuse_config(capsys):
     assert main(["check", "--config", "a.yaml"]) == 2
     assert "there is no option `--config`" in capsys.readouterr().err
     assert parsed(["predict", "out", "--config", "x"])[1]["words"] == ("out", "--config", "x")
 
 
 @pytest.mark.parametrize("words", [["compile"], ["tune", "lr"], ["data", "check"], ["data"]])
-def test_help_comes_before_or_after_the_command(capsys, words):
+def test_help_may_stand_before_or_after_the_command(capsys, words):
     assert main([*words, "--help"]) == 0
     said = capsys.readouterr().out
     assert main(["help", *words]) == 0
     assert capsys.readouterr().out == said
 
 
-def test_help_of_nothing_is_the_overview_and_of_an_unknown_command_misuse(capsys):
+def test_help_alone_prints_the_overview_and_refuses_unknown_commands(capsys):
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
     for words in (["help"], ["help", "help"]):
@@ -129,6 +129,6 @@ def test_help_of_nothing_is_the_overview_and_of_an_unknown_command_misuse(capsys
     assert "help: did you mean `compile`?" in capsys.readouterr().err
 
 
-def test_the_spec_comes_first_wherever_its_option_stands():
+def test_config_is_the_first_argument_at_any_position():
     given = parsed(["explain", "training.precision", "--config", "a.yaml"])[1]
     assert list(given.values())[:2] == ["a.yaml", "training.precision"]

@@ -1,4 +1,4 @@
-"""Laws that hold for any input, tried on thousands of made-up ones; the same ones in every run."""
+"""Properties that hold for any input, tried on thousands of generated ones; the same ones in every run."""
 
 import hashlib
 import os
@@ -98,26 +98,26 @@ def mutated_texts(draw):
 
 @settings(max_examples=examples(1200))
 @given(mutated_trees())
-def test_a_mutated_tree_never_breaks_the_compiler(tree):
+def test_a_mutated_tree_never_crashes_the_compiler(tree):
     check(yaml.safe_dump(tree, allow_unicode=True).encode())
 
 
 @settings(max_examples=examples(2000))
 @given(mutated_texts())
-def test_a_mutated_text_never_breaks_the_compiler(text):
+def test_a_mutated_text_never_crashes_the_compiler(text):
     check(text.encode())
 
 
 @settings(max_examples=examples(800))
 @given(st.sampled_from(SPECS), st.integers(0, 2000), st.binary(min_size=1, max_size=8), st.integers(0, 8))
-def test_spliced_bytes_never_break_the_compiler(text, at, junk, lost):
+def test_spliced_bytes_never_crash_the_compiler(text, at, junk, lost):
     raw = text.encode()
     check(raw[:at] + junk + raw[at + lost :])
 
 
 @settings(max_examples=examples(500))
 @given(st.binary(max_size=200) | words.map(str.encode))
-def test_any_bytes_never_break_the_compiler(raw):
+def test_arbitrary_bytes_never_crash_the_compiler(raw):
     check(raw)
 
 
@@ -144,7 +144,7 @@ def test_compiling_twice_gives_the_same_bytes(tree):
     ],
     ids=["hash seed", "hash seed and time zone", "ASCII", "Turkish", "optimised"],
 )
-def test_the_environment_changes_no_byte(environment, tmp_path):
+def test_environment_and_working_folder_change_no_compiled_byte(environment, tmp_path):
     spec = tmp_path / "spec.yaml"
     spec.write_bytes(FULL.encode())
     program = """
@@ -234,11 +234,11 @@ def agree(tree: dict[str, Any], described: dict[str, Any], model: Any) -> None:
 
 @settings(max_examples=examples(500))
 @given(mutated_trees())
-def test_schema_models_and_a_second_validator_agree_about_specs(tree):
+def test_schema_models_and_jsonschema_agree_about_specs(tree):
     agree(tree, EXPERIMENT, Spec)
 
 
 @settings(max_examples=examples(300))
 @given(mutated_trees(specs=(FACTS_TEXT,)))
-def test_schema_models_and_a_second_validator_agree_about_facts(tree):
+def test_schema_models_and_jsonschema_agree_about_facts(tree):
     agree(tree, FACTS, Facts)

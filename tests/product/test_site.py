@@ -1,4 +1,4 @@
-"""The site of the documentation: links hold, every page is in the navigation, and nothing of another host is loaded."""
+"""The site of the documentation: links hold, every page is in the navigation, and no other host is contacted."""
 
 import importlib.util
 import os
@@ -32,7 +32,7 @@ def site(tmp_path_factory):
     return folder
 
 
-def test_every_page_is_built_and_in_the_navigation(site):
+def test_every_page_is_built_and_listed_in_the_navigation(site):
     shown = (site / "index.html").read_text()
     for page in DOCS.rglob("*.md"):
         built = page.relative_to(DOCS).with_suffix(".html")
@@ -40,7 +40,7 @@ def test_every_page_is_built_and_in_the_navigation(site):
         assert built.name == "index.html" or f'href="{built.as_posix()}"' in shown, built
 
 
-def test_each_code_has_a_page_that_the_table_leads_to(site):
+def test_the_table_of_codes_links_to_a_page_for_each_code(site):
     table = (site / "reference/codes.html").read_text()
     codes = {path.stem for path in (ROOT / "ratc/codes").glob("R*.md")}
     assert codes == {path.stem for path in (site / "reference/codes").glob("R*.html")}
@@ -56,7 +56,7 @@ def test_nothing_is_loaded_from_another_host(site):
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", sheet.read_text()), sheet
 
 
-def test_no_markdown_is_left(site):
+def test_no_page_shows_raw_markdown(site):
     """Tables, lists and fences that GitHub reads and Python-Markdown does not: it wants a blank line before a list."""
     left = []
     for page in site.rglob("*.html"):
@@ -84,6 +84,6 @@ def test_a_link_to_a_source_is_shown_as_its_path():
         assert shown(kept) == kept
 
 
-def test_the_built_site_is_ignored():
+def test_git_ignores_the_built_site():
     assert "/build/" in (ROOT / ".gitignore").read_text().splitlines()
     assert "site_dir: build/site" in (ROOT / "mkdocs.yml").read_text()

@@ -1,4 +1,4 @@
-"""The rules of docs/develop/style.md that can be counted, in the documentation, and in the text that code holds."""
+"""The countable rules of docs/develop/style.md, in the documentation and in the text that code holds."""
 
 import ast
 import re
@@ -42,7 +42,7 @@ ALLOWED = {"style.md": set(FORBIDDEN), "R450.md": set(FORBIDDEN), "R580.md": set
 
 
 @pytest.mark.parametrize("pattern", FORBIDDEN)
-def test_what_the_style_forbids_does_not_come_back(pattern):
+def test_no_forbidden_pattern_in_the_documentation(pattern):
     found = [
         f"{page.relative_to(ROOT)}:{number}: {line.strip()[:90]}"
         for page in PAGES
@@ -54,7 +54,7 @@ def test_what_the_style_forbids_does_not_come_back(pattern):
 
 
 @pytest.mark.parametrize("pattern", FORBIDDEN_IN_CODE)
-def test_what_the_style_forbids_does_not_come_back_in_code(pattern):
+def test_no_forbidden_pattern_in_the_text_of_code(pattern):
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}"
         for path in SOURCES
@@ -76,13 +76,13 @@ def counted(page: Path) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
-def test_a_page_names_things_by_nouns(page):
+def test_a_page_has_few_what_and_who(page):
     words, pronouns, _ = counted(page)
     # A page of few words may have one.
     assert pronouns <= max(1, 4 * words / 1000), f"{pronouns} in {words} words: name the thing"
 
 
-def test_the_documentation_names_things_by_nouns_and_conditions_by_if():
+def test_the_documentation_has_few_what_and_who_and_enough_if():
     words, pronouns, conditions = map(sum, zip(*map(counted, DOCS), strict=True))
     assert words > 20_000
     assert pronouns <= 2 * words / 1000
@@ -107,14 +107,14 @@ def docstrings(folder: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", DOCSTRINGS)
-def test_docstrings_name_things_by_nouns(package):
+def test_docstrings_have_few_what_and_who(package):
     text = " ".join(docstrings(ROOT / package))
     words, unnamed = len(text.split()), len(UNNAMED.findall(text))
     assert words > 10_000
     assert unnamed <= DOCSTRINGS[package] * words / 1000, f"{unnamed} in {words} words: name the thing"
 
 
-def test_the_pages_of_codes_name_things_by_nouns():
+def test_pages_of_codes_have_few_what_and_who():
     pages = [page.read_text() for page in PAGES if page.parent.name == "codes"]
     # Without the blocks of code, and without the name of the first paragraph.
     prose = re.sub(r"^```.*?^```$|^What it says:", "", "\n".join(pages), flags=re.MULTILINE | re.DOTALL)

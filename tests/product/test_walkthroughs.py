@@ -1,6 +1,6 @@
-"""README, quickstart and tutorial, command by command, and the outputs that they show.
+"""The commands of README, quickstart and tutorial run, with the outputs that the pages show.
 
-`make setup` is not run: it installs, and CI has done it when a test runs. The numbers of what trains are compared only
+`make setup` is not run: it installs, and CI has done it when a test runs. The numbers of a training are compared only
 by their form.
 """
 
@@ -48,7 +48,7 @@ def walk(page, folder, environment, elsewhere=()):
 
 
 @pytest.mark.slow
-def test_the_quickstart_ends_with_a_trained_model(tmp_path, environment):
+def test_the_commands_of_the_quickstart_train_a_model(tmp_path, environment):
     checkout = tmp_path / "ratc"
     checkout.mkdir()
     walk("docs/quickstart.md", checkout, environment)
@@ -65,25 +65,25 @@ def test_the_quickstart_ends_with_a_trained_model(tmp_path, environment):
 
 
 @pytest.mark.slow
-def test_the_readme_shows_what_is_printed(tmp_path, environment):
+def test_the_readme_shows_the_real_outputs_of_its_commands(tmp_path, environment):
     walk("README.md", tmp_path, environment)
     assert (tmp_path / "compiled/moles/local/lock.yaml").exists()
 
 
 @pytest.mark.slow
-def test_the_tutorial_ends_with_a_review(tmp_path, environment):
+def test_the_commands_of_the_tutorial_write_a_report(tmp_path, environment):
     walk("docs/tutorial.md", tmp_path, environment, elsewhere=("on a login node",))
     assert (tmp_path / "discs/report.html").exists()
     assert (tmp_path / "discs/outputs/discs/checkpoints/best.pt").exists()
 
 
-def test_what_is_installed_is_what_the_makefile_has():
+def test_the_pages_install_with_the_target_of_the_makefile():
     """The only commands of the pages that no test here runs."""
     assert re.search(r"^setup:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert re.search(r"^VENV \?= \.venv$", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_an_output_is_compared_by_what_is_shown():
+def test_an_ellipsis_matches_any_text_and_numbers_match_by_form():
     assert pattern("a …\n…\nend\n").fullmatch("a word\nsome\nlines\nend\n")
     assert not pattern("a …\nend\n").fullmatch("a word\nmore\nend\n")
     assert pattern("Dice 0.94 (10 samples)\n", any_number).fullmatch("Dice 0.1 (9 samples)\n")

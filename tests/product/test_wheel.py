@@ -1,4 +1,4 @@
-"""The built wheel stands by itself: a clean environment without torch compiles from another folder."""
+"""The built wheel is complete: in a clean environment without torch it compiles from another folder."""
 
 import subprocess
 import sys
