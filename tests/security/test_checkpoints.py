@@ -1,4 +1,4 @@
-"""Checkpoints of strangers, whole by their digest and hostile in what they hold."""
+"""Checkpoints from strangers: intact by their digest, with hostile content."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def made(path: Path, **values: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_checkpoint_of_another_form_is_named(
+def test_a_checkpoint_of_another_format_is_refused_by_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -85,7 +85,7 @@ ABSURD: dict[str, tuple[str, Any, str]] = {
 
 
 @pytest.mark.parametrize("name", ABSURD)
-def test_absurd_numbers_of_a_lock_are_refused_before_they_take_time_or_memory(
+def test_absurd_numbers_of_a_checkpoint_s_lock_are_refused_early(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -109,7 +109,7 @@ def test_absurd_numbers_of_a_lock_are_refused_before_they_take_time_or_memory(
         assert time.monotonic() - begun < LIMIT_S
 
 
-def test_an_error_of_the_model_at_images_of_its_lock_is_reported(tmp_path: Path) -> None:
+def test_errors_of_the_model_at_the_lock_s_image_size_are_reported(tmp_path: Path) -> None:
     lock = read_lock(LOCK)
     for error, code in (
         (RuntimeError("Kernel size can't be greater than actual input size"), "R509"),
@@ -126,7 +126,7 @@ def test_an_error_of_the_model_at_images_of_its_lock_is_reported(tmp_path: Path)
         assert caught.value.code == code
 
 
-def test_loader_processes_are_as_many_as_there_are_cores() -> None:
+def test_loader_processes_are_limited_to_the_number_of_cores() -> None:
     lock = read_lock(LOCK)
     many = lock.replace(data=lock.data.replace(num_workers=1024, prefetch_factor=10**9))
     alone = inference._for_one_process(many, torch.device("cpu"), None)
@@ -134,13 +134,13 @@ def test_loader_processes_are_as_many_as_there_are_cores() -> None:
     assert alone.data.prefetch_factor == 2
 
 
-def test_shards_whose_lock_lacks_their_stage_are_named(tmp_path: Path) -> None:
+def test_r520_for_shards_whose_lock_lacks_the_zero_stage(tmp_path: Path) -> None:
     with pytest.raises(RuntimeFinding) as caught:
         weights._consolidated(tmp_path, {"lock": "{}"}, False)
     assert caught.value.code == "R520"
 
 
-def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
+def test_r508_for_a_pipe_instead_of_a_checkpoint(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "some.pt")
     os.mkfifo(tmp_path / "some.safetensors")
     with pytest.raises(RuntimeFinding) as caught:
@@ -151,7 +151,7 @@ def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
     assert caught.value.code == "R508"
 
 
-def test_weights_of_another_model_are_named(tmp_path: Path) -> None:
+def test_r509_for_weights_of_another_model(tmp_path: Path) -> None:
     path = made(tmp_path / "other.pt", model={NAME: torch.zeros(2)})
     with pytest.raises(RuntimeFinding) as caught:
         weights.load_into(torch.nn.Linear(1, 1), "rat", path)
@@ -161,7 +161,7 @@ def test_weights_of_another_model_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["::error::x", "a\n::error::x", "a\n  ::error::x", "##[error]x", "a ##vso[task]x", "\x1b]0;x\x07", "\u202e"]
 )
-def test_what_the_runtime_says_commands_nothing(text: str) -> None:
+def test_runtime_messages_contain_no_terminal_or_workflow_commands(text: str) -> None:
     for said in (visible(text), RuntimeFinding("R506", text, text, text).render()):
         for line in said.splitlines():
             assert not line.lstrip().startswith("::")

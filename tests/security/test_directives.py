@@ -1,6 +1,6 @@
-"""Hostile text in every string of a spec and of a cluster's facts: it runs nothing, and asks the scheduler for nothing.
+"""Hostile text in every string of a spec and of cluster facts runs nothing and requests nothing of the scheduler.
 
-The scripts are run under stand-ins for what a cluster has. What stands in `environment.setup` is the user's own shell.
+The scripts are run under stand-ins for the commands of a cluster. `environment.setup` is the user's own shell code.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def strings() -> list[tuple[str, tuple[str | int, ...]]]:
     ]
 
 
-def test_the_strings_of_both_schemas_are_found():
+def test_every_string_of_both_schemas_is_found():
     found = strings()
     assert ("experiment", ("resources", "account")) in found
     assert ("experiment", ("environment", "modules", 0)) in found
@@ -216,7 +216,7 @@ def test_the_strings_of_both_schemas_are_found():
     assert len(found) > 50
 
 
-def test_the_stand_ins_would_show_what_a_script_runs(tmp_path, monkeypatch):
+def test_the_stand_ins_detect_commands_that_a_script_runs(tmp_path, monkeypatch):
     """What the user's own shell lines do is seen: otherwise the other tests could not fail."""
     monkeypatch.chdir(tmp_path)
     for target in TARGETS:
@@ -233,7 +233,7 @@ def test_the_stand_ins_would_show_what_a_script_runs(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("place", strings(), ids=lambda place: f"{place[0]}:{'.'.join(map(str, place[1]))}")
 @pytest.mark.parametrize("target", TARGETS)
-def test_hostile_text_in_a_string_runs_nothing(place, target, wanted, tmp_path, capsys):
+def test_hostile_text_in_any_string_runs_nothing(place, target, wanted, tmp_path, capsys):
     for number, text in enumerate(HOSTILE):
         check(tmp_path / str(number), place, target, text, wanted)
 
@@ -269,7 +269,7 @@ def test_hostile_text_in_a_string_runs_nothing(place, target, wanted, tmp_path, 
         max_size=6,
     ),
 )
-def test_mixtures_of_hostile_text_run_nothing(wanted, tmp_path_factory, place, target, parts):
+def test_combined_hostile_texts_run_nothing(wanted, tmp_path_factory, place, target, parts):
     check(tmp_path_factory.mktemp("mixture"), place, target, "".join(parts), wanted)
 
 

@@ -1,4 +1,4 @@
-"""Files that somebody has edited or removed: every command says so with a code, and none is at fault itself."""
+"""Files that a user has edited or removed: every command reports a code, and none crashes."""
 
 import copy
 import json
@@ -62,7 +62,7 @@ def edit(data: st.DataObject, tree: dict) -> dict:
 
 @given(data=st.data())
 @settings(max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_command_fails_on_an_edited_lock(compiled, capsys, data):
+def test_no_command_crashes_on_an_edited_lock(compiled, capsys, data):
     text = Path("old/lock.yaml").read_text()
     shutil.rmtree("new", ignore_errors=True)
     shutil.copytree("old", "new")
@@ -75,7 +75,7 @@ def test_no_command_fails_on_an_edited_lock(compiled, capsys, data):
 
 @pytest.mark.parametrize("value", ["5", "[1]", "null", "{zz: 1}", "{hausdorff: {a: 1}}"])
 @pytest.mark.parametrize("section", ["evaluation", "tasks", "training", "seed", "parallel"])
-def test_a_section_of_another_form_is_refused(compiled, capsys, section, value):
+def test_a_lock_section_of_another_type_is_refused(compiled, capsys, section, value):
     shutil.rmtree("new", ignore_errors=True)
     shutil.copytree("old", "new")
     tree = yaml.safe_load(Path("old/lock.yaml").read_text())
@@ -88,7 +88,7 @@ def test_a_section_of_another_form_is_refused(compiled, capsys, section, value):
 
 @given(data=st.data())
 @settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_import_fails_on_another_tree(compiled, capsys, data):
+def test_import_never_crashes_on_any_tree(compiled, capsys, data):
     tree = {"num_processes": 2, "deepspeed_config": {"zero_stage": 2}, "train_batch_size": 8, "model": {"name": "x"}}
     content = data.draw(st.just({}) | st.just(edit(data, tree)) | st.dictionaries(st.text(max_size=5), ODD, max_size=3))
     Path("other").write_text(yaml.safe_dump(content, allow_unicode=True))
@@ -100,7 +100,7 @@ def test_no_import_fails_on_another_tree(compiled, capsys, data):
 @pytest.mark.parametrize(
     "error", [FileNotFoundError(2, "No such file or directory", "out/x"), PermissionError(13, "no", "y")]
 )
-def test_a_folder_that_is_removed_meanwhile_is_no_fault_of_ratc(monkeypatch, capsys, error):
+def test_a_folder_removed_during_a_command_gives_no_internal_error(monkeypatch, capsys, error):
     def fail(request):
         raise error
 
@@ -115,7 +115,7 @@ def test_a_folder_that_is_removed_meanwhile_is_no_fault_of_ratc(monkeypatch, cap
 
 @pytest.mark.parametrize("value", [5, None, ["a"], {"a": 1}])
 @pytest.mark.parametrize("key", ["lock", "scheduler", "time", "job"])
-def test_a_record_of_submissions_with_other_values_is_none(key, value):
+def test_a_submission_record_with_invalid_values_is_ignored(key, value):
     good = record.Submission("1", "sha", "slurm", "c", "h", "t")
     text = record.dump([good])
     assert record.load(text) == (good,)

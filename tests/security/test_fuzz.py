@@ -1,5 +1,6 @@
-"""One fuzz target for each parser of text from strangers; the law is in `fuzz.py`, the targets of the runtime are in
-`fuzz_runtime.py`.
+"""One fuzz target for each parser of text from strangers.
+
+`fuzz.py` holds the law that each parser keeps, and `fuzz_runtime.py` the targets of the runtime.
 
 A run of the suite tries a few examples of each, `RATC_TEST_EFFORT=50` some hours of them.
 """
@@ -333,7 +334,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_parser_keeps_the_law(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_parser_returns_or_reports_a_finding(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     strategy, run = TARGETS[name]
     place = folder / name
     place.mkdir()

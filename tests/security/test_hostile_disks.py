@@ -1,4 +1,4 @@
-"""What is written over hostile folders, full disks and other files in the way: whole or not at all."""
+"""Writing into hostile folders, onto full disks and over other files: a plan is written whole or not at all."""
 
 import errno
 import os
@@ -20,12 +20,12 @@ FACTS = "gpus_per_node: 2\ngpu: a100-80\ncpus: 16\n"
 
 
 @pytest.mark.parametrize("folder", ["spec.yaml/out", "/dev/null/out", "/proc/out", "n" * 300])
-def test_a_folder_that_cannot_be_written(folder, refused):
+def test_r403_for_an_output_folder_that_cannot_be_written(folder, refused):
     refused("R403", "compile", write("spec.yaml", SPEC), "-o", folder)
     assert os.listdir() == ["spec.yaml"]
 
 
-def test_a_folder_in_the_place_of_a_file_is_refused(refused):
+def test_r403_for_a_folder_in_the_place_of_a_file(refused):
     os.makedirs("out/run.sh")
     assert "run.sh" in refused("R403", "compile", write("spec.yaml", SPEC), "-o", "out")
     assert not [name for name in os.listdir("out") if ".ratc-" in name]
@@ -36,7 +36,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(refused):
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()], ids=["full", "interrupt"]
 )
-def test_nothing_is_lost_when_writing_stops(error, call, after, ratc, monkeypatch):
+def test_interrupted_writing_leaves_the_old_or_the_new_files(error, call, after, ratc, monkeypatch):
     write("spec.yaml", SPEC)
     ratc("compile", "spec.yaml", "-o", "out")
     before = digests()
@@ -70,7 +70,7 @@ def test_nothing_is_lost_when_writing_stops(error, call, after, ratc, monkeypatc
 
 
 @pytest.mark.skipif(not IS_ROOT or not shutil.which("mount"), reason="mounting takes root")
-def test_a_disk_that_is_really_full(refused):
+def test_a_full_disk_leaves_no_partial_file(refused):
     os.mkdir("disk")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", "disk"], capture_output=True, check=False
@@ -91,7 +91,7 @@ def test_a_disk_that_is_really_full(refused):
      BAD["alias bomb"][1].encode()],
     ids=["empty", "not UTF-8", "deep", "a folder", "other files", "endless", "bomb"],
 )  # fmt: skip
-def test_a_hostile_lock_in_the_way(lock):
+def test_compile_replaces_a_hostile_lock_and_keeps_other_files(lock):
     os.mkdir("out")
     write("out/mine.txt", "mine")
     write("out/lock.yaml", lock)
@@ -103,7 +103,7 @@ def test_a_hostile_lock_in_the_way(lock):
     assert_consistent()
 
 
-def test_compiling_at_once_into_one_folder():
+def test_concurrent_compiles_into_one_folder_leave_one_whole_plan():
     write("spec.yaml", SPEC)
     write("facts.yaml", FACTS)
     program = """

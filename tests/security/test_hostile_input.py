@@ -1,4 +1,4 @@
-"""Bad input of every kind meets a diagnostic: exit status 1, never a traceback, nothing on stdout, no file lost."""
+"""Invalid input of every kind gives a diagnostic: exit status 1, no traceback, nothing on stdout, no file lost."""
 
 import json
 import os
@@ -105,7 +105,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_spec_is_refused(kind, refused):
+def test_an_invalid_spec_is_refused_with_its_code(kind, refused):
     code, data = BAD[kind]
     said = refused(code, "validate", write("spec.yaml", data))
     assert len(said) < 60_000
@@ -113,7 +113,7 @@ def test_a_bad_spec_is_refused(kind, refused):
     assert os.listdir() == ["spec.yaml"], "nothing was run or written"
 
 
-def test_the_first_of_many_unknown_keys_still_have_suggestions(refused):
+def test_the_first_of_many_unknown_keys_get_suggestions(refused):
     keys = "".join(f"  epoch{n}: 1\n" for n in range(1000))
     assert "did you mean `epochs`?" in refused("R101", "validate", write("spec.yaml", f"{HEAD}training:\n{keys}"))
 
@@ -121,7 +121,7 @@ def test_the_first_of_many_unknown_keys_still_have_suggestions(refused):
 @pytest.mark.parametrize(
     "kind", ["empty", "Latin-1", "tab at the start", "alias bomb", "!!python/object", "duplicate key"]
 )
-def test_the_same_holds_for_facts_and_overlays(kind, refused):
+def test_invalid_facts_and_overlays_are_refused_with_their_code(kind, refused):
     code, data = BAD[kind]
     write("spec.yaml", SPEC)
     assert "bad.yaml" in refused(code, "compile", "spec.yaml", "--facts", write("bad.yaml", data))
@@ -142,13 +142,13 @@ def test_the_same_holds_for_facts_and_overlays(kind, refused):
     ],
     ids=["byte-order mark", "CRLF", "CR", "directives", "blank lines", "no last line end", "unicode"],
 )
-def test_unusual_and_valid(data, ratc):
+def test_unusual_valid_specs_compile(data, ratc):
     assert ratc("validate", write("spec.yaml", data))[0] == 0
     assert ratc("compile", "spec.yaml", "-o", "out")[0] == 0
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_a_line_is_found_whatever_ends_lines(end, refused):
+def test_positions_are_right_for_every_line_ending(end, refused):
     said = refused("R101", "validate", write("spec.yaml", (HEAD + "sed: 1\n").replace("\n", end)))
     assert "spec.yaml:3:1" in said
     assert "3 | sed: 1\n" in said
@@ -157,7 +157,7 @@ def test_a_line_is_found_whatever_ends_lines(end, refused):
 # ---------------------------------------------------------------------- what is a file
 
 
-def test_a_missing_file_is_named_with_its_neighbour(refused):
+def test_r001_suggests_a_file_with_a_similar_name(refused):
     write("spec.yaml", SPEC)
     assert "did you mean `spec.yaml`?" in refused("R001", "validate", "spce.yaml")
     refused("R001", "validate", "no/such/folder/spec.yaml")
@@ -165,7 +165,7 @@ def test_a_missing_file_is_named_with_its_neighbour(refused):
     refused("R001", "compile", "spec.yaml", "--facts", "facts.yaml")
 
 
-def test_a_folder_is_no_spec(refused):
+def test_r001_for_a_folder_instead_of_a_spec(refused):
     os.mkdir("folder")
     write("folder/a.yaml", SPEC)
     assert "folder/a.yaml" in refused("R001", "validate", "folder")
@@ -174,7 +174,7 @@ def test_a_folder_is_no_spec(refused):
     refused("R001", "validate", write("a.yaml", SPEC), "--target", "slurm")
 
 
-def test_odd_files(refused, tmp_path):
+def test_loops_devices_and_odd_paths_are_refused(refused, tmp_path):
     os.symlink("loop.yaml", "loop.yaml")
     refused("R001", "validate", "loop.yaml")
     refused("R001", "validate", "spec\0.yaml")
@@ -186,7 +186,7 @@ def test_odd_files(refused, tmp_path):
     assert "not UTF-8" in refused("R001", "validate", os.fsdecode(b"caf\xe9.yaml"))
 
 
-def test_50_megabytes_are_not_read(refused):
+def test_r006_for_a_file_of_50_megabytes_without_reading_it(refused):
     with open("spec.yaml", "wb") as file:
         file.truncate(50 << 20)
     tracemalloc.start()
@@ -197,12 +197,12 @@ def test_50_megabytes_are_not_read(refused):
 
 
 @pytest.mark.skipif(IS_ROOT, reason="root may read everything")
-def test_a_file_without_permission(refused):
+def test_r001_for_a_file_without_read_permission(refused):
     os.chmod(write("spec.yaml", SPEC), 0)
     refused("R001", "validate", "spec.yaml")
 
 
-def test_a_pipe_is_as_good_as_a_file(ratc):
+def test_a_spec_can_be_read_from_a_pipe(ratc):
     os.mkfifo("spec.yaml")
     writer = threading.Thread(target=write, args=("spec.yaml", SPEC))
     writer.start()
@@ -231,7 +231,7 @@ def test_a_pipe_is_as_good_as_a_file(ratc):
     ],
     ids=range(12),
 )
-def test_a_bad_assignment(arguments, refused):
+def test_r107_for_an_invalid_assignment(arguments, refused):
     refused("R107", "validate", write("spec.yaml", SPEC), *arguments)
 
 
@@ -250,16 +250,16 @@ def test_a_bad_assignment(arguments, refused):
         ("RAT_TRAINING__PRECISION", "bf16\n", "R103"),
     ],
 )
-def test_a_bad_variable(name, value, code, refused, monkeypatch):
+def test_an_invalid_environment_variable_is_refused(name, value, code, refused, monkeypatch):
     monkeypatch.setenv(name, value)
     refused(code, "validate", write("spec.yaml", SPEC))
 
 
-def test_an_option_does_not_hide_that_a_section_is_none(refused):
+def test_r102_for_a_number_as_a_section_despite_an_option(refused):
     refused("R102", "validate", write("spec.yaml", HEAD + "training: 5\n"), "--epochs", "3")
 
 
-def test_misuse_is_2_and_bad_input_is_1(ratc):
+def test_exit_status_is_2_for_misuse_and_1_for_invalid_input(ratc):
     write("spec.yaml", SPEC)
     assert ratc("validate")[0] == 2
     assert ratc("validate", "spec.yaml", "--no-such-option")[0] == 2
@@ -273,7 +273,7 @@ def test_misuse_is_2_and_bad_input_is_1(ratc):
 @pytest.mark.parametrize(
     "name", ["--spec.yaml", "-", "RAT_spec.yaml", "a b.yaml", "$(touch pwned).yaml", "a\nb.yaml", "é\x07.yaml"]
 )
-def test_odd_names_of_specs(name, ratc):
+def test_specs_with_odd_file_names_compile(name, ratc):
     write(name, SPEC)
     status, out, err = ratc("compile", "-o", "out", "--", f"./{name}" if name[0] == "-" else name)
     assert (status, out) == (0, "out\n"), err
@@ -287,7 +287,7 @@ def test_odd_names_of_specs(name, ratc):
 @pytest.mark.parametrize(
     "folder", ["my exp #1", "123", "true", "null", "1e5", "a: b", "é", "-x", "x\ny", "{{ 7 * 7 }}"]
 )
-def test_init_writes_a_valid_spec_wherever_it_is(folder, ratc):
+def test_init_writes_a_valid_spec_in_a_folder_of_any_name(folder, ratc):
     os.mkdir(folder)
     os.chdir(folder)
     assert ratc("init")[0] == 0
@@ -319,14 +319,14 @@ def coloured(environment: dict[str, str]) -> bool:
         os.close(terminal)
 
 
-def test_colour_is_for_terminals_that_want_it():
+def test_colour_is_used_only_on_terminals_that_allow_it():
     assert coloured({"NO_COLOR": "", "TERM": "xterm"})
     assert not coloured({"NO_COLOR": "1", "TERM": "xterm"})
     assert not coloured({"NO_COLOR": "", "TERM": "dumb"})
     assert b"\x1b[" not in shell("validate", "missing.yaml", capture_output=True, env={"NO_COLOR": ""}).stderr
 
 
-def test_a_full_stdout_is_said_and_no_fault_of_ratc():
+def test_a_full_stdout_gives_no_internal_error():
     with open("/dev/full", "w") as full:
         done = shell("schema", stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode in (1, 2)
@@ -334,14 +334,14 @@ def test_a_full_stdout_is_said_and_no_fault_of_ratc():
     assert "internal error" not in done.stderr
 
 
-def test_a_reader_that_leaves_is_no_fault():
+def test_a_closed_pipe_on_stdout_is_not_an_error():
     command = f"{sys.executable} -m ratc schema | head -c 1"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, shell=True, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"{", b"")
 
 
-def test_a_closed_stderr_is_no_fault():
+def test_a_closed_stderr_is_not_an_error():
     write("spec.yaml", SPEC)
     command = f"{sys.executable} -m ratc validate spec.yaml 2>&-"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -349,7 +349,7 @@ def test_a_closed_stderr_is_no_fault():
     assert (done.returncode, done.stdout) == (0, b"")
 
 
-def test_a_folder_that_is_gone(refused, tmp_path):
+def test_r001_in_a_removed_working_folder(refused, tmp_path):
     os.mkdir("gone")
     write("spec.yaml", SPEC)
     os.chdir("gone")

@@ -1,4 +1,4 @@
-"""Text of an entrypoint in the scripts of every target: each argument, name and variable arrives, and none runs."""
+"""Entrypoint text in the scripts of every target: arguments, names and variables arrive, and none is run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def program(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_arguments_and_variables_arrive_as_they_are(target: str, tmp_path: Path) -> None:
+def test_arguments_and_variables_reach_the_program_unchanged(target: str, tmp_path: Path) -> None:
     program(tmp_path / "a", "note.py")
     program(tmp_path / "b", "note")
     variables = {f"VALUE_{number}": value for number, value in enumerate(VALUES)}
@@ -83,7 +83,7 @@ def test_arguments_and_variables_arrive_as_they_are(target: str, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in VALUES if name and "${" not in name and "/" not in name])
-def test_a_script_may_have_any_name(name: str, tmp_path: Path) -> None:
+def test_a_script_of_any_name_runs(name: str, tmp_path: Path) -> None:
     """On every target the lock alone names it."""
     folder = tmp_path / "folder"
     program(folder, name)
@@ -95,14 +95,16 @@ def test_a_script_may_have_any_name(name: str, tmp_path: Path) -> None:
     values=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12), max_size=5)
 )
 @pytest.mark.parametrize("target", TARGETS)
-def test_any_argument_arrives(target: str, values: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_arguments_reach_the_program_unchanged(
+    target: str, values: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("any")
     program(folder, "note.py")
     assert run(folder, target, {"script": "note.py", "args": escaped(values)}, {})[0] == values
 
 
 @pytest.mark.parametrize("module", ["-c", "a b", "a;b", "$(touch pwned)", "..a", "a/b", "", "a\nb", "née", "a.py:main"])
-def test_a_module_has_the_name_of_one(
+def test_an_entrypoint_module_with_an_invalid_name_is_refused(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""What a shell reads of a spec: every value reaches the training as it is, and none runs."""
+"""Values of a spec in shell scripts: each reaches the training unchanged, and none is run."""
 
 import argparse
 import os
@@ -71,7 +71,7 @@ def files() -> set[str]:
 
 
 @pytest.mark.parametrize("value", PLAIN + DASHES)
-def test_a_value_reaches_the_training_as_it_is(value, ratc):
+def test_values_reach_the_training_unchanged(value, ratc):
     (preflight, training), environment = run_script(value, ratc)
     lock = os.path.abspath("work/out/lock.yaml")
     assert preflight[:3] == ["-m", "ratc_runtime.preflight", lock]
@@ -89,7 +89,7 @@ def test_a_value_reaches_the_training_as_it_is(value, ratc):
 
 
 @pytest.mark.parametrize(("written", "rest"), [("~", ""), ("~/d", "/d"), ("~/a 'b' $(x)", "/a 'b' $(x)")])
-def test_a_tilde_is_the_home_of_whoever_runs_the_script(written, rest, ratc):
+def test_a_tilde_expands_to_the_home_of_the_user_who_runs_the_script(written, rest, ratc):
     write("spec.yaml", mapping({**yaml.safe_load(SPEC), "output_dir": written}))
     assert ratc("compile", "spec.yaml", "-o", "out")[0] == 0
     line = next(line for line in Path("out/run.sh").read_text().splitlines() if line.startswith("ratc_output_dir="))
@@ -103,13 +103,13 @@ def test_a_tilde_is_the_home_of_whoever_runs_the_script(written, rest, ratc):
     assert shown.stdout == "/home/some one" + rest
 
 
-def test_the_script_finds_itself_whatever_cdpath_says(ratc):
+def test_the_script_finds_its_folder_with_any_cdpath(ratc):
     os.makedirs("decoy/work/out")
     (preflight, _), _ = run_script("a b", ratc, CDPATH=os.path.abspath("decoy"))
     assert preflight[2] == os.path.abspath("work/out/lock.yaml")
 
 
-def test_a_variable_may_have_any_name(ratc):
+def test_variables_of_any_name_do_not_disturb_the_script(ratc):
     names = ["here", "python", "data_dir", "output_dir", "job", "status", "PATH_", "_x"]
     spec = {**yaml.safe_load(SPEC), "environment": {"variables": dict.fromkeys(names, "theirs")}}
     write("spec.yaml", mapping(spec))
@@ -152,7 +152,7 @@ def test_every_script_passes_shellcheck(ratc):
 
 
 @pytest.mark.parametrize("value", [value for value in PLAIN + DASHES if value != "null"])
-def test_an_option_is_as_safe_as_a_spec(value, ratc):
+def test_hostile_values_of_options_run_nothing(value, ratc):
     write("spec.yaml", SPEC)
     status, out, err = ratc("compile", "spec.yaml", "-o", "out", "--set", f"description={value}", f"--data-dir={value}")
     assert (status, out) == (0, "out\n"), err

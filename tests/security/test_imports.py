@@ -1,4 +1,4 @@
-"""`ratc import` builds documents: no text of what it reads becomes a key, a command, or a sign to a terminal."""
+"""`ratc import`: no text of an imported file becomes a key, a command, or a control sequence of the terminal."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def held(items: Any, name: str = "f") -> str:
 @pytest.mark.parametrize("kind", READERS)
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_values_of_json_and_yaml_stay_values(kind, data):
+def test_imported_json_and_yaml_values_never_become_keys_or_commands(kind, data):
     chosen = data.draw(st.dictionaries(st.sampled_from(TABLES[kind]), values, min_size=1, max_size=8))
     unknown = data.draw(st.dictionaries(texts, values, max_size=2))
     name = data.draw(texts)
@@ -130,7 +130,7 @@ COMMANDS = (
 @pytest.mark.parametrize("kind", DIRECTIVES)
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_values_of_scripts_stay_values(kind, data):
+def test_imported_script_values_never_become_keys_or_commands(kind, data):
     options = data.draw(st.lists(st.tuples(st.sampled_from(DIRECTIVES[kind]), texts), max_size=6))
     commands = data.draw(st.lists(st.tuples(st.sampled_from(COMMANDS), texts), max_size=6))
     sign = "#SBATCH --{}={}\n" if kind == "slurm" else '#BSUB -{} "{}"\n'
@@ -145,7 +145,7 @@ def test_values_of_scripts_stay_values(kind, data):
 @example("a && " * 5000)
 @example("if x; then " * 500)
 @example("<<E " * 500)
-def test_any_text_can_be_read_as_a_script(text):
+def test_any_text_is_read_as_a_script_without_a_crash(text):
     held(batch.read("slurm", "f", text.encode(errors="replace").decode()))
 
 
@@ -190,7 +190,7 @@ def test_a_comment_with_escapes_does_not_reach_the_terminal():
     "text", ["{}", "training: 5\ndata: 5\n", "training: {}\nmodel: {args: {}}\n", "experiment_name:\n"]
 )
 @pytest.mark.parametrize("kind", READERS)
-def test_files_without_content_are_no_fault_of_ratc(text, kind):
+def test_files_without_content_are_imported_as_an_empty_spec(text, kind):
     status, out, _ = imported(text, "f", "--from", kind)
     assert status == 0
     assert yaml.safe_load(out)["data"] == {"data_dir": "data"}
@@ -297,7 +297,7 @@ def test_a_value_that_is_no_secret_is_shown(line):
     assert "**" not in out + err
 
 
-def test_what_is_carried_is_no_matter_of_prose():
+def test_values_that_only_resemble_secrets_are_imported():
     text = "#!/bin/sh\n#SBATCH -p gpu\n#SBATCH -J token7\n#SBATCH -A proj1\n"
     text += "export TOKENIZERS_PARALLELISM=false\nmodule load pin/3\n"
     _, out, _ = imported(text)
@@ -307,7 +307,7 @@ def test_what_is_carried_is_no_matter_of_prose():
     assert made["environment"] == {"variables": {"TOKENIZERS_PARALLELISM": "false"}, "modules": ["pin/3"]}
 
 
-def test_secrets_that_a_script_passes_on_are_starred_and_the_rest_of_the_line_is_shown():
+def test_secrets_in_commands_of_a_script_are_masked_and_the_rest_is_shown():
     _, out, _ = imported(
         '#!/bin/sh\n#SBATCH -N 1\ncat <<E > x\nsome\nE\necho "$A" $B | tee x\necho plain\nml load cuda\n'
     )
@@ -317,7 +317,7 @@ def test_secrets_that_a_script_passes_on_are_starred_and_the_rest_of_the_line_is
     assert "cuda" in out
 
 
-def test_keys_of_known_forms_are_not_copied():
+def test_keys_of_known_formats_are_not_copied():
     keys = ("wandb login 0123456789abcdef0123456789abcdef01234567", "export X=" + "ghp_" + "a1" * 18)
     for line in keys:
         _, out, err = imported(f"#!/bin/sh\n#SBATCH -N 1\n{line}\n")
@@ -344,7 +344,7 @@ def test_no_secret_of_a_yaml_file_is_copied_or_shown(text):
     assert SECRET not in err
 
 
-def test_files_that_disagree_about_a_secret_do_not_tell_it():
+def test_conflicting_values_of_a_secret_are_not_shown():
     items = [Carried("environment.variables.DB_PASS", value, held_span(), "x") for value in (SECRET, f"{SECRET}2")]
     merged = merge.merge(items)
     assert not merged.values

@@ -1,4 +1,4 @@
-"""What ratc prints commands none of its readers: a terminal, GitHub's runner, a CommonMark renderer, a browser."""
+"""Output of ratc injects no commands into a terminal, GitHub's runner, a Markdown renderer or a browser."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def finding(value: str) -> Diagnostic:
 
 
 @given(texts)
-def test_a_line_for_a_terminal_is_one_line_that_commands_nothing(value):
+def test_visible_text_is_one_line_without_commands(value):
     shown = markup.visible(value)
     assert all(char.isprintable() for char in shown)
     assert len(shown) == len(value)
@@ -123,7 +123,7 @@ def test_a_line_for_a_terminal_is_one_line_that_commands_nothing(value):
 
 
 @pytest.mark.parametrize("code", SIGNS, ids=hex)
-def test_each_sign_is_made_visible(code):
+def test_every_control_character_is_made_visible(code):
     assert chr(code) not in markup.visible(chr(code))
     if chr(code) not in "\n\t":
         assert chr(code) not in markup.html(chr(code))
@@ -133,7 +133,7 @@ def test_each_sign_is_made_visible(code):
 @example("`", "`")
 @example("``<img src=x>``", "")
 @example("a`b", "c")
-def test_words_and_code_in_markdown_hold_no_markup(first, second):
+def test_escaped_text_and_code_contain_no_markdown_markup(first, second):
     for text in (
         f"- {markup.code(first)}: {markup.escape(second)}",
         f"- {markup.escape(f'`{first}``{second}`')}",
@@ -145,27 +145,27 @@ def test_words_and_code_in_markdown_hold_no_markup(first, second):
 
 
 @given(texts, texts)
-def test_a_row_of_a_table_keeps_its_cells(first, second):
+def test_escaped_text_does_not_change_the_cells_of_a_table(first, second):
     table = f"| a | b |\n|---|---|\n| {markup.code(first)} | {markup.escape(second)} |\n"
     assert [token.type for token in tokens(table)].count("td_open") == 2
 
 
 @pytest.mark.parametrize("value", ["own.Model", "a|b", "a`b", "<b>", "x_y*z", "a & b", "a  b"])
-def test_readers_of_markdown_see_what_was_written(value):
+def test_rendered_markdown_shows_the_original_text(value):
     for text in (markup.code(value), markup.escape(value) if "`" not in value else markup.code(value)):
         shown = "".join(token.content for token in tokens(text) if token.type in ("text", "code_inline"))
         assert shown == value
 
 
 @given(texts)
-def test_the_data_of_a_workflow_command_stays_in_its_line(value):
+def test_workflow_command_data_stays_on_its_line(value):
     line = f"::error title={markup.workflow_property(value)}::{markup.workflow_data(value, value)}"
     assert line.split("::", 2)[1].count(",") == 0
     assert all(char.isprintable() for char in line)
 
 
 @given(texts)
-def test_json_is_the_same_data_and_harmless_to_print(value):
+def test_json_keeps_its_data_and_prints_no_commands(value):
     printed = markup.json({value: [value]})
     assert all(char == "\n" or char.isprintable() for char in printed)
     assert not commands(printed)
@@ -173,7 +173,7 @@ def test_json_is_the_same_data_and_harmless_to_print(value):
 
 
 @given(texts)
-def test_prose_on_a_page_has_only_tags_of_ours(value):
+def test_html_prose_contains_only_code_tags(value):
     from html5lib import parseFragment
 
     page = str(prose(f"unknown key `{value}` at {value}"))
@@ -186,7 +186,7 @@ def test_prose_on_a_page_has_only_tags_of_ours(value):
 
 @given(texts)
 @example("@")
-def test_no_form_of_findings_lets_a_value_out(value):
+def test_no_format_of_findings_lets_a_value_inject_markup(value):
     items = [finding(value)]
     assert_no_markup(markdown.document(items, "ratc validate"))
     for told in (markdown.document(items, "x"), as_text.diagnostics(items), as_text.diagnostics(items, colour=True)):
@@ -240,7 +240,7 @@ EXPLAIN = (("explain", "{name}", "--all"), ("explain", "{name}", "model.args"), 
 
 @pytest.mark.parametrize("form", ["text", "json", "github", "sarif", "markdown"])
 @pytest.mark.parametrize("name", NAMES)
-def test_file_names_and_keys_command_nothing(name, form, capsys):
+def test_file_names_and_keys_inject_no_commands(name, form, capsys):
     for content in (BAD, ARGS):
         Path(name).write_text(content)
         for arguments in COMMANDS:
@@ -256,7 +256,7 @@ def test_file_names_and_keys_command_nothing(name, form, capsys):
 
 @pytest.mark.parametrize("form", ["text", "json", "markdown"])
 @pytest.mark.parametrize("name", NAMES)
-def test_explaining_them_commands_nothing(name, form, capsys):
+def test_explain_prints_hostile_names_without_commands(name, form, capsys):
     Path(name).write_text(ARGS)
     for arguments in EXPLAIN:
         told = run(*(one.format(name=name) for one in arguments), "--format", form, capsys=capsys)
@@ -265,7 +265,7 @@ def test_explaining_them_commands_nothing(name, form, capsys):
 
 
 @pytest.mark.parametrize("form", ["text", "json", "github", "sarif", "markdown"])
-def test_a_difference_commands_nothing(form, capsys):
+def test_diff_prints_hostile_names_without_commands(form, capsys):
     Path("a\n::error::x.yaml").write_text(ARGS)
     Path("b.yaml").write_text(ARGS.replace("deep", "deeper") + f"output_dir: {KEY}\n")
     told = run("diff", "a\n::error::x.yaml", "b.yaml", "--format", form, capsys=capsys)
@@ -276,7 +276,7 @@ def test_a_difference_commands_nothing(form, capsys):
 
 
 @pytest.mark.parametrize("value", ["##[error]x", "a ##vso[task.x]y", "\\n::error::x", "a\\n  ::warning::x"])
-def test_a_page_on_standard_output_commands_no_runner(value, capsys):
+def test_a_report_on_stdout_contains_no_workflow_commands(value, capsys):
     """In a quoted line, a text of several lines, a name; and readers of the page see what was written."""
     from html5lib import parse
 
@@ -290,7 +290,7 @@ def test_a_page_on_standard_output_commands_no_runner(value, capsys):
             assert value.split("\\n")[-1] in "".join(parse(page, namespaceHTMLElements=False).itertext())
 
 
-def test_a_page_turns_no_text(capsys):
+def test_a_report_contains_no_bidirectional_control_characters(capsys):
     Path("spec.yaml").write_text(ARGS)
     run("report", "spec.yaml", "-o", "page.html", capsys=capsys)
     page = Path("page.html").read_text()
@@ -299,7 +299,7 @@ def test_a_page_turns_no_text(capsys):
     assert "<img" not in page
 
 
-def test_names_and_arguments_of_the_command_line_command_nothing(capsys):
+def test_errors_about_hostile_arguments_contain_no_commands(capsys):
     for arguments in (
         ("\x1b[2J",),
         ("validate", "\n::error::x"),
@@ -311,7 +311,7 @@ def test_names_and_arguments_of_the_command_line_command_nothing(capsys):
         assert not commands(told)
 
 
-def test_a_file_that_git_compares_line_by_line_commands_nothing(capsys):
+def test_the_git_driver_prints_invalid_files_without_commands(capsys):
     """A version that is no spec, as another tool's or a broken one, is told by its lines."""
     Path("old.yaml").write_text("[\n::error::x\n\x1b[2J\nMY_TOKEN: sEcReT1\n")
     Path("new.yaml").write_text("[\n::error::x\n##[error]y\u202e\nMY_TOKEN: sEcReT2\n")
@@ -324,7 +324,7 @@ def test_a_file_that_git_compares_line_by_line_commands_nothing(capsys):
 
 
 @pytest.mark.parametrize("name", ["$\\frac{$", "a$b$c$", "\\$x$", "\x1b]0;title\x07", "\udce9.png", "x" * 3000, "\n\t"])
-def test_a_name_in_a_picture_is_no_formula_and_writes_nothing_to_the_terminal(tmp_path: Path, name: str) -> None:
+def test_a_sample_name_in_a_picture_is_not_read_as_tex(tmp_path: Path, name: str) -> None:
     """matplotlib reads what is between dollar signs as TeX, and warns of control characters by printing them."""
     image, path = torch.rand(1, 8, 8), tmp_path / "x.png"
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What stands in an output folder before a run: links that lead out of it, pipes and devices."""
+"""Output folders that hold links out of the folder, pipes and devices before a run."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", WRITTEN)
 @pytest.mark.parametrize("kind", ["file", "folder", "nothing", "pipe"])
-def test_a_run_writes_nothing_through_them(
+def test_a_run_writes_through_no_link_pipe_or_device(
     name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outside, place = tmp_path / "outside", tmp_path / "out" / name
@@ -51,7 +51,7 @@ def test_a_run_writes_nothing_through_them(
     ]
 
 
-def test_a_run_keeps_its_own_links(tmp_path: Path) -> None:
+def test_a_run_keeps_the_links_that_it_made(tmp_path: Path) -> None:
     """Those to the best and the last checkpoint, those of Weights & Biases, and the folder's own."""
     real, named = tmp_path / "scratch", tmp_path / "out"
     (real / "checkpoints").mkdir(parents=True)
@@ -64,7 +64,7 @@ def test_a_run_keeps_its_own_links(tmp_path: Path) -> None:
     refuse_links(tmp_path / "not-there")
 
 
-def test_the_folder_of_weights_and_biases_is_no_link(tmp_path: Path) -> None:
+def test_r510_if_the_wandb_folder_is_a_link(tmp_path: Path) -> None:
     (tmp_path / "wandb").symlink_to("/tmp")
     with pytest.raises(RuntimeFinding) as caught:
         refuse_links(tmp_path)
@@ -84,7 +84,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("aim", ["file", "nothing"])
-def test_what_is_written_beside_a_run_replaces_links(name: str, aim: str, tmp_path: Path) -> None:
+def test_evaluate_predict_and_compress_replace_links(name: str, aim: str, tmp_path: Path) -> None:
     """Of `evaluate`, `predict` and `compress`, which take a folder with whatever stands in it."""
     outside, folder = tmp_path / "outside", tmp_path / "out"
     outside.mkdir()
@@ -100,7 +100,7 @@ def test_what_is_written_beside_a_run_replaces_links(name: str, aim: str, tmp_pa
 
 
 @pytest.mark.parametrize("words", [["compile", "spec.yaml", "-o"], ["init"], ["report", "spec.yaml", "-o"]])
-def test_a_path_of_thousands_of_folders_cannot_be_written(words, tmp_path, monkeypatch, capsys):
+def test_an_output_path_of_thousands_of_folders_is_refused(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     spec = (
         "experiment_name: demo\ndata: {data_dir: data}\ntraining: {batch_size: 2}\nresources: {num_gpus: 0, cpus: 2}\n"

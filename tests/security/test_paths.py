@@ -1,4 +1,4 @@
-"""What a stranger's folder holds in the place of files: pipes, devices, the kernel's own files, odd trees of git."""
+"""A stranger's folder with pipes, devices, kernel files or hostile git trees in the place of files."""
 
 import os
 import subprocess
@@ -60,7 +60,7 @@ def run(words: list[str], **variables: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_a_spec_is_a_file(kind: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_r001_for_a_spec_that_is_no_regular_file(kind: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put("config.yaml", kind)
     for words in READING:
         assert main(list(words)) in (1, 2)
@@ -71,7 +71,9 @@ def test_a_spec_is_a_file(kind: str, here: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", ["overlay", "cluster", "lock", "points", "module", "rate"])
-def test_so_are_all_that_it_leads_to(kind: str, place: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_inputs_of_a_spec_must_be_regular_files(
+    kind: str, place: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The command ends, and shows nothing of this process."""
     Path("config.yaml").write_text(SPEC)
     assert main(["compile", "config.yaml", "-o", "out", "--no-predict"]) == 0
@@ -106,14 +108,14 @@ def test_so_are_all_that_it_leads_to(kind: str, place: str, here: Path, capsys: 
         assert "PATH=" not in said
 
 
-def test_a_pipe_of_the_shell_is_read(here: Path) -> None:
+def test_a_spec_from_a_process_substitution_is_read(here: Path) -> None:
     command = f"exec {sys.executable} -m ratc validate <(cat good.yaml)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, timeout=HANGS_S, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_opened_is_regular(here: Path) -> None:
+def test_open_regular_opens_only_regular_files(here: Path) -> None:
     with files.open_regular("good.yaml") as file:
         assert file.read() == SPEC.encode()
     os.symlink("good.yaml", "link.yaml")
@@ -124,7 +126,7 @@ def test_what_is_opened_is_regular(here: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["key", "value", "card", "option"])
-def test_a_word_of_a_million_letters_costs_no_more_than_its_length(
+def test_a_word_of_a_million_letters_is_refused_in_linear_time(
     word: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is suggested in its place took minutes to find."""
@@ -151,7 +153,7 @@ def git(*words: str, given: bytes = b"") -> str:
     return done.stdout.decode().strip()
 
 
-def test_a_tree_of_git_does_not_lead_out_of_its_folder(
+def test_a_git_tree_is_not_extracted_outside_its_folder(
     here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names with `..`, a link with the name of a folder, and links that lead out by way of other links."""
@@ -218,7 +220,7 @@ refused(lambda: lock_digest(Path("point.yaml")))
 
 
 @pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "/dev/tty"])
-def test_so_are_those_of_a_data_set_and_of_a_run(kind: str, here: Path) -> None:
+def test_files_of_a_data_set_and_of_a_run_must_be_regular(kind: str, here: Path) -> None:
     for name in ("images", "masks", "annotations"):
         os.mkdir(name)
     for name in (
@@ -244,7 +246,7 @@ def test_so_are_those_of_a_data_set_and_of_a_run(kind: str, here: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_list_that_only_says_that_it_is_long_is_refused(here: Path) -> None:
+def test_a_tiny_file_that_claims_a_huge_list_is_refused(here: Path) -> None:
     from ratc_runtime.data.folders import split_names
     from ratc_runtime.errors import RuntimeFinding
 

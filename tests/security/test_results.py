@@ -1,4 +1,4 @@
-"""Results of runs that somebody else has written: a study takes those of its own locks, and only in their own form."""
+"""Results of runs that a stranger wrote: a study accepts only those of its own locks, in their own format."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def found(trial: Compiled, study: Study, content: object) -> outcome.Trial:
     return trials.result(trial, study)
 
 
-def test_a_study_takes_the_results_of_its_own_lock(trial: Compiled, study: Study) -> None:
+def test_a_study_accepts_results_of_its_own_lock(trial: Compiled, study: Study) -> None:
     ended = found(trial, study, WHOLE)
     assert (ended.status, ended.metric, ended.epoch, ended.seconds) == (outcome.FINISHED, 0.75, 2, 3.5)
     # Trained under another lock that gives the same, which the runtime has confirmed.
@@ -54,14 +54,14 @@ def test_a_study_takes_the_results_of_its_own_lock(trial: Compiled, study: Study
 
 
 @pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "", None, 5, ["x"], "x" + OWN])
-def test_results_of_another_lock_are_none(digest: object, trial: Compiled, study: Study) -> None:
+def test_a_study_ignores_results_of_another_lock(digest: object, trial: Compiled, study: Study) -> None:
     ended = found(trial, study, {**WHOLE, "lock_sha256": digest})
     assert (ended.status, ended.metric) == (outcome.OPEN, None)
     Path(trial.files.output, "epochs.json").write_text(json.dumps({**WHOLE, "lock_sha256": digest}))
     assert found(trial, study, WHOLE).metric == 0.75
 
 
-def test_an_array_s_trial_has_its_lock_elsewhere(trial: Compiled, study: Study) -> None:
+def test_a_trial_of_an_array_is_finished_without_a_lock_in_its_folder(trial: Compiled, study: Study) -> None:
     os.unlink(os.path.join(trial.files.folder, "lock.yaml"))
     assert found(trial, study, {**WHOLE, "lock_sha256": "sha256:0"}).status == outcome.FINISHED
 
@@ -84,14 +84,16 @@ def test_an_array_s_trial_has_its_lock_elsewhere(trial: Compiled, study: Study) 
     ],
     ids=lambda content: str(content)[:40],
 )
-def test_results_of_another_form_are_none(content: object, trial: Compiled, study: Study) -> None:
+def test_a_study_ignores_results_of_another_format(content: object, trial: Compiled, study: Study) -> None:
     ended = found(trial, study, content)
     assert (ended.status, ended.metric) == (outcome.OPEN, None)
     outcome.as_csv(study, [])
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link", "folder"])
-def test_results_are_a_file(kind: str, trial: Compiled, study: Study, tmp_path: Path) -> None:
+def test_a_study_ignores_results_that_are_no_regular_file(
+    kind: str, trial: Compiled, study: Study, tmp_path: Path
+) -> None:
     path, other = Path(trial.files.output, "results.json"), tmp_path / "other.json"
     other.write_text(json.dumps(WHOLE))
     if kind == "fifo":
@@ -104,7 +106,7 @@ def test_results_are_a_file(kind: str, trial: Compiled, study: Study, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo"])
-def test_a_study_writes_through_no_link(kind: str, trial: Compiled, tmp_path: Path) -> None:
+def test_a_study_does_not_write_through_links(kind: str, trial: Compiled, tmp_path: Path) -> None:
     """What a repository holds below its output folders may lead to a file of the user's."""
     mine = tmp_path / "mine"
     mine.write_text("kept")

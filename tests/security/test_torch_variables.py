@@ -1,4 +1,4 @@
-"""TORCH_LOGS: what only looks at something does not read it; what trains refuses names that torch does not know."""
+"""TORCH_LOGS: commands that only inspect ignore it; training refuses names that torch does not know."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from tests.effort import HANGS_S
 ROOT = Path(__file__).parents[2]
 
 
-def test_data_check_does_not_read_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_check_ignores_an_invalid_torch_logs(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_LOGS", "bad")
     (tmp_path / "config.yaml").write_text("experiment_name: demo\ndata: {data_dir: data}\nresources: {num_gpus: 0}\n")
@@ -30,7 +30,7 @@ def test_data_check_does_not_read_it(tmp_path: Any, monkeypatch: pytest.MonkeyPa
     assert given
 
 
-def test_tracing_does_not_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracing_ignores_an_invalid_torch_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     from ratc.tracing import child_process
 
     monkeypatch.setenv("TORCH_LOGS", "bad")
@@ -43,7 +43,7 @@ LIKE_TRAIN = [pytest.param(name, marks=pytest.mark.slow(every=True)) for name in
 
 
 @pytest.mark.parametrize("name", ["train", "preflight", "commands.predict", *LIKE_TRAIN])
-def test_a_module_that_is_started_directly_refuses_it(name: str) -> None:
+def test_a_runtime_module_refuses_an_invalid_torch_logs(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"ratc_runtime.{name}", "--help"],
         env={**os.environ, "PYTHONPATH": str(ROOT / "runtime"), "TORCH_LOGS": "bad"},
