@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, found again and written in the background; what they say of themselves."""
+"""Checkpoints: which are kept, loaded and written in the background, and the data that they record."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def listed(checkpoints: Checkpoints) -> list[str]:
 # What is kept.
 
 
-def test_names_sort_as_places_do() -> None:
+def test_checkpoint_names_sort_by_epoch_and_step() -> None:
     made = [Place(0, 3), Place(0, 12), Place(1, 0), Place(2, 6), Place(3, 0), Place(10, 1), Place(12345, 0)]
     assert [places.place_of(f"{place.name}.pt", ".pt") for place in made] == made
     assert sorted(made) == made
@@ -65,7 +65,7 @@ def test_names_sort_as_places_do() -> None:
         assert places.place_of(name, ".pt") is None
 
 
-def test_the_newest_and_the_best_are_kept_and_led_to(tmp_path: Path) -> None:
+def test_the_newest_and_best_checkpoints_are_kept_and_linked(tmp_path: Path) -> None:
     checkpoints = make(tmp_path, checkpoint__keep_last=2, checkpoint__keep_best=2)
     for epoch, best in ((1, [1]), (2, [2, 1]), (3, [2, 3, 1]), (4, [2, 3, 4, 1]), (5, [2, 3, 5, 4, 1])):
         assert save(checkpoints, epoch, best=best)
@@ -77,7 +77,7 @@ def test_the_newest_and_the_best_are_kept_and_led_to(tmp_path: Path) -> None:
     assert os.readlink(checkpoints.path("best")) == names[0]
 
 
-def test_saving_twice_at_one_place_writes_once(tmp_path: Path) -> None:
+def test_saving_twice_at_one_step_writes_once(tmp_path: Path) -> None:
     checkpoints = make(tmp_path)
     save(checkpoints, 1)
     before = checkpoints.path("last").stat().st_ino
@@ -88,7 +88,7 @@ def test_saving_twice_at_one_place_writes_once(tmp_path: Path) -> None:
     assert checkpoints.path("last").exists()
 
 
-def test_a_kill_before_the_links_is_made_good_if_nothing_is_left_to_train(
+def test_links_missing_after_a_kill_are_restored_for_a_finished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = make(tmp_path, checkpoint__keep_last=1)
@@ -119,7 +119,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_reported_once(
     assert "epoch-0002" not in told
 
 
-def test_order_needs_no_clock(tmp_path: Path) -> None:
+def test_checkpoints_are_ordered_by_step_not_by_file_time(tmp_path: Path) -> None:
     """Times of files go backwards, as after a jump of the clock or a copy."""
     checkpoints = make(tmp_path, checkpoint__keep_last=3, training__epochs=5)
     for epoch in range(1, 6):
@@ -132,7 +132,7 @@ def test_order_needs_no_clock(tmp_path: Path) -> None:
     assert make(tmp_path, training__epochs=5).load_last()["epoch"] == 5
 
 
-def test_a_copy_of_last_alone_is_gone_on_from(tmp_path: Path) -> None:
+def test_a_run_continues_from_a_copy_of_last_alone(tmp_path: Path) -> None:
     checkpoints = make(tmp_path)
     save(checkpoints, 2)
     shutil.copytree(checkpoints.folder, tmp_path / "copy", symlinks=False)
@@ -158,7 +158,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "empty", "foreign"])
-def test_a_damaged_newest_one_is_named_and_the_one_before_taken(
+def test_a_damaged_newest_checkpoint_is_named_and_the_previous_one_loaded(
     tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoints = make(tmp_path)
@@ -187,7 +187,7 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_taken(
     assert "--fresh" in caught.value.help
 
 
-def test_what_the_disk_does_not_read_today_is_not_removed(
+def test_a_checkpoint_with_a_read_error_is_not_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoints = make(tmp_path)
@@ -208,7 +208,9 @@ def test_what_the_disk_does_not_read_today_is_not_removed(
     assert "epoch-0002-step-000000.pt" in listed(again)
 
 
-def test_the_best_falls_back_to_the_next_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_best_checkpoint_falls_back_to_the_next_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoints = make(tmp_path, checkpoint__keep_last=1, checkpoint__keep_best=2)
     for epoch in (1, 2, 3):
         train(checkpoints)
@@ -222,7 +224,7 @@ def test_the_best_falls_back_to_the_next_best(tmp_path: Path, capsys: pytest.Cap
     assert checkpoints.load_best([]) is None
 
 
-def test_states_come_back(tmp_path: Path) -> None:
+def test_loading_restores_engine_and_random_states(tmp_path: Path) -> None:
     checkpoints = make(tmp_path)
     train(checkpoints, 3)
     save(checkpoints, 1)
@@ -240,7 +242,7 @@ def test_states_come_back(tmp_path: Path) -> None:
 # In the background.
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
     held, begun, write_file = threading.Event(), threading.Event(), files.write_file
@@ -268,7 +270,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
     assert not same(content["model"], dict(checkpoints.engine.module.state_dict()))
 
 
-def test_a_failed_save_in_the_background_is_reported_and_agreed_on(
+def test_a_failed_background_save_is_reported_and_training_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: Any) -> None:
@@ -291,7 +293,7 @@ def test_a_failed_save_in_the_background_is_reported_and_agreed_on(
     assert "checkpoints can be written again" in capsys.readouterr().err
 
 
-def test_a_fault_that_is_not_the_disks_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_background_save_raises_errors_other_than_oserror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise ValueError("a bug")
 
@@ -302,7 +304,7 @@ def test_a_fault_that_is_not_the_disks_is_raised(tmp_path: Path, monkeypatch: py
         checkpoints.close()
 
 
-def test_a_snapshot_keeps_what_shares_memory(tmp_path: Path) -> None:
+def test_a_snapshot_keeps_shared_tensors_shared(tmp_path: Path) -> None:
     tied = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False))
     tied[1].weight = tied[0].weight
     state = tied.state_dict()
@@ -316,7 +318,7 @@ def test_a_snapshot_keeps_what_shares_memory(tmp_path: Path) -> None:
 # What they say of themselves.
 
 
-def test_a_changed_lock_is_refused_with_the_differences(tmp_path: Path) -> None:
+def test_r518_names_the_differences_of_a_changed_lock(tmp_path: Path) -> None:
     save(make(tmp_path), 1)
     assert make(tmp_path, checkpoint__keep_last=5, data__num_workers=1, data__prefetch_factor=2).load_last()
     with pytest.raises(RuntimeFinding, match="R518") as caught:
@@ -329,7 +331,7 @@ def test_a_changed_lock_is_refused_with_the_differences(tmp_path: Path) -> None:
     assert "epoch-0001-step-000000.pt" in caught.value.message
 
 
-def test_a_checkpoint_says_what_it_was_made_of(tmp_path: Path) -> None:
+def test_a_checkpoint_records_its_lock_world_and_progress(tmp_path: Path) -> None:
     checkpoints = make(tmp_path, model__args={"since": "2026-01-01", "width": 4, "rate": 1e-5})
     save(checkpoints, 3, 2)
     for path in (checkpoints.path("last"), checkpoints.path("epoch-0003-step-000002")):
@@ -347,7 +349,7 @@ def test_a_checkpoint_says_what_it_was_made_of(tmp_path: Path) -> None:
             checkpoint.read(path)
 
 
-def test_a_lock_of_another_ratc_is_refused_in_words(tmp_path: Path) -> None:
+def test_r508_names_the_keys_that_an_older_lock_lacks(tmp_path: Path) -> None:
     content = make(tmp_path).lock.model_dump()
     del content["checkpoint"]["keep_last"]
     with pytest.raises(RuntimeFinding, match="R508") as caught:
@@ -355,7 +357,7 @@ def test_a_lock_of_another_ratc_is_refused_in_words(tmp_path: Path) -> None:
     assert "missing: keep_last" in caught.value.note
 
 
-def test_a_checkpoint_of_version_1_is_refused_in_words(tmp_path: Path) -> None:
+def test_r508_for_a_checkpoint_of_version_1(tmp_path: Path) -> None:
     checkpoints = make(tmp_path)
     checkpoints.folder.mkdir()
     torch.save({"version": 1, "fingerprint": "a", **checkpoints.engine.state()}, checkpoints.path("last"))
@@ -365,7 +367,7 @@ def test_a_checkpoint_of_version_1_is_refused_in_words(tmp_path: Path) -> None:
         assert caught.value.note == header.OLDER
 
 
-def test_weights_are_exported_with_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exported_weights_carry_their_metadata(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors import safe_open
 
     checkpoints = make(tmp_path)

@@ -1,4 +1,4 @@
-"""The list of contents of torch's distributed checkpoints: read without running anything that it names."""
+"""The metadata of torch's distributed checkpoints is read without running code that it names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def written(folder: Path, **tensors: object) -> Path:
     return folder / FOLDER
 
 
-def test_weights_are_read_and_the_optimizer_is_not(tmp_path: Path) -> None:
+def test_only_weights_are_read_from_a_distributed_checkpoint(tmp_path: Path) -> None:
     weight, count = torch.randn(3, 4), torch.tensor(7)
     folder = written(
         tmp_path, **{"model.a.weight": weight, "model.count": count, "optimizer.a.weight:exp_avg": torch.ones(3, 4)}
@@ -37,7 +37,7 @@ class Harmful:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_list_that_names_a_function_is_refused(tmp_path: Path) -> None:
+def test_metadata_that_names_a_function_is_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, **{"model.a": torch.ones(2)})
     (folder / ".metadata").write_bytes(pickle.dumps(Harmful(tmp_path / "made")))
     with pytest.raises(pickle.UnpicklingError, match=r"posix\.mkdir"):
@@ -52,7 +52,7 @@ def test_values_other_than_tensors_are_refused(tmp_path: Path) -> None:
         read_weights(folder)
 
 
-def test_a_damaged_list_is_an_error_of_a_known_kind(tmp_path: Path) -> None:
+def test_damaged_metadata_raises_a_known_error(tmp_path: Path) -> None:
     folder = written(tmp_path, **{"model.a": torch.ones(2)})
     whole = (folder / ".metadata").read_bytes()
     (folder / ".metadata").write_bytes(whole[: len(whole) // 2])

@@ -1,4 +1,4 @@
-"""The file of a checkpoint: read by torch and by zip, whole or found to be damaged, and private."""
+"""The file of a checkpoint: readable by torch and zip, private, with damage detected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from ratc_runtime.checkpoint import files
 
 
-def test_nobody_else_may_read_a_checkpoint(tmp_path: Path) -> None:
+def test_a_checkpoint_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
         files.write_file(tmp_path / "a.pt", {"a": 1})
@@ -23,7 +23,7 @@ def test_nobody_else_may_read_a_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "a.pt").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_is_read_by_torch_and_by_zip_and_proves_itself(tmp_path: Path) -> None:
+def test_a_checkpoint_file_is_read_by_torch_and_zip_and_passes_its_checksum(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     files.write_file(path, {"a": torch.arange(1000.0), "b": "text"})
     assert files.fault_of(path) is None
@@ -35,7 +35,7 @@ def test_a_file_is_read_by_torch_and_by_zip_and_proves_itself(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_any_flipped_bit_and_any_missing_end_is_found(tmp_path: Path) -> None:
+def test_a_flipped_bit_or_a_truncation_is_detected(tmp_path: Path) -> None:
     path, chance = tmp_path / "a.pt", random.Random(0)
     files.write_file(path, {"a": torch.arange(300.0)})
     whole = path.read_bytes()
@@ -50,7 +50,7 @@ def test_any_flipped_bit_and_any_missing_end_is_found(tmp_path: Path) -> None:
     assert files.fault_of(path) is None
 
 
-def test_what_the_disk_did_not_keep_is_found_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_write_is_detected_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, fsync = tmp_path / "a.pt", os.fsync
     files.write_file(path, {"a": torch.zeros(10)})
     before = path.read_bytes()
@@ -89,7 +89,7 @@ def test_short_writes_are_completed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("code", "passes"), [(errno.ESTALE, True), (errno.ENOSPC, False)])
-def test_what_passes_by_itself_is_tried_again(
+def test_transient_write_errors_are_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, passes: bool
 ) -> None:
     replace, calls = os.replace, []

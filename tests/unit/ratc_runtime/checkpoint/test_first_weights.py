@@ -1,4 +1,4 @@
-"""Weights that a new run starts from: the files that hold them, the names that are loaded, and what is refused."""
+"""Initial weights of a run: supported files, selection of names, and refusals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def saved(folder: Path, content: Any) -> Path:
 
 
 @pytest.mark.parametrize("form", ["alone", "model", "state_dict", "safetensors"])
-def test_every_usual_file_is_read(tmp_path: Path, form: str) -> None:
+def test_every_supported_weight_file_is_read(tmp_path: Path, form: str) -> None:
     given, path = model(2).state_dict(), tmp_path / "weights.safetensors"
     if form == "safetensors":
         save_file(given, path)
@@ -51,7 +51,7 @@ def test_every_usual_file_is_read(tmp_path: Path, form: str) -> None:
     assert all(torch.equal(value, given[name]) for name, value in net.state_dict().items())
 
 
-def test_patterns_choose_names_and_the_others_stay(tmp_path: Path) -> None:
+def test_skip_patterns_leave_matching_weights_unchanged(tmp_path: Path) -> None:
     given, net = model(5).state_dict(), model(1)
     head = net.head.weight.detach().clone()
     path = saved(tmp_path, given)
@@ -64,7 +64,7 @@ def test_patterns_choose_names_and_the_others_stay(tmp_path: Path) -> None:
     assert torch.equal(net.norm.weight, before)
 
 
-def test_without_strict_names_of_one_side_are_listed(tmp_path: Path) -> None:
+def test_without_strict_unmatched_names_are_listed(tmp_path: Path) -> None:
     given = model().state_dict()
     given["old.weight"] = given.pop("body.weight")
     path = saved(tmp_path, given)
@@ -82,14 +82,14 @@ def test_without_strict_names_of_one_side_are_listed(tmp_path: Path) -> None:
         ({"skip": ["*"]}, "the model and the file have no name in common"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_r595_for_weights_that_do_not_fit_the_model(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     path = saved(tmp_path, model(5).state_dict())
     with pytest.raises(RuntimeFinding, match=words) as raised:
         begin_with(model(1), asked(path, **changes), path)
     assert raised.value.code == "R595"
 
 
-def test_strict_refuses_names_of_one_side(tmp_path: Path) -> None:
+def test_strict_refuses_unmatched_names(tmp_path: Path) -> None:
     given = {f"module.{name}": value for name, value in model().state_dict().items()} | {"body.bias": torch.zeros(4)}
     path = saved(tmp_path, given)
     with pytest.raises(RuntimeFinding, match=r"only the file has module\.body\.weight") as raised:

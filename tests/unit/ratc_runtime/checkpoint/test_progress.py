@@ -1,4 +1,4 @@
-"""What a run refuses to continue from: a checkpoint that is whole by its digest, and that no run can have written."""
+"""A checkpoint that is intact by its digest, but that no run can have written, is refused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def written(path: Path, whole: Any, change: Callable[[Any], None]) -> None:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_no_run_has_written_is_refused(name: str, saved: tuple[Checkpoints, Path, Any]) -> None:
+def test_progress_that_no_run_can_have_written_is_refused(name: str, saved: tuple[Checkpoints, Path, Any]) -> None:
     checkpoints, path, whole = saved
     keys, values = WRONG[name]
     for value in values:
@@ -77,14 +77,14 @@ def test_what_no_run_has_written_is_refused(name: str, saved: tuple[Checkpoints,
         assert raised.value.code == "R508", value
 
 
-def test_the_checkpoint_itself_is_continued(saved: tuple[Checkpoints, Path, Any]) -> None:
+def test_an_unchanged_checkpoint_is_continued(saved: tuple[Checkpoints, Path, Any]) -> None:
     checkpoints, path, whole = saved
     written(path, whole, lambda content: None)
     assert checkpoints.load_last() == whole["progress"]
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", 5, "", None])
-def test_the_starts_of_a_folder_name_no_other_folder(name: Any, tmp_path: Path) -> None:
+def test_an_edited_run_id_is_replaced(name: Any, tmp_path: Path) -> None:
     first = run_history.RunHistory(tmp_path, "f", False, None, 0, 0)
     path = tmp_path / run_history.FILE
     path.write_text(path.read_text().replace(f'"{first.run_id}"', json.dumps(name)))
@@ -109,7 +109,7 @@ def test_the_starts_of_a_folder_name_no_other_folder(name: Any, tmp_path: Path) 
         {"optimizer": "torch.optim:Adam", "optimizer_args": {"amsgrad": True}},
     ],
 )
-def test_what_a_run_has_written_is_continued(training: dict[str, Any], tmp_path: Path) -> None:
+def test_every_progress_that_a_run_writes_is_continued(training: dict[str, Any], tmp_path: Path) -> None:
     changes = {"training": {**BASE["training"], **training}}
     checkpoints = make(tmp_path, **changes)
     train(checkpoints, 2)
