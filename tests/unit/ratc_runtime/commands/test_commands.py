@@ -1,4 +1,4 @@
-"""Checkpoints put to use: `ratc_runtime evaluate` scores one, `ratc_runtime predict` writes masks and boxes."""
+"""`ratc_runtime evaluate` scores a checkpoint, `ratc_runtime predict` writes masks and boxes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_has_the_scores_that_its_run_found(
+def test_evaluate_reproduces_the_test_scores_of_the_run(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(run)
@@ -91,7 +91,7 @@ def test_a_checkpoint_has_the_scores_that_its_run_found(
 
 
 @pytest.mark.slow
-def test_predicted_masks_score_as_the_test_did(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predicted_masks_reproduce_the_test_scores(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run)
     images = tmp_path / "images"
     images.mkdir()
@@ -106,7 +106,7 @@ def test_predicted_masks_score_as_the_test_did(run: Path, tmp_path: Path, monkey
     assert 2 * hit / (2 * hit + extra + missed) == pytest.approx(results(run / "out")["test"]["dice"], rel=1e-6)
 
 
-def test_masks_have_the_size_of_the_picture_and_bad_ones_are_named(
+def test_predicted_masks_have_the_image_size_and_bad_images_are_named(
     itself: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = tmp_path / "images"
@@ -140,7 +140,7 @@ def test_masks_have_the_size_of_the_picture_and_bad_ones_are_named(
     assert "would be written to the same file, b_segmentation.png" in capsys.readouterr().err
 
 
-def test_two_classes_are_numbers(itself: Any, tmp_path: Path) -> None:
+def test_predicted_masks_of_two_classes_hold_class_numbers(itself: Any, tmp_path: Path) -> None:
     picture = np.zeros((32, 32), np.uint8)
     picture[8:, :] = 255
     Image.fromarray(picture).save(tmp_path / "one.png")
@@ -152,7 +152,7 @@ def test_two_classes_are_numbers(itself: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPI", "SAR", "PSL"])
-def test_a_volume_is_put_together_as_it_lies_in_its_file(itself: Any, tmp_path: Path, axes: str) -> None:
+def test_a_predicted_volume_keeps_the_orientation_of_its_file(itself: Any, tmp_path: Path, axes: str) -> None:
     random = np.random.default_rng(3)
     bright = random.random((11, 23, 17)) > 0.6
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))
@@ -181,9 +181,7 @@ def fine(shape: tuple[int, ...], seed: int) -> Any:
 
 
 @pytest.mark.parametrize("overlap", ["0", "0.5"])
-def test_large_pictures_are_predicted_in_the_resolution_of_their_files(
-    itself: Any, tmp_path: Path, overlap: str
-) -> None:
+def test_large_images_are_predicted_at_full_resolution(itself: Any, tmp_path: Path, overlap: str) -> None:
     shapes = {"wide": (45, 100), "tile": (32, 32), "small": (20, 70)}
     (tmp_path / "images").mkdir()
     for number, (name, shape) in enumerate(shapes.items()):
@@ -195,7 +193,7 @@ def test_large_pictures_are_predicted_in_the_resolution_of_their_files(
         assert np.array_equal(written, fine(shape, number)), name
 
 
-def test_large_pictures_are_scored_in_the_resolution_of_their_files(itself: Any, tmp_path: Path) -> None:
+def test_large_images_are_scored_at_full_resolution(itself: Any, tmp_path: Path) -> None:
     write_data(tmp_path / "data", test=3)
     for number in range(3):
         values = fine((50 + 7 * number, 90), number)
@@ -213,7 +211,7 @@ def test_large_pictures_are_scored_in_the_resolution_of_their_files(itself: Any,
     assert len(list((tmp_path / "drawn").iterdir())) == 3
 
 
-def test_whole_volumes_are_scored_each_once(itself: Any, tmp_path: Path) -> None:
+def test_each_whole_volume_is_scored_once(itself: Any, tmp_path: Path) -> None:
     for kind in ("images", "masks"):
         (tmp_path / "data" / kind).mkdir(parents=True)
     names = [f"scan{number}" for number in range(2)]
@@ -235,7 +233,7 @@ def test_whole_volumes_are_scored_each_once(itself: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("main", [evaluate.main, lambda words: predict.main([*words, ".", "-o", "masks"])])
-def test_only_patches_of_masks_are_put_together(
+def test_overlap_is_refused_for_a_custom_task(
     itself: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], main: Any
 ) -> None:
     own = {"task_type": "custom", "data__dataset": "mine:Data", "checkpoint__best_metric": "loss"}
@@ -247,7 +245,7 @@ def test_only_patches_of_masks_are_put_together(
         main([*command, "--overlap", "1"])
 
 
-def test_boxes_are_in_pixels_of_the_file_and_read_as_a_data_set(tmp_path: Path) -> None:
+def test_predicted_boxes_are_in_file_pixels_and_readable_as_a_data_set(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((40, 80), np.uint8)).save(tmp_path / "a.png")
     writer = BoxWriter(tmp_path / "annotations", ["dot", "ring"], 0.5)
     writer.folder.mkdir()
@@ -276,7 +274,7 @@ def test_boxes_are_in_pixels_of_the_file_and_read_as_a_data_set(tmp_path: Path) 
         (["other.safetensors", "--lock", "compiled/lock.yaml"], "R509", "do not fit the model net:Itself"),
     ],
 )
-def test_what_cannot_be_opened_is_named(
+def test_evaluate_and_predict_refuse_unusable_checkpoints(
     itself: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], code: str, says: str
 ) -> None:
     itself()
@@ -289,7 +287,7 @@ def test_what_cannot_be_opened_is_named(
         assert "Traceback" not in said
 
 
-def test_images_of_a_data_set_of_ones_own_are_refused(itself: Any, tmp_path: Path) -> None:
+def test_r542_for_image_files_with_a_custom_data_set(itself: Any, tmp_path: Path) -> None:
     weights, _, lock = itself(data__dataset="own:Data")
     model = inference.open_checkpoint(Path(weights), Path(lock), "cpu")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
@@ -297,7 +295,7 @@ def test_images_of_a_data_set_of_ones_own_are_refused(itself: Any, tmp_path: Pat
         predict.predict(model, [tmp_path / "a.png"], tmp_path / "masks")
 
 
-def test_outputs_of_nan_are_no_masks(itself: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_outputs_write_no_mask(itself: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = itself()
     save_file({"scale": torch.full((), float("nan"))}, command[0])
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "one.png")
@@ -306,7 +304,7 @@ def test_outputs_of_nan_are_no_masks(itself: Any, tmp_path: Path, capsys: pytest
     assert not list((tmp_path / "masks").iterdir())
 
 
-def test_files_of_a_folder_that_are_no_images_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_no_images_are_skipped_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.PNG", "b.JPEG", "c.tif", ".DS_Store", "Thumbs.db"):
         (tmp_path / name).write_bytes(b"")
     found = find_images(tmp_path, lock_from(lock_content()))
@@ -364,7 +362,7 @@ class Images:
 """
 
 
-def test_a_custom_task_is_predicted_and_scored_with_mappings(
+def test_a_custom_task_with_mappings_is_predicted_and_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "words_of_mine.py").write_text(OWN)
@@ -400,7 +398,7 @@ def test_a_custom_task_is_predicted_and_scored_with_mappings(
     assert "error[R584]" in capsys.readouterr().err
 
 
-def test_an_own_data_set_of_masks_is_predicted_by_its_split(itself: Any, tmp_path: Path) -> None:
+def test_a_custom_data_set_of_masks_is_predicted_by_split(itself: Any, tmp_path: Path) -> None:
     (tmp_path / "images_of_mine.py").write_text(OWN)
     words = [*itself(data__dataset="images_of_mine:Images"), "--split", "val", "--trust"]
     assert predict.main([*words, "-o", str(tmp_path / "masks")]) == 0
