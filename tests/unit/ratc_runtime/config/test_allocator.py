@@ -1,4 +1,4 @@
-"""A run that starts with another CUDA allocator than the lock's is refused; torch's answers are stand-ins here."""
+"""A run with another CUDA allocator than the lock's is refused; torch's answers are stand-ins here."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def lock(tmp_path):
     return make
 
 
-def test_a_lock_without_the_key_is_read(lock, tmp_path):
+def test_a_lock_without_an_allocator_is_read(lock, tmp_path):
     assert read_lock(write_lock(tmp_path)).training.allocator is None
 
 
@@ -60,7 +60,7 @@ def test_a_lock_without_the_key_is_read(lock, tmp_path):
         (None, {"PYTORCH_CUDA_ALLOC_CONF": ON}, []),
     ],
 )
-def test_variables_are_held_against_the_lock(lock, asked, variables, wrong):
+def test_r552_for_variables_that_contradict_the_lock(lock, asked, variables, wrong):
     assert list(allocator.contradictions(lock(asked), variables)) == wrong
     assert not allocator.contradictions(lock(asked, "cpu"), variables)
     if wrong:
@@ -72,7 +72,7 @@ def test_variables_are_held_against_the_lock(lock, asked, variables, wrong):
 
 
 @pytest.mark.parametrize(("asked", "value"), [(NATIVE, OFF), (EXPANDABLE, ON)])
-def test_what_nobody_has_set_is_set_before_torch_reads_it(lock, monkeypatch, asked, value):
+def test_unset_allocator_variables_are_set_before_torch_reads_them(lock, monkeypatch, asked, value):
     told = []
     monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", told.append, raising=False)
     environment = {"PYTORCH_CUDA_ALLOC_CONF": f"max_split_size_mb:128,{value}"}
@@ -108,7 +108,7 @@ def answering(monkeypatch, backend="native", settings=None):
     ],
 )
 @pytest.mark.parametrize("asked", [NATIVE, EXPANDABLE])
-def test_torch_itself_is_asked(lock, monkeypatch, asked, backend, settings, used):
+def test_the_allocator_that_torch_reports_is_checked(lock, monkeypatch, asked, backend, settings, used):
     answering(monkeypatch, backend, settings)
     assert allocator.in_use() == used
     allocator.check(lock(asked), torch.device("cpu"))
@@ -120,7 +120,7 @@ def test_torch_itself_is_asked(lock, monkeypatch, asked, backend, settings, used
             allocator.check(lock(asked), CUDA)
 
 
-def test_a_torch_that_cannot_be_asked_stops_nothing(lock, monkeypatch):
+def test_a_torch_that_cannot_report_its_allocator_is_accepted(lock, monkeypatch):
     answering(monkeypatch)
     monkeypatch.setattr(torch.cuda.memory, "_snapshot", lambda: 1 / 0)
     assert allocator.in_use() is None
@@ -128,7 +128,7 @@ def test_a_torch_that_cannot_be_asked_stops_nothing(lock, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
-def test_this_torch_reads_either_variable(name):
+def test_torch_reads_both_names_of_the_allocator_variable(name):
     if not hasattr(torch._C, "_accelerator_getAllocatorSettings"):
         pytest.skip("this torch does not say what it has read")
     code = "import torch; print(torch._C._accelerator_getAllocatorSettings())"
@@ -138,7 +138,7 @@ def test_this_torch_reads_either_variable(name):
     assert done.stdout.strip() == ON, done.stderr
 
 
-def test_launched_ranks_refuse_and_the_script_s_own_check_warns(lock, tmp_path, monkeypatch, capsys):
+def test_another_allocator_is_refused_by_ranks_and_warned_of_by_preflight(lock, tmp_path, monkeypatch, capsys):
     path = write_lock(tmp_path)
     wanted = lock(NATIVE)
     monkeypatch.setattr(preflight, "read_lock", lambda path: wanted)

@@ -1,4 +1,4 @@
-"""The rows of an elastic lock, and the one that a start takes."""
+"""The rows of an elastic lock, and the row that a start takes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def content(**changes: Any) -> dict[str, Any]:
     return {**given, **changes}
 
 
-def test_a_start_takes_the_row_of_its_nodes() -> None:
+def test_a_start_takes_the_row_of_its_number_of_nodes() -> None:
     lock = lock_from(content())
     assert elastic.of_start(lock, {}) == lock
     for environment in ({"RATC_NODES": "2"}, {"WORLD_SIZE": "4"}, {"WORLD_SIZE": "4", "RATC_NODES": "4"}):
@@ -51,7 +51,7 @@ def test_a_start_takes_the_row_of_its_nodes() -> None:
         assert lock_from(taken.model_dump(exclude_none=False)) == taken
 
 
-def test_full_shards_follow_the_processes_and_groups_do_not() -> None:
+def test_full_shards_follow_the_process_count_and_hybrid_groups_do_not() -> None:
     for shard, size, expected in (("full", 8, 4), ("hybrid", 2, 2)):
         fsdp2 = {"shard": shard, "shard_size": size, "wrap": None, "offload": False, "weights": "fp32"}
         engine = {**BASE["engine"], "use_accelerate": True}
@@ -63,7 +63,7 @@ def test_full_shards_follow_the_processes_and_groups_do_not() -> None:
 
 
 @pytest.mark.parametrize("given", ["3", "0", "-1", "8", "two", "", "9" * 40, "\N{FULLWIDTH DIGIT TWO}"])
-def test_other_numbers_are_refused(given: str) -> None:
+def test_numbers_of_nodes_without_a_row_are_refused(given: str) -> None:
     lock = lock_from(content())
     for name in ("RATC_NODES", "WORLD_SIZE"):
         if (name, given) == ("WORLD_SIZE", "8"):
@@ -103,7 +103,7 @@ def test_a_group_of_shards_divides_every_row() -> None:
         lock_from(given)
 
 
-def test_a_reduction_of_one_number_of_nodes_is_not_taken_on_another(tmp_path: Path) -> None:
+def test_a_micro_batch_reduction_applies_to_its_number_of_nodes_only(tmp_path: Path) -> None:
     lock = lock_from(content())
     two = Split(elastic.of_start(lock, {"RATC_NODES": "2"}), "sha", tmp_path, fresh=False)
     two.reduce("at first", 0, "out of memory", everywhere=False)
@@ -112,7 +112,7 @@ def test_a_reduction_of_one_number_of_nodes_is_not_taken_on_another(tmp_path: Pa
     assert Split(lock, "sha", tmp_path, fresh=False).lock == lock
 
 
-def test_a_program_gets_the_values_of_its_node_count_and_keeps_its_checkpoints() -> None:
+def test_a_program_gets_the_row_of_its_nodes_and_keeps_its_checkpoints() -> None:
     given = yaml.safe_load((CASES / "entrypoint-script/expected/lock.yaml").read_text())
     given["parallel"] |= {"nodes": 2, "processes_per_node": 2, "world_size": 4}
     given["training"] |= {"global_batch_size": 16, "micro_batch_size": 4, "gradient_accumulation_steps": 1}

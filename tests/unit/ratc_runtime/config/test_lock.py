@@ -1,4 +1,4 @@
-"""The lock is read whole or not at all."""
+"""A lock is read completely or refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ratc_runtime.errors import RuntimeFinding
 from tests.helpers.lockfile import lock_content, write_lock
 
 
-def test_values_keep_their_types(tmp_path: Path) -> None:
+def test_lock_values_keep_their_types(tmp_path: Path) -> None:
     lock = read_lock(write_lock(tmp_path, training__learning_rate=1, training__gradient_clipping=None))
     assert isinstance(lock.training.learning_rate, float)
     assert lock.training.gradient_clipping is None
@@ -83,7 +83,7 @@ def test_a_wrong_value_is_named(tmp_path: Path, key: str, value: object, said: s
         (1, 3, "unknown: 1"),
     ],
 )
-def test_a_wrong_value_of_a_key_that_may_lack_is_named(tmp_path: Path, key: object, value: object, said: str) -> None:
+def test_a_wrong_value_of_an_optional_key_is_named(tmp_path: Path, key: object, value: object, said: str) -> None:
     path = tmp_path / "lock.yaml"
     path.write_text(yaml.safe_dump({**lock_content(), key: value}))
     assert said in refuse(path)
@@ -99,7 +99,7 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
     assert "missing: learning_rate" in said
 
 
-def test_several_errors_are_named_at_once(tmp_path: Path) -> None:
+def test_several_errors_are_reported_together(tmp_path: Path) -> None:
     content = lock_content(seed="a", data__num_workers=float("nan"), data__channels=None)
     content["engine"]["zero"] = content["engine"].pop("zero_stage")
     del content["memory"]
@@ -116,20 +116,20 @@ def test_several_errors_are_named_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_contradictions_are_named_at_once(tmp_path: Path) -> None:
+def test_contradictions_are_reported_together(tmp_path: Path) -> None:
     said = refuse(write_lock(tmp_path, parallel__nodes=2, data__class_names=[], checkpoint__best_metric="map"))
     for words in ("the lock has 3 errors", "parallel.nodes", "data.class_names", "best_metric is 'map'"):
         assert words in said
 
 
-def test_most_errors_of_a_broken_lock_are_left_out(tmp_path: Path) -> None:
+def test_a_lock_with_hundreds_of_errors_lists_the_first_ones(tmp_path: Path) -> None:
     said = refuse(write_lock(tmp_path, training__callbacks=list(range(500))))
     assert "the lock has 500 errors" in said
     assert "and 480 more" in said
     assert len(said.splitlines()) < 30
 
 
-def test_a_copy_takes_known_names_only(tmp_path: Path) -> None:
+def test_replace_refuses_unknown_names(tmp_path: Path) -> None:
     lock = read_lock(write_lock(tmp_path))
     assert lock.replace(seed=7).seed == 7
     assert lock.seed == 42
@@ -156,18 +156,18 @@ def test_a_copy_takes_known_names_only(tmp_path: Path) -> None:
     ],
     ids=["empty", "utf16", "binary", "cut", "twice", "object", "deep", "large", "merge", "listkey", "date"],
 )
-def test_odd_files_are_findings(tmp_path: Path, content: bytes) -> None:
+def test_an_unreadable_lock_file_gives_a_finding(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "lock.yaml"
     path.write_bytes(content)
     refuse(path)
 
 
-def test_a_folder_and_a_missing_file_are_findings(tmp_path: Path) -> None:
+def test_a_folder_or_a_missing_file_gives_a_finding(tmp_path: Path) -> None:
     refuse(tmp_path)
     refuse(tmp_path / "none.yaml")
 
 
-def test_the_fingerprint_is_that_of_training(tmp_path: Path) -> None:
+def test_the_fingerprint_changes_only_with_training(tmp_path: Path) -> None:
     def fingerprint(**changes: object) -> str:
         return read_lock(write_lock(tmp_path, **changes)).fingerprint()
 

@@ -1,4 +1,4 @@
-"""A lock that somebody has edited is refused with a code: no traceback, no endless read, nothing for the terminal."""
+"""An edited lock is refused with a code: no traceback, no endless read, no control sequences in the message."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def refused(path: Path) -> str:
         ("task_type", "\x1b[2J\u202e"),
     ],
 )
-def test_values_that_no_compiler_writes(tmp_path: Path, key: str, value: object) -> None:
+def test_values_that_no_compiler_writes_are_refused(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / "lock.yaml"
     path.write_text(yaml.safe_dump(lock_content(**{key: value}), allow_unicode=True))
     refused(path)
 
 
 @pytest.mark.parametrize("text", ["1" + "0" * 4400, "2024-01-01", "!!binary aGk=", "!!set {a}", "{? [1] : 2}"])
-def test_yaml_that_is_no_plain_value(tmp_path: Path, text: str) -> None:
+def test_yaml_values_of_unusual_types_are_refused(tmp_path: Path, text: str) -> None:
     path = write_lock(tmp_path)
     path.write_text(path.read_text().replace("feature_dims: 16", f"feature_dims: {text}"))
     assert text in path.read_text()
@@ -61,7 +61,7 @@ def test_yaml_that_is_no_plain_value(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 @pytest.mark.parametrize("what", ["artifact", "lock"])
-def test_what_never_ends_is_not_read(tmp_path: Path, kind: str, what: str) -> None:
+def test_endless_files_are_not_read(tmp_path: Path, kind: str, what: str) -> None:
     path = tmp_path / "lock.yaml"
     path.write_text(yaml.safe_dump(lock_content(artifacts={"run.sh": "sha256:0"})))
     at = tmp_path / "run.sh" if what == "artifact" else path
@@ -89,7 +89,7 @@ ODD: st.SearchStrategy[Any] = st.recursive(
 
 @given(data=st.data())
 @settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_value_in_any_place_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_value_at_any_key_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     content = lock_content()
     node: Any = content
     while True:

@@ -1,4 +1,4 @@
-"""`schemas/lock.schema.json` says of a lock what the model says, as far as a JSON Schema can."""
+"""`schemas/lock.schema.json` accepts the same locks as the model, as far as a JSON Schema can."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_every_golden_lock_is_valid(folder: str) -> None:
     VALIDATOR.validate(read_lock(path).model_dump() if "shared" in content else content)
 
 
-def test_the_whole_lock_has_every_key() -> None:
+def test_the_complete_lock_has_every_key() -> None:
     content = whole()
     VALIDATOR.validate(content)
     read = Lock.model_validate(content).model_dump(exclude_unset=True)

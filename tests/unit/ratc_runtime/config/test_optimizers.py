@@ -1,4 +1,4 @@
-"""The facts on optimizers that the runtime has, against those of the compiler; and a missing package."""
+"""The runtime's facts about optimizers equal those of the compiler; a missing package is named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.lockfile import BASE, write_lock
 from tests.helpers.tracing import request
 
 
-def test_the_compiler_knows_the_same_optimizers() -> None:
+def test_compiler_and_runtime_know_the_same_optimizers() -> None:
     assert list(optimizers.OPTIMIZERS) == list(compiled.OPTIMIZERS)
     for name, facts in optimizers.OPTIMIZERS.items():
         known = compiled.OPTIMIZERS[name]

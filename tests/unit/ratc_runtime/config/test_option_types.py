@@ -1,4 +1,4 @@
-"""Numbers of the command line: their ranges, whose ends are the likely mistakes."""
+"""Ranges of numbers on the command line, tested at their ends."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""The lock of an entrypoint: what a hand may have changed in it is refused with R505, and never a traceback."""
+"""The lock of an entrypoint: edited values are refused with R505, never with a traceback."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def refused(path: Path) -> str:
     return said
 
 
-def test_compiler_and_runtime_know_the_same_names() -> None:
+def test_compiler_and_runtime_know_the_same_program_variables() -> None:
     assert program_lock.HANDED == ratc.program.HANDED
     assert program_lock.AT_START == ratc.program.AT_START
     assert f"^{program_lock._MODULE.pattern}$" == MODULE
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.relative_to(ROOT).parts[2])
-def test_every_golden_lock_is_read_and_hands_over_its_values(path: Path) -> None:
+def test_every_golden_program_lock_is_read_and_passes_on_its_values(path: Path) -> None:
     lock = read_any(path)
     assert isinstance(lock, ProgramLock)
     schema = json.loads((ROOT / "schemas/program-lock.schema.json").read_text())
@@ -83,13 +83,13 @@ def test_every_golden_lock_is_read_and_hands_over_its_values(path: Path) -> None
         ({"inputs": {"a\ud800": "sha256:0"}}, "inputs has the key"),
     ],
 )
-def test_what_no_compiler_writes_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_values_that_no_compiler_writes_are_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     assert said in refused(lock_file(tmp_path, **changes))
 
 
 @given(data=st.data())
 @settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_value_in_any_place_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_value_at_any_key_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     """And what is read makes a command and its variables."""
     content: Any = copy.deepcopy(CONTENT)
     node = content
@@ -129,7 +129,7 @@ def test_the_built_in_loop_refuses_the_lock_of_a_program(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("name", ["results.json", "checkpoints", "logs"])
-def test_an_output_folder_of_a_program_holds_no_checkpoint_to_open(tmp_path: Path, name: str) -> None:
+def test_opening_the_checkpoint_of_a_program_s_folder_is_refused(tmp_path: Path, name: str) -> None:
     from ratc_runtime.inference import open_checkpoint
 
     (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""Variables that torch reads with fixed words: what torch refuses is refused before it, and nothing else."""
+"""Environment variables with values that torch would refuse are refused before torch is imported; others pass."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def refused(**variables: str) -> RuntimeFinding | None:
     ],
     ids=lambda variables: next(iter(variables)),
 )
-def test_what_torch_refuses_is_named(variables: dict[str, str]) -> None:
+def test_values_that_torch_refuses_are_named(variables: dict[str, str]) -> None:
     finding = refused(**variables)
     assert finding is not None
     assert finding.code == "R587"
@@ -64,15 +64,15 @@ def test_what_torch_refuses_is_named(variables: dict[str, str]) -> None:
     ],
     ids=["words", "numbers"],
 )
-def test_what_torch_takes_is_let_through(variables: dict[str, str]) -> None:
+def test_values_that_torch_accepts_are_accepted(variables: dict[str, str]) -> None:
     assert refused(**variables) is None
 
 
-def test_compiler_and_runtime_know_the_same_words() -> None:
+def test_compiler_and_runtime_know_the_same_values() -> None:
     assert torch_variables.WORDS == launch_variables.WORDS
 
 
-def test_paths_and_what_launchers_and_lightning_set_cost_no_import(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_and_values_of_launchers_are_accepted_without_importing_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ratc_runtime.config.torch_variables._failure", lambda _: pytest.fail("torch was asked"))
     names = ("TORCH_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "PYTORCH_ALLOC_CONF", "TORCHELASTIC_RUN_ID")
     assert refused(**dict.fromkeys(names, "x"), PYTORCH_NVML_BASED_CUDA_CHECK="1") is None
