@@ -1,4 +1,4 @@
-"""Augmentations: masks and boxes go where their images go, for every transform of the compiler's table."""
+"""Augmentations move masks and boxes with their images, for every transform of the compiler's table."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-def test_the_compilers_table_is_of_the_torchvision_installed() -> None:
+def test_the_compiler_s_table_of_transforms_equals_the_installed_torchvision() -> None:
     torchvision_operators.define()
     import torchvision
     from torchvision.transforms import v2
@@ -118,7 +118,7 @@ def test_masks_and_boxes_move_with_the_image(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
-def test_the_slices_of_a_volume_are_treated_alike(name: str) -> None:
+def test_all_slices_of_a_volume_get_the_same_transform(name: str) -> None:
     flat = blob()
     volume = torch.stack([flat, flat * 0.5, flat], dim=1) * 0.6 + 0.2  # (1, 3, H, W)
     mask = torch.stack([flat, torch.zeros_like(flat), flat], dim=1)
@@ -132,7 +132,7 @@ def test_the_slices_of_a_volume_are_treated_alike(name: str) -> None:
     assert torch.equal(found[1], found[0][0])
 
 
-def test_a_volume_is_turned_around_in_its_depth_with_its_masks() -> None:
+def test_random_depth_flip_flips_volume_and_masks() -> None:
     volume, mask = torch.rand(2, 5, 8, 8), (torch.rand(1, 5, 8, 8) > 0.5).float()
     moved, found = one("RandomDepthFlip")(volume, {"mask": mask, "label": torch.tensor(1)}, 0)
     assert torch.equal(moved, volume.flip(1))
@@ -143,7 +143,7 @@ def test_a_volume_is_turned_around_in_its_depth_with_its_masks() -> None:
 
 @pytest.mark.parametrize("name", sorted(augment.PHOTOMETRIC))
 @pytest.mark.parametrize("shape", [(3, 32, 32), (3, 4, 32, 32)])
-def test_photometric_transforms_touch_the_image_alone(name: str, shape: tuple[int, ...]) -> None:
+def test_photometric_transforms_change_only_the_image(name: str, shape: tuple[int, ...]) -> None:
     image = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 0.8 + 0.1
     before, mask = image.clone(), (torch.rand(1, *shape[1:]) > 0.5).float()
     changed = 0
@@ -156,7 +156,7 @@ def test_photometric_transforms_touch_the_image_alone(name: str, shape: tuple[in
     assert changed
 
 
-def test_a_pyramid_is_made_of_its_augmented_finest_level() -> None:
+def test_pyramid_levels_are_reduced_from_the_augmented_finest_level() -> None:
     fine = blob()
     levels = [fine[:, ::2, ::2].clone(), fine]
     both, mask = one("RandomAffine")(levels, fine, 5)
@@ -168,7 +168,7 @@ def test_a_pyramid_is_made_of_its_augmented_finest_level() -> None:
     assert (both[0] - wanted).abs().mean() < 0.02
 
 
-def test_random_numbers_follow_from_the_seed_and_leave_the_others_alone() -> None:
+def test_augmentation_depends_on_its_seed_only_and_keeps_other_random_states() -> None:
     image = torch.rand(3, 32, 32)
     several = Augmentation([{name: ARGUMENTS[name]} for name in ("RandomAffine", "ColorJitter", "GaussianNoise")])
     torch.manual_seed(1)
@@ -187,7 +187,7 @@ def test_random_numbers_follow_from_the_seed_and_leave_the_others_alone() -> Non
     assert len(seeds) == 4 * 8 * 64
 
 
-def test_boxes_that_leave_the_image_go_with_what_belongs_to_them() -> None:
+def test_boxes_outside_the_image_are_removed_with_their_labels() -> None:
     target = {
         "boxes": torch.tensor([[0.0, 0.0, 8.0, 8.0], [24.0, 24.0, 40.0, 40.0]]),
         "labels": torch.tensor([1, 2]),
@@ -225,7 +225,7 @@ def test_boxes_that_leave_the_image_go_with_what_belongs_to_them() -> None:
         ([{"RandomVerticalFlip": {"p": 1}}], (1, 8, 8), (1, 4, 4), "R534", "cannot be changed together"),
     ],
 )
-def test_what_does_not_fit_is_named(
+def test_transforms_that_do_not_fit_the_data_are_named(
     entries: list[dict[str, Any]], image: tuple[int, ...], target: tuple[int, ...], code: str, said: str
 ) -> None:
     with pytest.raises(RuntimeFinding, match=said) as caught:
@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_named(
     assert caught.value.code == code
 
 
-def test_numbers_outside_of_0_and_1_are_not_clipped_silently() -> None:
+def test_images_outside_0_to_1_are_refused_by_color_jitter() -> None:
     scan = torch.randn(1, 16, 16) * 5
     with pytest.raises(RuntimeFinding, match="ColorJitter needs images between 0 and 1"):
         one("ColorJitter")(scan, scan > 0, 0)

@@ -1,4 +1,4 @@
-"""The cache of decoded images: the same samples bit for bit, bounded, whole after a kill, and never stale."""
+"""The cache of decoded images: bit-identical samples, bounded, intact after a kill, never stale."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ trees = st.recursive(
 
 @settings(max_examples=examples(80), deadline=None)
 @given(trees, trees, st.text())
-def test_a_packed_sample_comes_back_to_the_bit(image: Any, target: Any, name: str) -> None:
+def test_a_packed_sample_is_unpacked_bit_for_bit(image: Any, target: Any, name: str) -> None:
     packed = pack(image, target, name)
     assert packed is not None
     back = unpack(memoryview(bytearray(packed)))
     assert equal(list(back), [image, target, name])
 
 
-def test_images_of_bytes_take_a_byte_a_number() -> None:
+def test_eight_bit_images_take_one_byte_per_value() -> None:
     image, mask = torch.randint(0, 256, (3, 64, 64)).float() / 255, (torch.rand(1, 64, 64) > 0.5).float()
     packed = pack(image, mask, "a")
     assert packed is not None
@@ -92,7 +92,7 @@ def test_images_of_bytes_take_a_byte_a_number() -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_batch_is_the_one_without_a_cache(tmp_path: Path, kind: str, workers: int) -> None:
+def test_batches_are_the_same_with_and_without_a_cache(tmp_path: Path, kind: str, workers: int) -> None:
     write_data(tmp_path / "data", train=20, size=40, mode="RGB")
     (tmp_path / "data/images/train4.png").write_bytes(b"no image")
 
@@ -134,7 +134,7 @@ def test_every_batch_is_the_one_without_a_cache(tmp_path: Path, kind: str, worke
         assert cache.shared.stored == 19, "the next start finds what the last one kept"
 
 
-def test_a_full_cache_holds_what_it_holds(tmp_path: Path) -> None:
+def test_a_full_cache_keeps_its_samples(tmp_path: Path) -> None:
     write_data(tmp_path / "data", train=12)
     lock = lock_with(tmp_path / "lock", data__cache="memory", data__cache_size_bytes=10_000)
     cache, datasets = opened(lock, tmp_path)
@@ -184,7 +184,7 @@ def test_a_sample_is_decoded_once(tmp_path: Path) -> None:
         (lambda index: {"image": torch.ones(1, 2, 2), "target": {index}}, caching.FOREIGN),
     ],
 )
-def test_what_cannot_be_kept_is_not_and_said(item: Any, flag: int) -> None:
+def test_samples_that_cannot_be_cached_are_reported(item: Any, flag: int) -> None:
     data, shared = Counting(item), SharedCache.in_memory(6, MIB)
     split = CachedSplit(data, shared, 0, True)
     assert not torch.equal(split[1]["image"], split[1]["image"]) or flag == caching.FOREIGN
@@ -193,7 +193,7 @@ def test_what_cannot_be_kept_is_not_and_said(item: Any, flag: int) -> None:
     assert shared.noted(flag)
 
 
-def test_a_changed_file_or_setting_makes_the_sample_again(tmp_path: Path) -> None:
+def test_a_changed_file_or_setting_invalidates_the_cache(tmp_path: Path) -> None:
     splits = write_data(tmp_path / "data")
     lock = lock_with(tmp_path / "lock", data__cache="disk", data__cache_size_bytes=8 * MIB)
     folder = tmp_path / "out/cache"
@@ -227,7 +227,7 @@ def test_a_changed_file_or_setting_makes_the_sample_again(tmp_path: Path) -> Non
     assert torch.equal(reversed_, open_split(smaller, tmp_path / "data", "train")[0]["image"])
 
 
-def test_files_of_a_run_that_goes_on_are_not_removed(tmp_path: Path) -> None:
+def test_cache_files_of_a_running_run_are_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "a.ratc-cache"
     start = multiprocessing.get_context("fork")
     ready, done = start.Event(), start.Event()
@@ -249,7 +249,7 @@ def test_files_of_a_run_that_goes_on_are_not_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["data", "record", "head", "short", "text"])
-def test_a_damaged_file_costs_the_cache_not_the_run(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_cache_file_does_not_end_the_run(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.ratc-cache"
     shared = SharedCache.on_disk(path, 3, MIB)
     packed = pack(torch.arange(300.0), None, "a")
@@ -288,7 +288,7 @@ def fill(shared: SharedCache, seed: int) -> None:
 
 
 @pytest.mark.parametrize("place", ["memory", "disk"])
-def test_processes_that_are_killed_while_they_fill_leave_whole_samples(tmp_path: Path, place: str) -> None:
+def test_processes_killed_while_caching_leave_only_whole_samples(tmp_path: Path, place: str) -> None:
     records, limit = 60, 2 * MIB
     shared = (
         SharedCache.in_memory(records, limit)
@@ -320,7 +320,7 @@ def _other_process(shared: SharedCache, answer: Any) -> None:
     answer.close()
 
 
-def test_another_process_joins_the_memory_of_its_node() -> None:
+def test_a_spawned_process_shares_the_cache_in_memory() -> None:
     """As a rank does, and as a loader process does where processes are not forks."""
     shared = SharedCache.in_memory(2, MIB)
     shared.store(0, b"x" * 16, content(0))
@@ -335,7 +335,9 @@ def test_another_process_joins_the_memory_of_its_node() -> None:
     assert bytes(found) == content(1)
 
 
-def test_no_place_for_a_cache_is_a_warning(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_folder_that_cannot_be_used_gives_a_warning(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_data(tmp_path / "data")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RAT_CACHE_DIR", str(tmp_path / "file"))
@@ -350,14 +352,14 @@ def test_no_place_for_a_cache_is_a_warning(tmp_path: Path, capsys: Any, monkeypa
     assert len(list((tmp_path / "elsewhere").glob("tiny-*.ratc-cache"))) == 1
 
 
-def test_a_data_set_that_names_no_files_is_cached_again_by_each_start(tmp_path: Path) -> None:
+def test_a_data_set_without_file_names_is_cached_again_by_each_start(tmp_path: Path) -> None:
     lock = lock_with(tmp_path / "lock", data__cache="disk", data__cache_size_bytes=MIB)
     keys = {caching._key(lock, {"train": Counting()}, tmp_path, False) for _ in range(2)}
     assert len(keys) == 2
 
 
 @pytest.mark.slow
-def test_a_run_with_a_cache_is_the_run_without(project: Path) -> None:
+def test_a_run_has_the_same_results_with_and_without_a_cache(project: Path) -> None:
     def trained(out: str, **changes: Any) -> dict[str, Any]:
         lock = write_lock(
             project / f"compiled-{out}",

@@ -1,4 +1,4 @@
-"""The check of a spec's data: its table, its pictures, and the problems that it names."""
+"""`ratc data check`: its table, its pictures, and the problems that it names."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_check_prints_a_table_and_draws_samples(project: Path, capsys: pytes
     assert "written" not in out
 
 
-def test_pictures_do_not_follow_a_link(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_of_the_check_replace_links(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "pictures").mkdir()
     (project / "other.txt").write_text("kept")
     (project / "pictures/samples.png").symlink_to(project / "other.txt")
@@ -94,7 +94,7 @@ def test_the_check_names_every_kind_of_problem_and_fails(project: Path, capsys: 
     assert err.count("error[R506]") == 3
 
 
-def test_a_folder_that_is_not_there_is_said_once(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_data_folder_is_reported_once(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(project / "data")
     status, out, err = checked(lock_with(), project, capsys)
     assert status == 1
@@ -134,13 +134,13 @@ def test_blank_images_are_counted(value: int, project: Path, capsys: pytest.Capt
     assert said in capsys.readouterr().err
 
 
-def test_of_volumes_all_patches_must_be_blank() -> None:
+def test_volumes_are_reported_only_if_all_patches_are_blank() -> None:
     volumes = make_task(lock_with(data__image_size=[8, 8, 8], model__args={**BASE["model"]["args"], "spatial_dims": 3}))
     assert blank_images("train", Survey(9, read=9, blank=8), volumes) is None
     assert "9 of 9 images of train" in str(blank_images("train", Survey(9, read=9, blank=9), volumes))
 
 
-def test_the_check_leaves_out_what_a_run_would_leave_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_skips_the_samples_that_a_run_would_skip(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lock = lock_with(data__on_bad_sample="skip")
     Image.new("RGB", (32, 32), (9, 0, 0)).save(project / "data/masks/train3_segmentation.png")
     status, _, err = checked(lock, project, capsys)
@@ -153,7 +153,7 @@ def test_the_check_leaves_out_what_a_run_would_leave_out(project: Path, capsys: 
     assert out.splitlines()[1].split()[1:5] == ["9", "9", "1", "1"]
 
 
-def test_the_check_of_objects_and_of_a_split_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_reports_a_split_without_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in SPLITS:
         coco(tmp_path / "data", split, f"images/{split}")
     lock = coco_lock(
@@ -173,7 +173,7 @@ def test_the_check_of_objects_and_of_a_split_without_any(tmp_path: Path, capsys:
     assert "error[R571]: no sample of val" in err
 
 
-def test_the_check_of_several_tasks_is_task_by_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_covers_each_of_several_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     several.data(tmp_path)
     path = several.write(tmp_path / "compiled", several.content())
     capsys.readouterr()
@@ -190,7 +190,7 @@ def test_the_check_of_several_tasks_is_task_by_task(tmp_path: Path, capsys: pyte
     assert "no sample of test/discs" in capsys.readouterr().err
 
 
-def test_the_check_of_a_data_set_of_somebodys_own(
+def test_the_check_reads_a_custom_data_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "moons.py").write_text(

@@ -20,7 +20,7 @@ def image(path: Path, **options: Any) -> None:
     Image.new("L", (6, 4), 90).save(path, **options)
 
 
-def test_classes_have_one_number_in_all_splits(tmp_path: Path) -> None:
+def test_a_class_has_one_number_in_all_splits(tmp_path: Path) -> None:
     for name in ("train/oak/b.png", "train/oak/a.JPG", "train/ash/c.webp", "val/oak/d.png", "test/elm/e.png"):
         image(tmp_path / name, format="PNG")
     (tmp_path / "train/elm").mkdir()
@@ -45,7 +45,7 @@ def test_classes_have_one_number_in_all_splits(tmp_path: Path) -> None:
         (["train/1/b.png", "train/2/b.png"], "R591", "has the class 2"),
     ],
 )
-def test_other_layouts_are_refused(tmp_path: Path, names: list[str], code: str, says: str) -> None:
+def test_unsupported_folder_layouts_are_refused(tmp_path: Path, names: list[str], code: str, says: str) -> None:
     for name in names:
         image(tmp_path / name)
     with pytest.raises(RuntimeFinding) as raised:
@@ -54,7 +54,7 @@ def test_other_layouts_are_refused(tmp_path: Path, names: list[str], code: str, 
     assert says in raised.value.message
 
 
-def test_names_of_the_lock_are_those_of_the_folders(tmp_path: Path) -> None:
+def test_class_names_of_the_lock_must_equal_the_folder_names(tmp_path: Path) -> None:
     data(tmp_path)
     opened = {"train": ClassFolders(tmp_path, "train", (4, 4), 1, num_classes=3)}
     unnamed = make_task(lock_of(data__class_names=[f"class {number}" for number in range(3)]))
@@ -66,7 +66,7 @@ def test_names_of_the_lock_are_those_of_the_folders(tmp_path: Path) -> None:
     assert raised.value.code == "R539"
 
 
-def test_the_check_says_what_is_there_and_what_cannot_be_used(tmp_path: Path, capfd: Any) -> None:
+def test_the_check_reports_class_counts_and_unusable_files(tmp_path: Path, capfd: Any) -> None:
     folder = data(tmp_path / "data")
     for path in (folder / "val/mixed").iterdir():
         path.unlink()

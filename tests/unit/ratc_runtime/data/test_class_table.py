@@ -1,4 +1,4 @@
-"""Images in a table: its rows, its splits, and what in it cannot be used."""
+"""Images in a table: its rows, its splits, and invalid entries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def table(folder: Path, text: str, *images: str, name: str = "labels.csv") -> Pa
     return path
 
 
-def test_rows_are_found_by_their_column_and_numbered_together(tmp_path: Path) -> None:
+def test_rows_are_read_by_column_name_and_classes_numbered_over_splits(tmp_path: Path) -> None:
     # As a spreadsheet saves it: a byte order mark, carriage returns, quotes, an empty line, columns of its own.
     rows = (
         "\ufeffnote,label,path,split",
@@ -48,7 +48,7 @@ def test_rows_are_found_by_their_column_and_numbered_together(tmp_path: Path) ->
         ClassTable(tmp_path, "test", (4, 4), 1, num_classes=2)
 
 
-def test_folders_say_the_split_if_the_table_does_not(tmp_path: Path) -> None:
+def test_splits_come_from_folders_if_the_table_has_no_split(tmp_path: Path) -> None:
     table(tmp_path, "path,label\ntrain/a.png,1\nval/a.png,0\n", "train/a.png", "val/a.png")
     found = ClassTable(tmp_path, "val", (4, 4), 1, num_classes=2)
     assert (found.names, int(found.target(0)), hasattr(found, "class_names")) == (["val/a.png"], 0, False)
@@ -77,7 +77,7 @@ def test_folders_say_the_split_if_the_table_does_not(tmp_path: Path) -> None:
         ("path,label,split\nA.png,1,val\n", "labels.csv:2 names A.png, which does not exist"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_table_is_refused_with_the_line(tmp_path: Path, text: str, says: str) -> None:
     table(tmp_path, text, "a.png")
     with pytest.raises(RuntimeFinding) as raised:
         ClassTable(tmp_path, "val", (4, 4), 1, num_classes=2)
@@ -85,7 +85,7 @@ def test_a_table_that_cannot_be_used_is_named_with_its_line(tmp_path: Path, text
     assert says in raised.value.message
 
 
-def test_what_is_no_table_is_not_read(tmp_path: Path) -> None:
+def test_missing_files_and_pipes_are_not_read_as_tables(tmp_path: Path) -> None:
     with pytest.raises(RuntimeFinding, match="cannot be read"):
         read(tmp_path / "labels.csv")
     os.mkfifo(tmp_path / "labels.csv")
@@ -99,7 +99,7 @@ def test_what_is_no_table_is_not_read(tmp_path: Path) -> None:
             ClassTable(tmp_path, "val", (4, 4), 1, file=name)  # type: ignore[arg-type]
 
 
-def test_a_file_with_a_similar_name_is_suggested_and_missing_ones_may_be_left_out(tmp_path: Path) -> None:
+def test_a_missing_file_gives_a_suggestion_or_is_skipped(tmp_path: Path) -> None:
     text = "path,label,split\na.png,0,val\nB.png,1,val\nx/c.png,1,val\n"
     table(tmp_path, text, "a.png", "b.png", name="other.csv")
     with pytest.raises(RuntimeFinding) as raised:
@@ -109,7 +109,7 @@ def test_a_file_with_a_similar_name_is_suggested_and_missing_ones_may_be_left_ou
     assert (found.names, found.missing) == (["a.png"], ["B.png", "x/c.png"])
 
 
-def test_a_lock_s_arguments_arrive(tmp_path: Path) -> None:
+def test_data_args_of_the_lock_set_file_and_classes(tmp_path: Path) -> None:
     table(tmp_path, "path,label,split\na.png,oak,val\n", "a.png", name="mine.csv")
     arguments = {"file": "mine.csv", "classes": ["elm", "ash", "oak"]}
     found = open_split(lock_of(data__dataset="csv", data__args=arguments), tmp_path, "val")
@@ -128,7 +128,7 @@ def test_a_lock_s_arguments_arrive(tmp_path: Path) -> None:
         unique_by=lambda row: row[0],
     )
 )
-def test_what_is_written_as_csv_is_read_again(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> None:
+def test_a_table_of_the_csv_module_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["path", "label", "split"])

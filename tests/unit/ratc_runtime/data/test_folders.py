@@ -1,4 +1,4 @@
-"""Images and masks in folders: the names that splits.json lists, and the files that are nearly called so."""
+"""Images and masks in folders: the names in splits.json, and files with similar names."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from tests.unit.ratc_runtime.data.test_survey import lock_with, look
 
 
 @pytest.mark.parametrize(("folder", "lacking"), [("masks", 4), ("images", 2)])
-def test_the_number_of_samples_without_a_file_and_the_first_are_reported(
-    project: Path, folder: str, lacking: int
-) -> None:
+def test_samples_without_a_file_are_counted_and_the_first_named(project: Path, folder: str, lacking: int) -> None:
     ending = "_segmentation" if folder == "masks" else ""
     for number in range(lacking):
         (project / f"data/{folder}/train{number}{ending}.png").unlink()
@@ -29,7 +27,7 @@ def test_the_number_of_samples_without_a_file_and_the_first_are_reported(
     assert raised.value.message == f"{lacking} of 10 samples of split train lack a file: {told}"
 
 
-def test_the_number_of_samples_with_two_files_is_reported(project: Path) -> None:
+def test_samples_with_two_files_are_counted(project: Path) -> None:
     for number in range(2):
         path = project / f"data/images/train{number}.png"
         shutil.copy(path, path.with_suffix(".PNG"))
@@ -46,9 +44,7 @@ def test_the_number_of_samples_with_two_files_is_reported(project: Path) -> None
         ("masks", "train0_segmentation.png", "train0_segmentation.jpg", "another ending"),
     ],
 )
-def test_a_mask_or_image_that_is_nearly_called_so_is_named(
-    project: Path, folder: str, old: str, new: str, says: str
-) -> None:
+def test_a_file_with_a_similar_name_is_suggested(project: Path, folder: str, old: str, new: str, says: str) -> None:
     (project / "data" / folder / old).rename(project / "data" / folder / new)
     with pytest.raises(RuntimeFinding, match=r"R506.*train0") as raised:
         look(project / "data")
@@ -57,7 +53,7 @@ def test_a_mask_or_image_that_is_nearly_called_so_is_named(
 
 
 @pytest.mark.parametrize("suffix", [".PNG", ".Jpg", ".JPEG"])
-def test_endings_may_have_capital_letters(project: Path, suffix: str) -> None:
+def test_file_suffixes_may_be_upper_case(project: Path, suffix: str) -> None:
     image = project / "data/images/train0.png"
     Image.open(image).convert("RGB").save(image.with_suffix(suffix))
     image.unlink()
@@ -67,7 +63,7 @@ def test_endings_may_have_capital_letters(project: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("second", ["images/train0.jpg", "images/train0.PNG", "masks/train0_segmentation.PNG"])
-def test_a_sample_of_two_files_is_refused_with_both(project: Path, second: str) -> None:
+def test_a_sample_with_two_files_is_refused_with_both_names(project: Path, second: str) -> None:
     (project / "data" / second).write_bytes(b"")
     with pytest.raises(RuntimeFinding, match=f"R506.*train0 of split train has 2 files in {second[:5]}") as raised:
         look(project / "data")
@@ -75,13 +71,13 @@ def test_a_sample_of_two_files_is_refused_with_both(project: Path, second: str) 
     assert open_split(lock_with(data__on_bad_sample="skip"), project / "data", "train").missing == ["train0"]
 
 
-def test_files_that_systems_leave_behind_are_no_samples(project: Path) -> None:
+def test_system_files_are_not_read_as_samples(project: Path) -> None:
     for name in ("images/.DS_Store", "images/Thumbs.db", "images/._train0.png", "masks/._train0_segmentation.png"):
         (project / "data" / name).write_bytes(b"left behind")
     look(project / "data")
 
 
-def test_names_in_the_list_have_no_suffix_and_that_is_said(project: Path) -> None:
+def test_names_with_a_suffix_in_splits_json_are_reported(project: Path) -> None:
     splits = project / "data/splits.json"
     names = {split: [f"{name}.png" for name in found] for split, found in json.loads(splits.read_text()).items()}
     splits.write_text(json.dumps(names))
@@ -90,7 +86,7 @@ def test_names_in_the_list_have_no_suffix_and_that_is_said(project: Path) -> Non
     assert "without suffix" in raised.value.help
 
 
-def test_a_split_that_is_there_twice_is_refused(project: Path) -> None:
+def test_r506_for_a_duplicate_split_in_splits_json(project: Path) -> None:
     splits = project / "data/splits.json"
     splits.write_text(splits.read_text().rstrip()[:-1] + ', "train": ["train0"]}')
     with pytest.raises(RuntimeFinding, match=r"R506.*no valid|R506.*not valid") as raised:

@@ -1,4 +1,4 @@
-"""Folds: disjoint, complete, the same for one seed, and with all samples of a group together."""
+"""Folds are disjoint, complete, reproducible for a seed, and keep the samples of a group together."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def items(part: Any) -> list[str]:
 
 
 @given(st.integers(2, 20), st.integers(0, 20), st.integers(2, 6), st.integers(0, 5))
-def test_folds_are_disjoint_and_cover_all(train: int, val: int, number: int, seed: int) -> None:
+def test_folds_are_disjoint_and_cover_all_samples(train: int, val: int, number: int, seed: int) -> None:
     sources = [Named([f"t{index}" for index in range(train)]), Named([f"v{index}" for index in range(val)])]
     whole = sorted(name for source in sources for name in source.names)
     if train + val < number:
@@ -66,7 +66,7 @@ class Asked(Named):
         return (f"{self.names[index]}.png",)
 
 
-def test_questions_about_a_sample_are_answered_by_its_own_data_set() -> None:
+def test_a_fold_delegates_to_the_data_set_of_each_sample() -> None:
     sources = [Asked(["t0", "t1", "t2"]), Asked(["v0", "v1", "v2", "v3"])]
     for part in divide(sources, folds(3)[1], by_file=True):
         asked = [part.target(position) for position in range(len(part))]
@@ -75,7 +75,7 @@ def test_questions_about_a_sample_are_answered_by_its_own_data_set() -> None:
         assert not hasattr(part, "header")
 
 
-def test_groups_stay_together_and_seeds_differ() -> None:
+def test_groups_stay_in_one_fold_and_seeds_give_different_folds() -> None:
     names = [f"P{patient}_{image}" for patient in range(12) for image in range(patient % 3 + 1)]
     divisions = set()
     for seed in range(4):
@@ -89,7 +89,7 @@ def test_groups_stay_together_and_seeds_differ() -> None:
         divide([Named(["other"] * 5)], folds(2, 0, "^P")[0], by_file=False)
 
 
-def test_patches_of_a_volume_stay_together() -> None:
+def test_patches_of_a_volume_stay_in_one_fold() -> None:
     class Patches(Named):
         def files(self, index: int) -> tuple[Path, ...]:
             return (Path(self.names[index].partition(" ")[0]),)
@@ -102,7 +102,9 @@ def test_patches_of_a_volume_stay_together() -> None:
         assert validated.files(0) == (Path(volume),)
 
 
-def test_a_run_trains_on_its_fold_and_folds_are_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_trains_on_its_fold_and_results_of_folds_are_summarized(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     written = write_data(tmp_path / "data", train=7, val=2)
     for fold in folds(3):
         data = {**BASE["data"], "folds": fold.model_dump()}

@@ -1,4 +1,4 @@
-"""Images with classes: how classes are numbered, and what an item is."""
+"""Images with classes: the numbers of classes, and the form of an item."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ratc_runtime.errors import RuntimeFinding
         (["2", "1"], 2, ["1", 2], {"1": 0, "2": 1}, ["1", "2"]),
     ],
 )
-def test_classes_are_numbered(
+def test_class_names_get_numbers_in_a_fixed_order(
     found: list[str], classes: int, given: Any, numbers: dict[str, int], names: list[str] | None
 ) -> None:
     assert numbered("data", found, classes, given) == (numbers, names)
@@ -50,7 +50,7 @@ def test_classes_are_numbered(
         (["red oak", "red\u00a0oak"], 2, None, "R539", "red\\xa0oak"),
     ],
 )
-def test_other_classes_than_the_lock_s_are_refused(
+def test_classes_that_contradict_the_lock_are_refused(
     found: list[str], classes: int, given: Any, code: str, says: str
 ) -> None:
     with pytest.raises(RuntimeFinding) as raised:
@@ -59,13 +59,13 @@ def test_other_classes_than_the_lock_s_are_refused(
     assert says in raised.value.render()
 
 
-def test_too_few_classes_to_train_are_not_helped_by_their_own_number() -> None:
+def test_the_help_for_too_few_classes_is_to_list_all_classes() -> None:
     with pytest.raises(RuntimeFinding) as raised:
         numbered("data", ["oak"], 2, None)
     assert raised.value.help == "list all classes in `data.args: {classes: […]}` if some have no images yet"
 
 
-def test_an_item_is_a_pyramid_and_a_number(tmp_path: Path) -> None:
+def test_an_item_is_an_image_pyramid_and_a_class_number(tmp_path: Path) -> None:
     # Lying on its side, by its orientation: 20 wide and 40 high upright.
     picture = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8), (20, 1)))
     exif = Image.Exif()

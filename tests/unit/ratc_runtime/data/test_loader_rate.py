@@ -1,4 +1,4 @@
-"""How fast a loader process delivers samples, with an injected clock."""
+"""The rate at which a loader process delivers samples, with an injected clock."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rate_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     return measured
 
 
-def test_the_rate_is_that_of_all_samples_but_the_first(rate_of: Any) -> None:
+def test_the_rate_leaves_out_the_first_sample(rate_of: Any) -> None:
     before, threads = random.getstate(), torch.get_num_threads()
     data = Slow(1000)
     assert rate_of(data) == pytest.approx(10.0)
@@ -50,11 +50,11 @@ def test_the_rate_is_that_of_all_samples_but_the_first(rate_of: Any) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_an_epoch_is_enough(rate_of: Any) -> None:
+def test_the_rate_reads_at_most_one_epoch(rate_of: Any) -> None:
     data = Slow(12)
     assert rate_of(data, training__global_batch_size=4, training__micro_batch_size=4) == pytest.approx(10.0)
     assert data.read == 12
 
 
-def test_one_sample_has_no_rate(rate_of: Any) -> None:
+def test_a_single_sample_gives_no_rate(rate_of: Any) -> None:
     assert rate_of(Slow(1), training__global_batch_size=1, training__micro_batch_size=1) is None

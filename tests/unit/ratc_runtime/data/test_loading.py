@@ -1,4 +1,4 @@
-"""The loaders: what a step sees is a function of seed and epoch alone, and bad samples are met, named and counted."""
+"""Loaders: a step's samples depend only on seed and epoch; bad samples are named and counted."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def same(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> bool:
     number=st.integers(0, 2),
     first=st.integers(0, STEPS - 1),
 )
-def test_an_epoch_is_the_same_for_any_workers_world_and_start(
+def test_an_epoch_does_not_depend_on_workers_world_size_or_start(
     tmp_path_factory: pytest.TempPathFactory,
     data: Path,
     foreign: bool,
@@ -140,7 +140,7 @@ def test_an_epoch_is_the_same_for_any_workers_world_and_start(
             loader.close()
 
 
-def test_an_epoch_begun_ahead_is_the_epoch(tmp_path: Path, data: Path) -> None:
+def test_a_prefetched_epoch_holds_the_same_batches(tmp_path: Path, data: Path) -> None:
     (plain,), (ahead,) = (loaders(tmp_path, data, False, workers, 1) for workers in (0, 1))
     try:
         first, second = epoch([plain], 0), epoch([plain], 1)
@@ -154,7 +154,7 @@ def test_an_epoch_begun_ahead_is_the_epoch(tmp_path: Path, data: Path) -> None:
         ahead.close()
 
 
-def test_evaluation_is_not_augmented_and_its_workers_live_on(tmp_path: Path, data: Path) -> None:
+def test_evaluation_is_not_augmented_and_keeps_its_workers(tmp_path: Path, data: Path) -> None:
     changes = {"data__augmentations": AUGMENTATIONS, "data__persistent_workers": True, "data__prefetch_factor": 2}
     lock = lock_with(tmp_path, data__num_workers=1, **changes)
     dataset = open_split(lock, data, "val")
@@ -229,7 +229,7 @@ KINDS = (
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_named_or_skipped_and_counted(
+def test_a_damaged_file_is_named_or_is_skipped_and_counted(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_data(tmp_path / "data", train=12)
@@ -299,7 +299,7 @@ def passed(folder: Path, special: dict[int, Any], policy: str = "fail", **change
         (KeyError("x"), "s7 cannot be loaded"),
     ],
 )
-def test_bad_items_of_a_data_set_of_ones_own(tmp_path: Path, item: Any, said: str) -> None:
+def test_r506_for_invalid_items_of_a_custom_data_set(tmp_path: Path, item: Any, said: str) -> None:
     with pytest.raises(RuntimeFinding) as caught:
         passed(tmp_path, {7: item})
     assert caught.value.code == "R506"
@@ -308,14 +308,14 @@ def test_bad_items_of_a_data_set_of_ones_own(tmp_path: Path, item: Any, said: st
     assert loader.skipped == {"s7"}
 
 
-def test_pairs_and_arrays_are_items(tmp_path: Path) -> None:
+def test_pairs_and_numpy_arrays_are_accepted_as_items(tmp_path: Path) -> None:
     pair = (np.full((1, 4, 4), 2, np.float32), np.zeros((1, 4, 4), np.float32))
     _, batches = passed(tmp_path, dict.fromkeys(range(40), pair))
     assert batches[0].image.tolist() == [[[[2.0] * 4] * 4]] * 2
     assert batches[0].target.tolist() == [[[[0.0] * 4] * 4]] * 2
 
 
-def test_r535_names_samples_that_do_not_go_together(tmp_path: Path) -> None:
+def test_r535_names_samples_of_different_shapes(tmp_path: Path) -> None:
     wide = {"image": torch.ones(1, 4, 8), "target": torch.ones(1, 4, 8)}
     with pytest.raises(RuntimeFinding) as caught:
         passed(tmp_path, {7: wide}, "skip")
@@ -323,7 +323,7 @@ def test_r535_names_samples_that_do_not_go_together(tmp_path: Path) -> None:
     assert "s7: image (1, 4, 8), target (1, 4, 8)" in caught.value.note
 
 
-def test_r533_refuses_a_split_that_is_mostly_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_r533_for_a_split_with_mostly_bad_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def bad(number: int) -> dict[int, Any]:
         return dict.fromkeys(range(number), ValueError("bad"))
 
@@ -342,7 +342,7 @@ def test_r533_refuses_a_split_that_is_mostly_not_there(tmp_path: Path, capsys: p
         train_loader(open_split(lock, tmp_path / "data", "train"), lock, 0, collate)
 
 
-def test_r532_ends_a_run_whatever_is_done_with_bad_samples(tmp_path: Path, data: Path) -> None:
+def test_r532_ends_a_run_even_if_bad_samples_are_skipped(tmp_path: Path, data: Path) -> None:
     crop = [{"RandomCrop": {"size": 16}}]
     lock = lock_with(tmp_path, data__augmentations=crop, data__on_bad_sample="skip")
     loader = train_loader(open_split(lock, data, "train"), lock, 0, collate)

@@ -1,4 +1,4 @@
-"""The order of samples: the same for any world, and each one once in an evaluation."""
+"""The order of samples is the same for any world size, and an evaluation reads each sample once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.lockfile import lock_with
 
 @settings(max_examples=examples(60), deadline=None)
 @given(st.integers(1, 60), st.sampled_from([(8, 1, 8), (8, 2, 2), (8, 4, 1), (8, 8, 1), (6, 3, 2)]), st.integers(0, 3))
-def test_a_step_holds_the_same_samples_for_any_world(
+def test_a_step_holds_the_same_samples_for_any_world_size(
     tmp_path_factory: pytest.TempPathFactory, length: int, split: tuple[int, int, int], epoch: int
 ) -> None:
     batch, world, micro = split
@@ -45,7 +45,7 @@ def test_a_step_holds_the_same_samples_for_any_world(
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 6))
-def test_an_evaluation_sees_every_sample_once(length: int, world: int, micro: int) -> None:
+def test_an_evaluation_reads_every_sample_once(length: int, world: int, micro: int) -> None:
     ranks = [list(EvaluationOrder(length, micro, rank, world)) for rank in range(world)]
     assert len({len(batches) for batches in ranks}) == 1
     seen = sorted(index for batches in ranks for batch in batches for index in batch)

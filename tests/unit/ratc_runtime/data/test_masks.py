@@ -1,4 +1,4 @@
-"""What may be a mask, and what a picture's file may hold: values, colours, alpha, palettes, orientation, formats."""
+"""Valid masks and image files: values, colours, alpha, palettes, orientation, formats."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def isic(folder: Path, mask: Image.Image, **changes: Any) -> Any:
     ],
     ids=lambda mask: mask.mode,
 )
-def test_two_values_that_can_only_mean_background_and_foreground_are_a_mask(tmp_path: Path, mask: Image.Image) -> None:
+def test_an_unambiguous_two_valued_image_is_a_mask(tmp_path: Path, mask: Image.Image) -> None:
     data = isic(tmp_path, mask)
     for target in (data[0]["target"], data.target(0)):
         assert target.dtype == torch.float32
@@ -117,9 +117,7 @@ def test_two_values_that_can_only_mean_background_and_foreground_are_a_mask(tmp_
         (palette(68, 1, 84, 253, 231, 36), "(68, 1, 84)", "set data.num_classes"),
     ],
 )
-def test_what_may_mean_several_things_is_refused_with_what_was_seen(
-    tmp_path: Path, mask: Image.Image, seen: str, helps: str
-) -> None:
+def test_r570_names_the_values_of_an_ambiguous_mask(tmp_path: Path, mask: Image.Image, seen: str, helps: str) -> None:
     data = isic(tmp_path, mask)
     for read in (lambda: data[0], lambda: data.target(0)):
         with pytest.raises(RuntimeFinding, match=r"R570.*a_segmentation.png") as raised:
@@ -129,14 +127,14 @@ def test_what_may_mean_several_things_is_refused_with_what_was_seen(
         assert not raised.value.everywhere
 
 
-def test_a_mask_stored_as_jpeg_is_refused_and_a_threshold_makes_it_one(tmp_path: Path) -> None:
+def test_a_jpeg_mask_needs_a_mask_threshold(tmp_path: Path) -> None:
     with pytest.raises(RuntimeFinding, match="R570"):
         isic(tmp_path / "without", grey(255), jpeg=True)[0]
     data = isic(tmp_path / "with", grey(255), jpeg=True, data__args={"mask_threshold": 128})
     assert np.array_equal(data[0]["target"][0].numpy() == 1, INSIDE)
 
 
-def test_a_threshold_is_a_number_and_of_one_class(tmp_path: Path) -> None:
+def test_mask_threshold_must_be_a_positive_number_and_needs_one_class(tmp_path: Path) -> None:
     for wrong in ("128", True, 0, -3, float("nan")):
         with pytest.raises(RuntimeFinding, match=r"R50[59].*mask_threshold"):  # R505: no lock holds what is no number
             isic(tmp_path / f"{wrong}", grey(255), data__args={"mask_threshold": wrong})
@@ -169,7 +167,7 @@ def turned(folder: Path, orientation: int, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_read_upright(tmp_path: Path, orientation: int, kind: str) -> None:
+def test_images_are_read_upright(tmp_path: Path, orientation: int, kind: str) -> None:
     path = turned(tmp_path, orientation, kind)
     picture, size = open_picture(path, "L")
     assert size == picture.size == look_at(path).size == (40, 24)
@@ -178,7 +176,7 @@ def test_pictures_are_read_upright(tmp_path: Path, orientation: int, kind: str) 
     assert rows[8:].max() < 60
 
 
-def test_a_reduced_photograph_is_upright_too(tmp_path: Path) -> None:
+def test_a_reduced_jpeg_is_read_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (1600, 800)).save(tmp_path / "a.jpg", exif=exif)
@@ -202,7 +200,7 @@ def test_training_and_prediction_read_the_same_upright_image(tmp_path: Path) -> 
     assert len(data) == 1
 
 
-def test_a_mask_of_the_pixels_as_stored_does_not_fit_and_both_sizes_are_named(tmp_path: Path) -> None:
+def test_a_mask_that_ignores_the_exif_rotation_is_refused_with_both_sizes(tmp_path: Path) -> None:
     isic(tmp_path, Image.new("L", (24, 40)))
     turned(tmp_path / "images", 6, "PNG")
     data = open_split(lock_from(lock_content()), tmp_path, "train")
@@ -233,7 +231,7 @@ def pages(kind: str) -> Any:
         (lambda path: None, "No such file"),
     ],
 )
-def test_only_single_pictures_of_known_formats_are_opened(tmp_path: Path, make: Any, says: str) -> None:
+def test_only_single_images_of_known_formats_are_opened(tmp_path: Path, make: Any, says: str) -> None:
     path = tmp_path / "a.png"
     make(path)
     for read in (lambda: open_picture(path, "RGB"), lambda: open_picture(path, None), lambda: look_at(path)):
@@ -242,7 +240,7 @@ def test_only_single_pictures_of_known_formats_are_opened(tmp_path: Path, make: 
         assert says in raised.value.note
 
 
-def test_no_program_is_started_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_process_is_started_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     eps(tmp_path / "a.png")
     monkeypatch.setattr(subprocess, "Popen", lambda *given, **named: pytest.fail(f"{given}"))
     lock = lock_from(lock_content())
@@ -257,7 +255,7 @@ def empty_scores(lock: Lock) -> dict[str, float]:
     return scorer.scores(ALONE)
 
 
-def test_a_score_of_nothing_is_none() -> None:
+def test_a_score_without_foreground_is_nan() -> None:
     lock = lock_from(lock_content())
     scores = empty_scores(lock)
     assert math.isnan(scores["dice"])
@@ -280,7 +278,7 @@ def test_a_score_of_nothing_is_none() -> None:
     assert math.isnan(picture.dice)
 
 
-def test_a_split_without_foreground_is_evaluated_to_null(project: Path) -> None:
+def test_a_split_without_foreground_has_null_scores(project: Path) -> None:
     (project / "own.py").write_text(
         "import torch\n\n\n"
         "class Nothing(torch.nn.Module):\n"
@@ -304,7 +302,7 @@ def test_a_split_without_foreground_is_evaluated_to_null(project: Path) -> None:
     assert "no score: the split has no foreground" in told.stdout
 
 
-def test_an_epoch_without_a_score_is_not_the_best_one() -> None:
+def test_an_epoch_without_a_score_is_never_the_best() -> None:
     lock = lock_from(lock_content())
     nothing = float("nan")
 
@@ -329,9 +327,7 @@ def as_tiff(values: Any) -> bytes:
 
 @pytest.mark.parametrize("threshold", [None, 0.5])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_mask_that_holds_no_number_somewhere_is_refused(
-    tmp_path: Path, value: float, threshold: float | None
-) -> None:
+def test_a_mask_with_nan_or_infinite_values_is_refused(tmp_path: Path, value: float, threshold: float | None) -> None:
     data = isic(tmp_path, grey(255), data__args={} if threshold is None else {"mask_threshold": threshold})
     values = INSIDE.astype(np.float32)
     values[0, 0] = value
@@ -342,7 +338,7 @@ def test_a_mask_that_holds_no_number_somewhere_is_refused(
     assert "mask_threshold" not in raised.value.help
 
 
-def test_no_threshold_is_advised_that_would_be_refused(tmp_path: Path) -> None:
+def test_no_invalid_threshold_is_suggested(tmp_path: Path) -> None:
     data = isic(tmp_path, grey(255))
     (tmp_path / "masks/a_segmentation.png").write_bytes(as_tiff(INSIDE.astype(np.int32) * 2 - 1))
     with pytest.raises(RuntimeFinding, match="R570") as raised:
@@ -379,7 +375,7 @@ def test_colours_of_sixteen_bits_are_refused(tmp_path: Path, what: str, colour_t
         (np.zeros((*SHAPE, 3), np.uint8), r"holds several channels \(RGB"),
     ],
 )
-def test_class_numbers_are_whole_and_single(tmp_path: Path, values: Any, says: str) -> None:
+def test_class_masks_hold_whole_numbers_in_one_channel(tmp_path: Path, values: Any, says: str) -> None:
     data = isic(tmp_path, grey(1), data__num_classes=3, data__class_names=["background", "a", "b"])
     (tmp_path / "masks/a_segmentation.png").write_bytes(as_tiff(values))
     with pytest.raises(RuntimeFinding, match=f"R536.*{says}"):

@@ -1,4 +1,4 @@
-"""What is seen of the data before the first epoch: foreground, classes, sizes, names, lengths; `ratc data check`."""
+"""The survey of the data before the first epoch: foreground, classes, sizes, names, lengths."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def blank(folder: Path, split: str, value: int = 0) -> None:
         Image.new("L", (32, 32), value).save(folder / f"masks/{name}_segmentation.png")
 
 
-def test_good_data_pass_and_the_random_state_stays_as_it_was(project: Path) -> None:
+def test_good_data_pass_and_keep_the_random_state(project: Path) -> None:
     before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
     look(project / "data")
     after = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
@@ -63,9 +63,7 @@ def test_good_data_pass_and_the_random_state_stays_as_it_was(project: Path) -> N
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_run_names_images_that_are_in_two_splits(
-    cached: bool, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_warns_of_images_in_two_splits(cached: bool, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     look(project / "data")
     assert "R578" not in capsys.readouterr().err
     images = project / "data/images"
@@ -103,7 +101,7 @@ def test_one_sample_with_foreground_is_found_among_many_without(tmp_path: Path) 
     look(tmp_path / "data")
 
 
-def test_every_rank_finds_the_same(project: Path) -> None:
+def test_every_rank_reports_the_same_survey(project: Path) -> None:
     """Three ranks that share the samples, and bring together what each of them saw."""
     blank(project / "data", "val")
     lock = lock_with()
@@ -133,7 +131,7 @@ def test_a_run_is_refused_before_its_first_step(project: Path, spoil: Any, code:
     assert not list((project / "out").glob("checkpoints/*.pt"))
 
 
-def test_bad_samples_that_are_to_be_skipped_do_not_end_the_start(project: Path) -> None:
+def test_samples_to_be_skipped_do_not_end_the_survey(project: Path) -> None:
     Image.new("RGB", (32, 32), (255, 0, 0)).save(project / "data/masks/train3_segmentation.png")
     with pytest.raises(RuntimeFinding, match="R570"):
         look(project / "data")
@@ -154,7 +152,7 @@ def test_classes_that_never_occur_are_named(project: Path, capsys: pytest.Captur
     assert "`background`, `cell`, `wall` never occur in" in absent_classes("val", Survey(4, read=4), task).message
 
 
-def test_of_objects_it_is_known_for_every_image_which_classes_never_occur(
+def test_absent_classes_of_detection_are_found_in_all_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = [{"id": n, "file_name": f"{n}.png", "width": 40, "height": 20} for n in range(50)]
@@ -197,7 +195,7 @@ class Own:
         (torch.full((1, 8, 8), float("nan")), False, "R506", "not finite"),
     ],
 )
-def test_targets_that_do_not_go_with_the_task_are_refused(target: Any, several: bool, code: str, says: str) -> None:
+def test_targets_of_another_task_are_refused(target: Any, several: bool, code: str, says: str) -> None:
     lock = lock_with(**(THREE if several else {}))
     with pytest.raises(RuntimeFinding, match=f"(?s){code}.*{says}"):
         first_look({"train": Own(torch.rand(3, 8, 8), target)}, make_task(lock), ALONE, True)
@@ -213,7 +211,7 @@ def test_labels_out_of_range_are_refused_in_every_batch() -> None:
         make_task(lock_with()).collate([torch.full((1, 2, 2), 255)])
 
 
-def test_reading_ends_when_its_time_is_up(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_survey_ends_at_its_time_limit(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Own):
         def __len__(self) -> int:
             return 1000
@@ -228,7 +226,7 @@ def test_reading_ends_when_its_time_is_up(project: Path, monkeypatch: pytest.Mon
     assert not seen.complete
 
 
-def test_a_data_set_is_looked_at_in_another_process_if_loader_processes_follow(project: Path) -> None:
+def test_the_survey_runs_in_its_own_process_if_loader_processes_follow(project: Path) -> None:
     """What it opens when it is first read must not be shared by all loader processes."""
 
     opened: list[int] = []
@@ -274,7 +272,7 @@ def test_a_data_set_that_hangs_is_left_to_the_watchdog(monkeypatch: pytest.Monke
     assert list(survey_module.each(data, lambda dataset, position: dataset[position] and 1, [0, 1], apart=True)) == [1]
 
 
-def test_a_large_part_that_is_left_out_is_said(project: Path) -> None:
+def test_a_large_share_of_skipped_samples_is_reported(project: Path) -> None:
     lock = lock_with(training__global_batch_size=32, training__micro_batch_size=32)
     found = left_out(56, lock)
     assert found is not None
@@ -295,7 +293,7 @@ def test_a_large_part_that_is_left_out_is_said(project: Path) -> None:
     assert told.stderr.count("[R577]") == 1
 
 
-def test_preflight_refuses_a_global_batch_that_the_data_cannot_fill(
+def test_preflight_refuses_a_global_batch_larger_than_the_data(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(project)
@@ -330,7 +328,7 @@ BOX = {"image_id": 7, "category_id": 1}
         {"images": [{"id": 7, "file_name": "\x1b[31m\n.png", "width": 40, "height": 20}], "annotations": []},
     ],
 )
-def test_absurd_numbers_and_names_are_findings(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_absurd_numbers_and_names_give_findings(tmp_path: Path, changes: dict[str, Any]) -> None:
     coco(tmp_path, **changes)
     with pytest.raises(RuntimeFinding) as raised:
         CocoDetection(tmp_path, "train", (40, 40), channels=1)
@@ -356,7 +354,7 @@ NFD = unicodedata.normalize("NFD", "é.png")
         ("x.png\r", "x.png", "other spaces or line ends", "x.png"),
     ],
 )
-def test_a_file_that_is_nearly_called_so_is_named(
+def test_a_file_with_a_similar_name_is_suggested(
     tmp_path: Path, listed: str, there: str, says: str, helps: str
 ) -> None:
     coco(tmp_path, images=[{"id": 7, "file_name": listed, "width": 40, "height": 20}], annotations=[])
@@ -385,7 +383,7 @@ def test_masks_without_background_are_reported(project: Path, capsys: pytest.Cap
     assert "[R572] `background` never occurs in the 10 samples of train" in capsys.readouterr().err
 
 
-def test_an_image_is_in_one_split_and_once(tmp_path: Path) -> None:
+def test_duplicate_images_in_and_between_splits_are_refused(tmp_path: Path) -> None:
     twice = [{"id": n, "file_name": "7.png", "width": 40, "height": 20} for n in (1, 2)]
     coco(tmp_path, images=twice, annotations=[])
     with pytest.raises(RuntimeFinding, match=r"R506.*several `images`.*7\.png"):
@@ -399,7 +397,7 @@ def test_an_image_is_in_one_split_and_once(tmp_path: Path) -> None:
     assert "2 images in both" in raised.value.note
 
 
-def test_boxes_that_may_be_two_corners_or_copies_are_reported(
+def test_boxes_that_look_like_corners_or_duplicates_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     box = {"image_id": 7, "category_id": 1}
@@ -412,7 +410,7 @@ def test_boxes_that_may_be_two_corners_or_copies_are_reported(
     assert "1 box(es) are there a second time" in err
 
 
-def test_an_image_of_another_size_than_is_listed_is_refused_with_both(tmp_path: Path) -> None:
+def test_an_image_of_another_size_than_listed_is_refused_with_both_sizes(tmp_path: Path) -> None:
     coco(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,4 +1,4 @@
-"""Volumes in patches: every voxel once, whatever way the file lies; and a model of three dimensions."""
+"""Volumes in patches: every voxel once, in any orientation of the file; and three-dimensional models."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_grid_covers_every_voxel(shape: tuple[int, ...], size: tuple[int, ..
     assert (seen[1:] == 1).all() if overlap == 0 else (seen[1:] >= 1).all()
 
 
-def test_patches_are_the_volume_in_pieces(volumes: Path) -> None:
+def test_patches_reassemble_to_the_volume(volumes: Path) -> None:
     data = open_split(lock_of(volumes), volumes / "data", "train")
     image, classes = volume((20, 13, 9), 0)
     assert len(data) == 2 * 2 * 2
@@ -113,7 +113,9 @@ def test_patches_are_the_volume_in_pieces(volumes: Path) -> None:
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0), (0, 2, 1)])
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1), (-1, -1, 1)])
-def test_the_way_a_file_lies_changes_nothing(volumes: Path, axes: tuple[int, ...], flips: tuple[int, ...]) -> None:
+def test_the_orientation_of_a_file_does_not_change_its_patches(
+    volumes: Path, axes: tuple[int, ...], flips: tuple[int, ...]
+) -> None:
     image, mask = volume((20, 13, 9), 0)
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     straight = nibabel.Nifti1Image(image, affine)
@@ -132,7 +134,7 @@ def test_the_way_a_file_lies_changes_nothing(volumes: Path, axes: tuple[int, ...
         assert torch.equal(one.target(index), other.target(index))
 
 
-def test_windows_and_channels(volumes: Path) -> None:
+def test_an_intensity_window_is_applied_and_channels_are_read(volumes: Path) -> None:
     image, mask = volume((20, 13, 9), 0)
     several = np.stack([image, image * 0 + 7, image[::-1]], axis=-1).astype(np.float32)
     save(volumes / "data", "a", several, mask)
@@ -148,7 +150,7 @@ def test_windows_and_channels(volumes: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300])
-def test_a_voxel_that_is_no_number_is_refused_or_filled_as_the_spec_says(volumes: Path, wrong: float) -> None:
+def test_nan_voxels_are_refused_or_filled_as_the_spec_says(volumes: Path, wrong: float) -> None:
     image, mask = volume((20, 13, 9), 0)
     spoilt = image.astype(np.float64)
     spoilt[3, 0, 0] = wrong
@@ -169,12 +171,12 @@ def test_a_voxel_that_is_no_number_is_refused_or_filled_as_the_spec_says(volumes
 
 
 @pytest.mark.parametrize("window", [["a", "b"], [5, 5], [5, 1]])
-def test_a_window_without_an_extent_is_refused(volumes: Path, window: list[Any]) -> None:
+def test_a_window_of_zero_width_is_refused(volumes: Path, window: list[Any]) -> None:
     with pytest.raises(RuntimeFinding, match=r"R506.*window"):
         open_split(lock_of(volumes, data__args={"window": window}), volumes / "data", "train")
 
 
-def test_prediction_fills_voxels_as_training_did(volumes: Path) -> None:
+def test_prediction_fills_nan_voxels_like_training(volumes: Path) -> None:
     image = volume((8, 10, 8), 0)[0].astype(np.float32)
     image[3, 0, 0] = np.nan
     save(volumes, "new", image, image * 0)
@@ -186,12 +188,12 @@ def test_prediction_fills_voxels_as_training_did(volumes: Path) -> None:
 
 
 @pytest.mark.parametrize("fill", ["0", True, 1e31])
-def test_a_fill_that_is_no_number_is_refused(volumes: Path, fill: Any) -> None:
+def test_a_fill_value_that_is_not_finite_is_refused(volumes: Path, fill: Any) -> None:
     with pytest.raises(RuntimeFinding, match=r"R509.*fill_nan"):
         open_split(lock_of(volumes, data__args={"fill_nan": fill}), volumes / "data", "train")
 
 
-def test_one_foreground_class_and_a_pyramid(volumes: Path) -> None:
+def test_a_volume_of_one_class_gives_a_pyramid_and_a_mask(volumes: Path) -> None:
     lock = lock_of(
         volumes,
         data__num_classes=1,
@@ -213,7 +215,7 @@ def test_one_foreground_class_and_a_pyramid(volumes: Path) -> None:
     task.loss()(logits, task.collate([item["target"]])).backward()
 
 
-def test_a_volume_of_several_labels_is_no_mask_of_one_class(volumes: Path) -> None:
+def test_a_volume_of_several_labels_is_refused_as_a_binary_mask(volumes: Path) -> None:
     lock = lock_of(volumes, data__num_classes=1, data__class_names=["tissue"])
     with pytest.raises(RuntimeFinding, match=r"R570.*a_segmentation") as raised:
         open_split(lock, volumes / "data", "train")[3]
@@ -222,7 +224,7 @@ def test_a_volume_of_several_labels_is_no_mask_of_one_class(volumes: Path) -> No
     assert "mask_threshold" in raised.value.help
 
 
-def test_a_volume_that_no_memory_holds_is_not_decoded(volumes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_larger_than_memory_is_not_decoded(volumes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_split(lock_of(volumes), volumes / "data", "train")
     monkeypatch.setattr(volume_store, "_memory_bytes", lambda: 1000)
     monkeypatch.setattr(volume_store, "folder_of_maps", lambda: None)
@@ -272,13 +274,13 @@ def two_files(data: Path) -> str:
 
 
 @pytest.mark.parametrize("breaks", [nothing, two_files, broken_size, broken_place, broken_header, cut_off, wrong_class])
-def test_bad_volumes_are_named(volumes: Path, breaks: Any) -> None:
+def test_invalid_volumes_are_named(volumes: Path, breaks: Any) -> None:
     says = breaks(volumes / "data")
     with pytest.raises(RuntimeFinding, match=says):
         open_split(lock_of(volumes), volumes / "data", "train")[0]
 
 
-def test_a_bad_volume_is_left_out_if_the_spec_says_so(volumes: Path) -> None:
+def test_a_bad_volume_is_skipped_if_the_spec_says_so(volumes: Path) -> None:
     broken_header(volumes / "data")
     (volumes / "data/splits.json").write_text(json.dumps({"train": ["a", "b", "gone"], "val": ["c"]}))
     data = open_split(lock_of(volumes, data__on_bad_sample="skip"), volumes / "data", "train")
@@ -286,7 +288,7 @@ def test_a_bad_volume_is_left_out_if_the_spec_says_so(volumes: Path) -> None:
     assert {name.partition("@")[0] for name in data.names} == {"b"}
 
 
-def test_a_volume_is_decoded_once_and_again_when_it_changes(volumes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_is_decoded_again_only_if_its_file_changes(volumes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
     decode = volume_store.decode
     monkeypatch.setattr(
@@ -325,7 +327,7 @@ def test_a_volume_is_decoded_once_and_again_when_it_changes(volumes: Path, monke
         {"model__attention_memory": "fused", "training__activation_checkpointing": True},
     ],
 )
-def test_ways_to_save_memory_give_the_same_gradients_in_3d(tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_memory_saving_options_give_the_same_gradients_in_3d(tmp_path: Path, changed: dict[str, Any]) -> None:
     def step(**changes: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
         torch.manual_seed(0)
         lock = lock_of(tmp_path, data__scales=[1.0, 0.5], model__multi_scale=True, **changes)

@@ -1,4 +1,4 @@
-"""The sample data: the same bytes everywhere, whole or not there, and splits that do not leak."""
+"""Sample data: reproducible bytes, complete folders, and splits without leakage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_bytes_are_the_same_and_a_second_call_does_nothing(brain: Path, tmp_path: Path) -> None:
+def test_the_brain_sample_is_reproducible_and_written_once(brain: Path, tmp_path: Path) -> None:
     before = digest(brain)
     assert SAMPLE.write(tmp_path / "other")
     assert digest(tmp_path / "other") == before
@@ -60,7 +60,7 @@ def test_no_slice_has_a_neighbour_in_another_split(brain: Path) -> None:
     )
 
 
-def test_slices_are_brains_with_white_matter_inside(brain: Path) -> None:
+def test_brain_slices_hold_brain_and_white_matter(brain: Path) -> None:
     for names in json.loads((brain / "splits.json").read_text()).values():
         for name in names:
             image = np.asarray(Image.open(brain / "images" / f"{name}.png"))
@@ -75,7 +75,7 @@ def test_slices_are_brains_with_white_matter_inside(brain: Path) -> None:
             assert not image[:, [0, -1]].any()
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     with pytest.raises(SampleDataError, match="not empty"):
@@ -85,14 +85,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         SAMPLE.write(tmp_path / "mine/thesis.txt/below")
 
 
-def test_an_incomplete_folder_is_noticed(brain: Path, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_detected(brain: Path, tmp_path: Path) -> None:
     SAMPLE.write(tmp_path / "brain")
     next((tmp_path / "brain/masks").iterdir()).unlink()
     assert not SAMPLE.is_complete(tmp_path / "brain")
     assert SAMPLE.is_complete(brain)
 
 
-def test_digits_are_those_of_the_source_in_folders_and_in_the_table(tmp_path: Path) -> None:
+def test_digits_equal_their_source_in_folders_and_table(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
     digits, folder = find("digits"), tmp_path / "digits"
@@ -118,7 +118,7 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_blocks_are_of_the_template_and_do_not_overlap(blocks: Path, tmp_path: Path) -> None:
+def test_blocks_are_cut_from_the_template_without_overlap(blocks: Path, tmp_path: Path) -> None:
     import nibabel
     from ratc_runtime.data.sample import mni152
     from ratc_runtime.data.sample.brain3d import SLABS
@@ -145,7 +145,7 @@ def test_blocks_are_of_the_template_and_do_not_overlap(blocks: Path, tmp_path: P
             assert means[0] < means[1]
 
 
-def test_shapes_lie_in_their_boxes_and_are_drawn_alike_everywhere(tmp_path: Path) -> None:
+def test_shapes_lie_in_their_boxes_and_are_reproducible(tmp_path: Path) -> None:
     sample = find("shapes")
     assert sample.write(tmp_path / "one")
     assert sample.write(tmp_path / "other")
@@ -169,11 +169,11 @@ def test_shapes_lie_in_their_boxes_and_are_drawn_alike_everywhere(tmp_path: Path
         assert np.ptp(middle.reshape(-1, 3), axis=0).max() <= 24
 
 
-def test_every_name_has_its_data() -> None:
+def test_every_sample_name_has_its_data() -> None:
     assert {find(name).marker["sample_data"] for name in NAMES} == set(NAMES)
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command_writes_sample_data(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ratc_runtime.data.sample", *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
