@@ -1,4 +1,4 @@
-"""Debug runs: each step is told in a block that is right, faults are named where they arise, other runs pay nothing."""
+"""Debug runs: the report of each step is right, faults are named at their origin, other runs have no overhead."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "debug.jsonl").read_text().splitlines()]
 
 
-def test_the_report_of_a_step_equals_the_step_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_of_a_step_equals_a_step_computed_by_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, twin = run_of(tmp_path), run_of(tmp_path / "twin")
     result = step(run, Inspector(run))
 
@@ -195,7 +197,7 @@ def test_r527_names_the_line_of_the_forward_pass(tmp_path: Path) -> None:
     assert not [line for line in shown if "ratc_runtime/training/step.py" in line or "torch/nn" in line]
 
 
-def test_other_errors_of_backward_stay_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_errors_of_backward_are_raised_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(tmp_path)
     Inspector(run)
     value = torch.ones(2, requires_grad=True)
@@ -208,14 +210,14 @@ def test_other_errors_of_backward_stay_what_they_are(tmp_path: Path, capsys: pyt
     assert "kept = value.exp()" in capsys.readouterr().err
 
 
-def test_fp16s_search_for_its_scale_is_no_fault(tmp_path: Path) -> None:
+def test_fp16_loss_scale_search_is_not_reported_as_a_fault(tmp_path: Path) -> None:
     run = run_of(tmp_path, training__precision="fp16")
     Inspector(run)
     assert torch.is_anomaly_enabled()
     assert not torch.is_anomaly_check_nan_enabled()
 
 
-def test_variables_are_set_unless_they_are() -> None:
+def test_debug_variables_are_set_unless_already_set() -> None:
     found = {"NCCL_DEBUG": "WARN", "TORCH_DISTRIBUTED_DEBUG": "OFF"}
     debug.prepare(found, "nccl")
     assert (found["NCCL_DEBUG"], found["TORCH_DISTRIBUTED_DEBUG"]) == ("WARN", "OFF")
@@ -226,7 +228,7 @@ def test_variables_are_set_unless_they_are() -> None:
     ]
 
 
-def test_tensors_are_found_in_whatever_a_batch_is() -> None:
+def test_tensors_are_found_in_nested_batches() -> None:
     one, two, three = torch.zeros(1), torch.ones(2), torch.arange(3)
     found = describe.tensors({"image": [one, two], "boxes": {"labels": three}, "name": "a"}, "target")
     assert [(name, tuple(value.shape)) for name, value in found] == [
@@ -241,7 +243,7 @@ def test_tensors_are_found_in_whatever_a_batch_is() -> None:
     assert not describe.is_finite({"a": torch.tensor([float("inf")])})
 
 
-def test_parameters_are_grouped_as_fits_a_screen() -> None:
+def test_parameters_are_grouped_to_fit_a_screen() -> None:
     flat = [f"layer{number}.weight" for number in range(100)]
     deep = [f"backbone.blocks.{number}.attention.weight" for number in range(8)] + ["head.weight", "scale"]
     assert describe.depth(flat) == 1
@@ -249,7 +251,7 @@ def test_parameters_are_grouped_as_fits_a_screen() -> None:
     assert [describe.group(name, 3) for name in deep[-3:]] == ["backbone.blocks.7", "head", "scale"]
 
 
-def test_few_samples_answer_as_the_whole_dataset_does() -> None:
+def test_a_subset_of_samples_behaves_like_the_whole_data_set() -> None:
     class Whole:
         names, missing = ["a", "b", "c"], ["d"]
 
@@ -268,7 +270,7 @@ def test_few_samples_answer_as_the_whole_dataset_does() -> None:
 
 
 @pytest.mark.slow
-def test_a_debug_run_is_short_and_learns_what_the_other_does(tmp_path: Path) -> None:
+def test_a_debug_run_is_short_and_has_the_losses_of_a_normal_run(tmp_path: Path) -> None:
     write_data(tmp_path / "data", train=8, val=9, test=9)
     whole = run_training(write_lock(tmp_path / "a", output_dir="out-a", **TWO_STEPS))
     short = run_training(write_lock(tmp_path / "b", output_dir="out-b", debug=True, **TWO_STEPS))
@@ -281,7 +283,7 @@ def test_a_debug_run_is_short_and_learns_what_the_other_does(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_other_runs_do_not_even_load_it(project: Path) -> None:
+def test_runs_without_debug_do_not_import_the_debug_package(project: Path) -> None:
     code = (
         "import sys, torch\nfrom ratc_runtime import train\n"
         "assert train.main(sys.argv[1:]) == 0\n"
@@ -295,7 +297,7 @@ def test_other_runs_do_not_even_load_it(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gradients_and_updates_are_seen_below_zero3_as_with_one_process(tmp_path: Path) -> None:
+def test_gradients_and_updates_under_zero3_equal_those_of_one_process(tmp_path: Path) -> None:
     write_data(tmp_path / "data", train=8)
     (tmp_path / "mine.py").write_text(
         "import torch\n"
