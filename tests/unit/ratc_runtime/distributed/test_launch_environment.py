@@ -1,4 +1,4 @@
-"""Ranks, hosts and jobs as each launcher and scheduler tells them: one table."""
+"""Ranks, hosts and jobs from the variables of each launcher and scheduler, in one table."""
 
 import os
 import shutil
@@ -40,12 +40,12 @@ TABLE = {
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_table(name):
+def test_each_launcher_gives_its_ranks_hosts_and_job(name):
     environment, expected = TABLE[name]
     assert detect(environment) == expected
 
 
-def test_a_host_file_counts_more_than_the_list_and_names_each_host_once(tmp_path):
+def test_a_host_file_overrides_the_list_and_hosts_are_unique(tmp_path):
     hosts = tmp_path / "hosts"
     hosts.write_text("b\nb\na\na\nb\n")
     assert detect({**LSF, "LSB_DJOB_HOSTFILE": str(hosts)}).hosts == ("b", "a")
@@ -55,7 +55,7 @@ def test_a_host_file_counts_more_than_the_list_and_names_each_host_once(tmp_path
     "environment",
     [{"RANK": "0"}, {**TORCHRUN, "RANK": "x"}, {**TORCHRUN, "RANK": "8"}, {**SLURM, "SLURM_STEP_ID": "0"}],
 )
-def test_half_a_launcher_is_an_error(environment):
+def test_incomplete_variables_of_a_launcher_are_an_error(environment):
     with pytest.raises(ValueError, match=r"missing|whole numbers|not a rank"):
         detect(environment)
 
@@ -69,7 +69,7 @@ def test_half_a_launcher_is_an_error(environment):
         ("r[1-2]n[1-2]-ib", ["r1n1-ib", "r1n2-ib", "r2n1-ib", "r2n2-ib"]),
     ],
 )
-def test_host_lists(hostlist, hosts):
+def test_host_lists_expand_as_scontrol_does(hostlist, hosts):
     assert expand(hostlist) == hosts
     if shutil.which("scontrol"):  # the judge, where there is one
         said = subprocess.run(["scontrol", "show", "hostnames", hostlist], capture_output=True, text=True)
@@ -82,7 +82,7 @@ def test_a_broken_host_list_is_an_error(hostlist):
         expand(hostlist)
 
 
-def test_a_bare_srun_is_given_torchruns_variables():
+def test_a_bare_srun_gets_the_variables_of_torchrun():
     environment = {**SLURM, **STEP, "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
     set_torchrun_variables(environment)
     given = {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
@@ -98,20 +98,20 @@ def test_a_bare_srun_is_given_torchruns_variables():
 
 
 @pytest.mark.parametrize("environment", [{}, SLURM, {**SLURM, **STEP, **TORCHRUN}, {**LSF}])
-def test_who_is_alone_or_has_its_variables_keeps_them(environment):
+def test_a_single_process_or_set_variables_stay_unchanged(environment):
     before = dict(environment)
     set_torchrun_variables(environment)
     assert environment == before
 
 
-def test_jsruns_first_host_is_the_launch_node():
+def test_the_first_host_of_jsrun_is_the_master():
     environment = {**LSF, **JSRUN}
     set_torchrun_variables(environment)
     assert environment["MASTER_ADDR"] == "h1"
     assert record({}) is None
 
 
-def test_torchrun_itself_agrees():
+def test_detection_agrees_with_a_real_torchrun():
     code = "import os; from ratc_runtime.distributed.launch_environment import detect; print(detect(os.environ))"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     done = subprocess.run([*command, sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)

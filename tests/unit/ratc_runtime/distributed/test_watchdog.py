@@ -1,4 +1,4 @@
-"""The watchdog: what a process says it does, heartbeats, and processes that hang in every way, real ones."""
+"""The watchdog: announced phases, heartbeats, and real processes that hang in different ways."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_every_phase_is_announced_by_some_code() -> None:
     assert announced == {*get_args(phases.Part), *get_args(phases.Work)}
 
 
-def test_a_part_within_a_part_begins_its_work_again() -> None:
+def test_a_nested_phase_restores_the_outer_one() -> None:
     with phase("training"), phase("forward"):
         assert seen_by_a_thread().name == "forward"
         with phase("evaluation"):
@@ -110,7 +110,7 @@ def test_a_part_within_a_part_begins_its_work_again() -> None:
     assert seen_by_a_thread().name == "starting or ending"
 
 
-def test_other_threads_announce_nothing() -> None:
+def test_phases_of_other_threads_are_ignored() -> None:
     """A checkpoint that is written in the background is not what the main thread does."""
     begun, done = threading.Event(), threading.Event()
 
@@ -128,7 +128,7 @@ def test_other_threads_announce_nothing() -> None:
         thread.join()
 
 
-def test_a_collective_that_torch_enters_by_itself_is_seen_on_the_stack() -> None:
+def test_a_collective_inside_torch_is_recognised_on_the_stack() -> None:
     found: list[phases.Phase] = []
     code = compile("def broadcast(look):\n    look()", "/site/torch/distributed/distributed_c10d.py", "exec")
     space: dict[str, Any] = {}
@@ -138,7 +138,7 @@ def test_a_collective_that_torch_enters_by_itself_is_seen_on_the_stack() -> None
     assert [(one.name, one.waiting) for one in found] == [("collective", True)]
 
 
-def test_the_limit_is_the_locks_unless_the_environment_says_otherwise(
+def test_the_environment_overrides_the_timeout_of_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lock = read_lock(write_lock(tmp_path / "a", parallel__timeout_seconds=90))
@@ -174,7 +174,7 @@ def beat(rank: int, pid: int, **changes: Any) -> Beat:
     return Beat(**{**values, **changes})
 
 
-def test_signs_of_life_are_those_of_one_start(tmp_path: Path) -> None:
+def test_heartbeats_of_another_start_are_ignored(tmp_path: Path) -> None:
     first = Heartbeats(tmp_path, "a", 0)
     first.write(beat(0, os.getpid()))
     first.end("R507, the loss is not finite")
@@ -189,13 +189,13 @@ def test_signs_of_life_are_those_of_one_start(tmp_path: Path) -> None:
     assert again.read(0) is None, "half a file says nothing"
 
 
-def test_a_clean_end_leaves_nothing(tmp_path: Path) -> None:
+def test_a_clean_end_leaves_no_heartbeat_file(tmp_path: Path) -> None:
     for rank in (0, 1):
         Watchdog(60, tmp_path, rank, 2, range(2)).start().close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_folder_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+def test_heartbeats_that_cannot_be_written_do_not_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     hearts = Heartbeats(tmp_path / "out", "a", 0)
     hearts.write(beat(0, os.getpid()))
@@ -205,7 +205,7 @@ def test_an_output_folder_that_cannot_be_written_ends_nothing(tmp_path: Path) ->
     assert (hearts.read(0), hearts.ended()) == (None, None)
 
 
-def test_a_rank_of_this_machine_that_was_killed_is_seen_and_one_that_ended_is_not(tmp_path: Path) -> None:
+def test_a_killed_local_rank_is_reported_and_an_ended_one_is_not(tmp_path: Path) -> None:
     dog = Watchdog(60, tmp_path, 0, 3, range(3))
     assert dog.hearts is not None
     others = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
@@ -223,7 +223,7 @@ def test_a_rank_of_this_machine_that_was_killed_is_seen_and_one_that_ended_is_no
     assert "rank 2 on" in elsewhere["message"]
 
 
-def test_only_the_very_process_is_killed(tmp_path: Path) -> None:
+def test_a_reused_process_id_is_not_killed(tmp_path: Path) -> None:
     process = subprocess.Popen(["sleep", "60"])
     heartbeat.kill(beat(1, process.pid, born="12"))
     assert process.poll() is None, "another process has that number now"
@@ -233,7 +233,7 @@ def test_only_the_very_process_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_time_that_a_process_was_stopped_is_not_the_runs(tmp_path: Path, several: bool) -> None:
+def test_time_while_stopped_does_not_count_towards_the_timeout(tmp_path: Path, several: bool) -> None:
     dog = Watchdog(60, tmp_path, 0, 2 if several else 1, range(2))
     dog.seconds = dog.usual
     dog._count_time(4)
@@ -243,7 +243,7 @@ def test_time_that_a_process_was_stopped_is_not_the_runs(tmp_path: Path, several
     assert dog._stalled == 0
 
 
-def test_the_first_step_is_given_longer(tmp_path: Path) -> None:
+def test_the_first_step_has_a_longer_timeout(tmp_path: Path) -> None:
     dog, place = Watchdog(60, tmp_path, 0, 1, range(1)), "in epoch 1, step 1"
     dog._count_time(1)
     assert dog.seconds == watchdog.FIRST
@@ -266,7 +266,7 @@ def test_the_first_step_is_given_longer(tmp_path: Path) -> None:
     ],
     ids=["works", "silent", "behind", "none stands out", "both"],
 )
-def test_who_is_named(
+def test_the_ranks_that_hang_are_named(
     tmp_path: Path, marks: tuple[int, ...], waiting: tuple[bool, ...], heard: set[int], expected: list[int]
 ) -> None:
     dog = Watchdog(60, tmp_path, 0, 3, range(3))
@@ -276,7 +276,7 @@ def test_who_is_named(
     assert dog._stuck_ranks() == expected
 
 
-def test_a_rank_that_beats_a_little_late_answers_and_one_that_stopped_does_not(tmp_path: Path) -> None:
+def test_a_late_heartbeat_counts_and_a_stopped_one_does_not(tmp_path: Path) -> None:
     dog = Watchdog(8, tmp_path, 0, 2, range(2))
     dog.seconds = dog.usual
     assert dog.hearts is not None
@@ -305,7 +305,7 @@ def hanging(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_single_process_that_hangs_is_ended_with_its_stacks(tmp_path: Path) -> None:
+def test_r525_ends_a_hanging_process_with_its_stacks(tmp_path: Path) -> None:
     done = hanging(tmp_path, "def wait_for_ever():\n    time.sleep(1000)\nwait_for_ever()")
     assert done.returncode == 1
     assert "error[R525]: no progress for 1 s, in `starting or ending`" in done.stderr
@@ -314,12 +314,12 @@ def test_a_single_process_that_hangs_is_ended_with_its_stacks(tmp_path: Path) ->
     assert "RATC_TIMEOUT_SECONDS" in done.stderr
 
 
-def test_who_gets_on_is_left_alone(tmp_path: Path) -> None:
+def test_a_process_that_makes_progress_is_not_ended(tmp_path: Path) -> None:
     done = hanging(tmp_path, "for _ in range(60):\n    time.sleep(0.05)\n    watchdog.mark()\nprint('done')")
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-def test_code_that_keeps_the_interpreters_lock_is_ended_too(tmp_path: Path) -> None:
+def test_code_that_holds_the_interpreter_lock_is_ended(tmp_path: Path) -> None:
     """The watchdog's own thread cannot run then; faulthandler's timer can."""
     done = hanging(tmp_path, "import ctypes\nctypes.PyDLL(None).sleep(1000)")
     assert done.returncode == 1
@@ -327,7 +327,7 @@ def test_code_that_keeps_the_interpreters_lock_is_ended_too(tmp_path: Path) -> N
     assert 'File "<string>", line 7 in <module>' in done.stderr
 
 
-def test_a_fault_of_the_watchdogs_own_ends_no_run(tmp_path: Path) -> None:
+def test_an_error_in_the_watchdog_does_not_end_the_run(tmp_path: Path) -> None:
     code = "watchdog.phases.look = None\nwatchdog.Watchdog._count_time = None\ntime.sleep(3)\nprint('done')"
     done = hanging(tmp_path, code)
     assert (done.returncode, done.stdout) == (0, "done\n")
@@ -335,7 +335,7 @@ def test_a_fault_of_the_watchdogs_own_ends_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "failed"])
-def test_who_cannot_see_that_another_rank_is_gone_is_ended(tmp_path: Path, killed: bool) -> None:
+def test_a_rank_that_waits_for_a_dead_rank_is_ended(tmp_path: Path, killed: bool) -> None:
     """As over NCCL, where a collective goes on waiting for a process that is no more."""
     variables = environment(MASTER_ADDR="localhost", MASTER_PORT="1")
     other = Heartbeats(tmp_path, heartbeat.start_name(variables), 1)
@@ -375,7 +375,7 @@ def heartbeat_of(folder: Path, variables: dict[str, str]) -> Beat | None:
     return Beat(**json.loads(path.read_bytes())) if path.exists() else None
 
 
-def test_a_loader_process_prints_its_stack_when_asked(tmp_path: Path) -> None:
+def test_a_loader_process_prints_its_stack_on_request(tmp_path: Path) -> None:
     code = (
         "import multiprocessing, signal\n"
         "def load():\n    stacks.answer_when_asked()\n    time.sleep(1000)\n"
@@ -396,7 +396,7 @@ def test_a_loader_process_prints_its_stack_when_asked(tmp_path: Path) -> None:
     assert "in load" in done.stderr
 
 
-def test_the_lock_takes_no_timeout_that_is_none(tmp_path: Path, refuse: Callable[[Path], str]) -> None:
+def test_a_lock_with_a_timeout_of_zero_is_refused(tmp_path: Path, refuse: Callable[[Path], str]) -> None:
     content = lock_content(parallel__timeout_seconds=0)
     path = tmp_path / "lock.yaml"
     path.write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""What a process of a run sets up for itself."""
+"""The settings that a process of a run makes for itself."""
 
 import ctypes
 import subprocess
@@ -26,7 +26,7 @@ print(by_default, faults())
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
-def test_freed_blocks_are_used_again_on_the_cpu_and_not_given_back():
+def test_the_cpu_allocator_reuses_freed_blocks():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     by_default, kept = map(int, done.stdout.split())
     assert by_default > 100  # a page each, or 2 MiB each with huge pages
