@@ -1,4 +1,4 @@
-"""What an engine does within one process: clipping, skipped steps, the optimizer's kernels, a smaller last step."""
+"""An engine in one process: clipping, skipped steps, kernels of the optimizer, a smaller last step."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def scaler_of(engine: Any) -> Any:
     return engine.scaler if isinstance(engine, TorchEngine) else engine.accelerator.scaler
 
 
-def test_gradients_are_clipped_after_the_loss_scale_is_taken_out(scaled: Any) -> None:
+def test_gradients_are_unscaled_before_clipping(scaled: Any) -> None:
     """The reference has no scale. Clipping scaled gradients would leave a step of one part in 65536."""
     reference = small_model()
     for image, target in batches(2):
@@ -127,7 +127,7 @@ def test_a_step_that_overflows_is_skipped_and_counted(scaled: Any) -> None:
     assert scaled.skipped_steps == 1
 
 
-def test_fp16_trains_on_the_cpu_with_its_scale(tmp_path: Path) -> None:
+def test_fp16_with_loss_scaling_trains_on_the_cpu(tmp_path: Path) -> None:
     """Autocast and scale together: the losses are those of fp32 within fp16's 11 bits."""
     half = torch_engine(tmp_path / "half", "fp16")
     half.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)  # the usual first one is too high for these losses
@@ -142,7 +142,7 @@ def test_fp16_trains_on_the_cpu_with_its_scale(tmp_path: Path) -> None:
     assert losses[0][-1].mean() < losses[0][0].mean()
 
 
-def test_the_update_is_fused_if_torch_can(tmp_path: Path) -> None:
+def test_the_optimizer_is_fused_if_torch_supports_it(tmp_path: Path) -> None:
     lock = lock_of(tmp_path)
     model = small_model()
     assert all(group["fused"] and not group["foreach"] for group in make_optimizer(model, lock).param_groups)
@@ -176,7 +176,7 @@ def plain_step(weight: float, gradient: float, training: Any, state: dict[str, f
 @pytest.mark.parametrize(
     ("optimizer", "momentum"), [("adamw", None), ("adam", None), ("sgd", 0.9), ("sgd", 0.0), ("lion", None)]
 )
-def test_updates_are_those_of_the_formulas_and_norms_do_not_decay(
+def test_updates_equal_their_formulas_and_norms_have_no_weight_decay(
     tmp_path: Path, optimizer: str, momentum: float | None
 ) -> None:
     lock = with_training(lock_of(tmp_path), optimizer=optimizer, weight_decay=0.1, momentum=momentum)
@@ -214,7 +214,7 @@ def test_updates_are_those_of_the_formulas_and_norms_do_not_decay(
         ("none_optimizer:make", "R509", "returned NoneType"),
     ],
 )
-def test_an_own_optimizer_is_checked(
+def test_invalid_custom_optimizers_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str, words: str
 ) -> None:
     (tmp_path / "none_optimizer.py").write_text(
@@ -230,7 +230,7 @@ def test_an_own_optimizer_is_checked(
     assert raised.value.code == code
 
 
-def test_an_own_optimizer_gets_the_groups_and_its_arguments(tmp_path: Path) -> None:
+def test_a_custom_optimizer_gets_parameter_groups_and_arguments(tmp_path: Path) -> None:
     arguments = {"momentum_decay": 0.01}
     lock = with_training(lock_of(tmp_path), optimizer="torch.optim:NAdam", weight_decay=0.1, optimizer_args=arguments)
     engine = TorchEngine(lock, small_model())
@@ -240,7 +240,7 @@ def test_an_own_optimizer_gets_the_groups_and_its_arguments(tmp_path: Path) -> N
     assert found == [(0.1, rate, 0.01), (0.0, rate, 0.01)]
 
 
-def test_muon_needs_a_matrix(tmp_path: Path) -> None:
+def test_muon_is_refused_for_a_model_without_matrices(tmp_path: Path) -> None:
     lock = with_training(lock_of(tmp_path), optimizer="muon", momentum=0.95)
     with pytest.raises(RuntimeFinding, match="that muon can train"):
         make_optimizer(nn.Sequential(nn.Embedding(3, 2), nn.Conv1d(2, 2, 1)), lock)
@@ -284,7 +284,7 @@ def test_muon_trains_matrices_and_adamw_the_others(tmp_path: Path) -> None:
     assert [len(made.state[p]) for p in model.parameters()] == [3, 3, 3, 1, 3]
 
 
-def test_muon_calls_a_closure_as_any_optimizer(tmp_path: Path) -> None:
+def test_muon_calls_a_closure_like_other_optimizers(tmp_path: Path) -> None:
     model = Words()
     made = make_optimizer(model, with_training(lock_of(tmp_path), optimizer="muon", momentum=0.9))
     before = model.out.weight.detach().clone()
@@ -313,7 +313,7 @@ class Large(nn.Module):
 
 @EIGHT_BITS
 @pytest.mark.parametrize(("optimizer", "averages"), [("adamw", 2), ("lion", 1)])
-def test_states_of_8_bits_are_those_of_large_weights_alone(tmp_path: Path, optimizer: str, averages: int) -> None:
+def test_only_large_weights_have_states_of_8_bits(tmp_path: Path, optimizer: str, averages: int) -> None:
     """The updates are those of the optimizer with states in fp32, within the rounding of 8 bits."""
     lock = with_training(lock_of(tmp_path), optimizer=f"{optimizer}_8bit", weight_decay=0.1, betas=[0.9, 0.99])
     model, plain = Large(), Large()
@@ -360,7 +360,7 @@ def test_states_of_8_bits_are_those_of_large_weights_alone(tmp_path: Path, optim
         ("unorm_vec", torch.zeros(1)),
     ],
 )
-def test_packed_states_that_kernels_would_read_beyond_are_refused(tmp_path: Path, key: str, value: Any) -> None:
+def test_invalid_packed_optimizer_states_are_refused(tmp_path: Path, key: str, value: Any) -> None:
     lock = with_training(lock_of(tmp_path), optimizer="adamw_8bit")
     engine = TorchEngine(lock, Large())
     for parameter in engine.module.parameters():
@@ -414,7 +414,7 @@ def test_a_checkpoint_made_with_other_kernels_is_continued(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("length", [21, 22, 23, 17, 1, 3])
 @pytest.mark.parametrize(("world", "micro", "accumulation"), [(1, 2, 2), (2, 1, 2), (2, 2, 1), (1, 4, 1)])
-def test_a_kept_last_step_takes_every_sample_once(
+def test_a_kept_last_step_trains_on_every_sample_once(
     tmp_path: Path, length: int, world: int, micro: int, accumulation: int
 ) -> None:
     """Whatever the split, and its weights make the mean over micro-batches and ranks the mean over samples."""
@@ -449,7 +449,7 @@ def test_a_kept_last_step_takes_every_sample_once(
         assert mean == pytest.approx(sum(seen) / rest)
 
 
-def test_dropped_samples_are_others_in_the_next_epoch(tmp_path: Path) -> None:
+def test_each_epoch_drops_different_samples(tmp_path: Path) -> None:
     """With `drop` each epoch leaves out fewer samples than a global batch, of another permutation."""
     order = TrainOrder(23, lock_of(tmp_path), 0)
     assert (order.steps, order.weights(4), order.last_sizes(4)) == (5, None, None)
@@ -460,7 +460,7 @@ def test_dropped_samples_are_others_in_the_next_epoch(tmp_path: Path) -> None:
     assert set.union(*left_out) == set(range(23))
 
 
-def test_a_weighted_step_is_that_of_its_samples(tmp_path: Path) -> None:
+def test_weighted_micro_batches_equal_one_batch_of_their_samples(tmp_path: Path) -> None:
     """Micro-batches of 3 and 1 samples, weighted, are one batch of 4."""
     engine, reference = (TorchEngine(lock_of(tmp_path), small_model()) for _ in range(2))
     image, target = batches(1)[0]
@@ -472,7 +472,7 @@ def test_a_weighted_step_is_that_of_its_samples(tmp_path: Path) -> None:
     torch.testing.assert_close(found.gradient_norm, expected.gradient_norm)
 
 
-def test_deepspeed_that_is_not_there_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_deepspeed_gives_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     from ratc_runtime.engine import make_engine

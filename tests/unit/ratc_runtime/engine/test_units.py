@@ -1,4 +1,4 @@
-"""The units of FSDP2, by the classes of a model's layers."""
+"""The units of FSDP2, chosen by the classes of a model's layers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Net(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(1) for _ in range(4))
 
 
-def test_repeated_layers_are_units_and_what_is_in_them_is_not() -> None:
+def test_repeated_layers_are_units_and_their_children_are_not() -> None:
     assert repeated(Net()) == ["Block"]
     assert list(units(Net(), ["Block"])) == ["blocks.0", "blocks.1", "blocks.2"]
 
 
-def test_one_layer_is_not_repeated_so_its_own_are() -> None:
+def test_layers_inside_a_single_layer_are_the_repeated_ones() -> None:
     assert repeated(Net(blocks=1)) == ["Linear"]
 
 
-def test_layers_that_are_too_small_are_no_units() -> None:
+def test_small_layers_are_no_units() -> None:
     assert "LayerNorm" not in repeated(Net())
 
 
@@ -37,5 +37,5 @@ def test_a_model_without_lists_is_one_unit() -> None:
     assert repeated(nn.Linear(2, 2)) == []
 
 
-def test_classes_are_those_with_parameters() -> None:
+def test_classes_lists_modules_with_parameters() -> None:
     assert classes(Net()) == ["Block", "LayerNorm", "Linear", "ModuleList", "Sequential"]
