@@ -1,4 +1,4 @@
-"""`ratc_runtime compress`: what is written can be loaded, and a score beyond the tolerance is exit status 1."""
+"""`ratc_runtime compress`: its files load again, and a score beyond the tolerance gives exit status 1."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.helpers.lockfile import environment, run_forked, run_training, write_
 from tests.places import ROOT
 
 
-def test_pruning_takes_the_smallest_weights_and_leaves_plain_names() -> None:
+def test_pruning_zeroes_the_smallest_weights_and_keeps_parameter_names() -> None:
     layer = nn.Linear(4, 2)
     weight = torch.tensor([[1.0, -2, 3, -4], [5, -6, 7, -8]])
     layer.weight.data.copy_(weight)
@@ -31,14 +31,14 @@ def test_pruning_takes_the_smallest_weights_and_leaves_plain_names() -> None:
     assert set(layer.state_dict()) == {"weight", "bias"}
 
 
-def test_worse_follows_the_direction_of_the_score() -> None:
+def test_the_loss_of_score_follows_the_direction_of_the_metric() -> None:
     assert compress.loss_of_score(0.9, 0.8, True) == pytest.approx(0.1)
     assert compress.loss_of_score(3.0, 5.0, False) == 2
     assert compress.loss_of_score(0.9, math.nan, True) == math.inf
 
 
 @pytest.mark.slow
-def test_a_run_is_compressed_loaded_again_and_held_to_the_tolerance(
+def test_a_compressed_run_loads_again_and_is_held_to_the_tolerance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torchao")
@@ -70,7 +70,7 @@ def test_a_run_is_compressed_loaded_again_and_held_to_the_tolerance(
 
 
 @pytest.mark.slow
-def test_the_example_is_pruned_while_it_trains_quantized_and_exported(tmp_path: Path) -> None:
+def test_the_example_is_pruned_in_training_quantized_and_exported(tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     pytest.importorskip("onnxruntime")
     folder = tmp_path / "brain_compressed"

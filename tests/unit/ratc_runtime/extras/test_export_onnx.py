@@ -1,4 +1,4 @@
-"""A trained model as ONNX: run by ONNX Runtime it gives what the model gives; what cannot be exported says so."""
+"""ONNX export: ONNX Runtime gives the model's outputs, and unsupported models are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 
 @pytest.mark.parametrize(("ratio", "dims"), [(0.5, 2), (1.0, 2), (0.0, 2), (0.5, 3)])
-def test_rotation_by_real_numbers_is_that_by_complex_ones(ratio: float, dims: int) -> None:
+def test_real_and_complex_rotary_embeddings_agree(ratio: float, dims: int) -> None:
     content = lock_content()
     content["model"]["args"] |= {"rotary_ratio": ratio, "spatial_dims": dims}
     content["data"]["image_size"] = [32] * dims
@@ -35,7 +35,7 @@ def test_rotation_by_real_numbers_is_that_by_complex_ones(ratio: float, dims: in
 
 
 @pytest.mark.slow
-def test_a_run_is_exported_and_the_file_gives_what_the_run_gives(
+def test_the_exported_file_gives_the_outputs_of_the_run(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_data(tmp_path / "data")
@@ -71,7 +71,7 @@ def test_a_run_is_exported_and_the_file_gives_what_the_run_gives(
     assert not list(tmp_path.glob("*other.onnx*"))
 
 
-def test_a_pyramid_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_of_a_multi_scale_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lock = lock_from(lock_content())
     lock = lock.replace(
         model=lock.model.replace(multi_scale=True),

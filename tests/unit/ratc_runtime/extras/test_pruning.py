@@ -1,4 +1,4 @@
-"""Pruning and rounding while training: the schedule, what stays zero, and a run that is stopped and continued."""
+"""Pruning and quantization in training: the schedule, the zeros, and a run that is stopped and continued."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def zeros(model: nn.Module) -> float:
 
 
 @given(st.floats(0, 0.99), st.integers(1, 50), st.integers(0, 50))
-def test_the_share_begins_at_nothing_grows_and_ends_at_what_was_asked(sparsity: float, begin: int, length: int) -> None:
+def test_sparsity_grows_from_zero_to_the_requested_share(sparsity: float, begin: int, length: int) -> None:
     compression = asked(sparsity=sparsity, begin_epoch=begin, end_epoch=begin + length)
     shares = [share(compression, epoch) for epoch in range(begin + length + 5)]
     assert shares[:begin] == [0.0] * begin
@@ -52,7 +52,7 @@ def test_the_share_begins_at_nothing_grows_and_ends_at_what_was_asked(sparsity: 
     assert share(asked(begin_epoch=None, end_epoch=None), 100) == 0.0
 
 
-def test_structured_pruning_takes_whole_channels_the_smallest_first() -> None:
+def test_structured_pruning_removes_the_smallest_whole_channels() -> None:
     layer = nn.Conv2d(1, 4, 2)
     with torch.no_grad():
         for number in range(4):
@@ -62,7 +62,7 @@ def test_structured_pruning_takes_whole_channels_the_smallest_first() -> None:
     assert set(layer.state_dict()) == {"weight", "bias"}
 
 
-def test_what_is_zero_stays_zero_through_an_optimizer_step() -> None:
+def test_pruned_weights_stay_zero_through_an_optimizer_step() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
@@ -85,7 +85,7 @@ def test_what_is_zero_stays_zero_through_an_optimizer_step() -> None:
     assert model[0].weight[0, 0] == 1.0
 
 
-def test_weights_are_trained_with_the_rounding_that_int8_has() -> None:
+def test_quantization_aware_training_rounds_like_int8() -> None:
     pytest.importorskip("torchao")
     torch.manual_seed(0)
     aware, plain = (nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)) for _ in range(2))
@@ -103,7 +103,7 @@ def test_weights_are_trained_with_the_rounding_that_int8_has() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_prunes_little_by_little_and_one_that_is_stopped_prunes_the_same(tmp_path: Path) -> None:
+def test_a_stopped_run_prunes_like_an_undisturbed_one(tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     write_data(tmp_path / "data", train=25)
     changes = {

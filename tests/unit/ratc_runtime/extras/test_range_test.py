@@ -1,4 +1,4 @@
-"""The range test of the learning rate: what it measures, what it suggests, and the command as people run it."""
+"""The learning-rate range test: its measurement, its suggestion, and the command."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def curve(mean: object, count: int = 61) -> list[Point]:
     return [Point(rate, mean(math.log10(rate)), mean(math.log10(rate))) for rate in rates(1e-6, 1.0, count)]
 
 
-def test_the_suggestion_is_where_the_loss_falls_fastest() -> None:
+def test_the_suggestion_is_the_rate_at_which_the_loss_falls_fastest() -> None:
     # A logistic fall is steepest in its middle.
     rate, reason = suggest(curve(lambda power: 1 / (1 + math.exp(4 * (power + 3)))))
     assert rate == pytest.approx(1e-3, rel=0.3)
@@ -50,7 +50,7 @@ def test_the_suggestion_is_where_the_loss_falls_fastest() -> None:
     assert f"{DIVERGED:g} times that at 2.0e+00" in reason
 
 
-def test_the_suggestion_stays_an_order_of_magnitude_below_where_the_loss_begins_to_rise() -> None:
+def test_the_suggestion_is_ten_times_below_the_rate_where_loss_rises() -> None:
     """A loss that falls ever faster until it jumps is steepest just before."""
     points = [point for point in curve(lambda power: 4 - math.exp(power)) if point.rate < 0.5]
     points += [Point(0.6, 30.0, 7.0), Point(0.8, 90.0, 15.0)]
@@ -68,7 +68,7 @@ def test_r549_if_the_loss_does_not_fall(points: list[Point]) -> None:
     assert raised.value.code == "R549"
 
 
-def test_one_process_makes_the_steps_of_several() -> None:
+def test_one_process_replaces_several_with_the_same_global_batch() -> None:
     lock = lock_from(lock_content())
     training = lock.training.replace(global_batch_size=8, gradient_accumulation_steps=2)
     several = lock.replace(
@@ -82,7 +82,7 @@ def test_one_process_makes_the_steps_of_several() -> None:
     assert not one.engine.use_accelerate
 
 
-def test_the_first_step_is_the_runs_and_a_second_test_the_same(tmp_path: Path) -> None:
+def test_the_first_step_equals_the_run_s_and_the_test_is_reproducible(tmp_path: Path) -> None:
     write_data(tmp_path, train=10)
     lock = lock_from(lock_content(model__args={**lock_content()["model"]["args"], "mlp_dropout": 0.0}))
     points = list(measure(lock, tmp_path, 1e-6, 0.1, 12))
@@ -98,7 +98,7 @@ def test_the_first_step_is_the_runs_and_a_second_test_the_same(tmp_path: Path) -
     assert points[0].loss == pytest.approx(sum(losses) / 2, rel=1e-5)
 
 
-def test_the_command_draws_and_suggests(tmp_path: Path) -> None:
+def test_the_command_writes_a_plot_and_a_suggestion(tmp_path: Path) -> None:
     write_data(tmp_path / "data", train=12)
     (tmp_path / "spec.yaml").write_text(SPEC)
 
