@@ -1,4 +1,4 @@
-"""The state of cards, from a pynvml that is put on the path."""
+"""The state of cards, read from a stand-in for pynvml."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "answer", "problem"), CASES)
-def test_a_fault_of_a_card_is_a_problem(
+def test_a_hardware_fault_of_a_card_is_a_problem(
     name: str, answer: object, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake(2, **{name: answer}))
@@ -67,7 +67,7 @@ def test_a_fault_of_a_card_is_a_problem(
     assert second.problems == [problem]
 
 
-def test_a_card_that_its_driver_slows_down_is_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_throttled_card_is_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake(nvmlDeviceGetCurrentClocksEventReasons=0x24))
     (card,) = cards.states({}, 8)
     assert (card.problems, card.doubts) == ([], ["the driver slows it down for heat, at 88 °C"])
@@ -84,7 +84,7 @@ def test_a_card_without_ecc_and_an_old_driver_are_healthy(monkeypatch: pytest.Mo
     assert card.problems == ["the hardware slows it down for heat, at 88 °C"]
 
 
-def test_only_visible_cards_of_the_run_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_visible_cards_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake(4, nvmlDeviceGetTotalEccErrors=7))
     assert [bool(card.problems) for card in cards.states({"CUDA_VISIBLE_DEVICES": "3,0"}, 2)] == [True, False]
     assert [bool(card.problems) for card in cards.states({}, 2)] == [False, False]

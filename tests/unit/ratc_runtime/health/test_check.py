@@ -1,4 +1,4 @@
-"""The check of several nodes, each a thread here, with tests whose outcome is given."""
+"""The health check of several nodes, each a thread here, with given test results."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_healthy_nodes_pass_and_are_recorded(make: Callable[..., Nodes]) -> None
     assert (found["checks"], found["excluded"]) == (1, {})
 
 
-def test_a_slow_node_is_named_everywhere_and_left_out(make: Callable[..., Nodes]) -> None:
+def test_a_slow_node_is_named_on_every_node_and_excluded(make: Callable[..., Nodes]) -> None:
     nodes = make(3)
     nodes.rates[1] = 0.1
     assert nodes.run() == {0: "R617", 1: "R617", 2: "R617"}
@@ -165,14 +165,14 @@ def test_a_slow_node_is_named_everywhere_and_left_out(make: Callable[..., Nodes]
     assert (found["checks"], found["excluded"]) == (2, {"n1": 1})
 
 
-def test_the_first_node_can_be_the_bad_one(make: Callable[..., Nodes]) -> None:
+def test_the_head_node_can_be_excluded(make: Callable[..., Nodes]) -> None:
     nodes = make(2)
     nodes.rates[0] = 0.1
     assert nodes.run() == {0: "R617", 1: "R617"}
     assert nodes.excluded() == ["0"]
 
 
-def test_a_node_that_does_not_come_did_not_answer(make: Callable[..., Nodes]) -> None:
+def test_r618_names_a_node_that_never_connects(make: Callable[..., Nodes]) -> None:
     nodes = make(3)
     nodes.absent = {2}
     assert nodes.run(patience=1.5) == {0: "R618", 1: "R617"}
@@ -180,7 +180,7 @@ def test_a_node_that_does_not_come_did_not_answer(make: Callable[..., Nodes]) ->
     assert nodes.excluded() == ["2"]
 
 
-def test_a_node_whose_test_takes_too_long_did_not_answer(
+def test_a_node_whose_test_exceeds_its_time_counts_as_missing(
     make: Callable[..., Nodes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "ALONE_S", 0.5)
@@ -191,7 +191,7 @@ def test_a_node_whose_test_takes_too_long_did_not_answer(
     assert nodes.excluded() == ["1"]
 
 
-def test_no_more_nodes_are_left_out_than_a_job_may(make: Callable[..., Nodes]) -> None:
+def test_no_more_nodes_are_excluded_than_the_job_allows(make: Callable[..., Nodes]) -> None:
     nodes = make(4, max_excluded_nodes=2)
     nodes.rates[3] = 0.1
     assert nodes.run("7.0")[0] == "R617"
@@ -205,7 +205,7 @@ def test_no_more_nodes_are_left_out_than_a_job_may(make: Callable[..., Nodes]) -
     assert nodes.excluded() == ["1", "2"]
 
 
-def test_a_node_that_comes_again_is_counted_once(make: Callable[..., Nodes]) -> None:
+def test_a_node_that_fails_again_is_counted_once(make: Callable[..., Nodes]) -> None:
     nodes = make(3, max_excluded_nodes=1)
     nodes.rates[1] = 0.1
     assert [nodes.run(f"7.{number}")[0] for number in range(3)] == ["R617"] * 3
@@ -216,7 +216,7 @@ def test_a_node_that_comes_again_is_counted_once(make: Callable[..., Nodes]) -> 
     "report",
     [{"host": "n1\nerror[R617]"}, {"host": "n1", "problems": ["\x1b[2J"]}, {"host": "n1", "more": 1}, [], None],
 )
-def test_a_report_that_makes_no_sense_is_no_answer(make: Callable[..., Nodes], report: Any) -> None:
+def test_an_invalid_report_counts_as_missing(make: Callable[..., Nodes], report: Any) -> None:
     nodes = make(2)
 
     class Strange:
@@ -229,13 +229,15 @@ def test_a_report_that_makes_no_sense_is_no_answer(make: Callable[..., Nodes], r
     assert nodes.excluded() == ["1"]
 
 
-def test_words_of_a_report_are_one_line_that_can_be_read() -> None:
+def test_text_of_a_report_is_clipped_to_one_printable_line() -> None:
     assert clipped("a\n\x1b[2J  b" + "x" * 400) == ("a ?[2J b" + "x" * 400)[:300]
     NodeReport(host=clipped("\x00\n\x7f"))
 
 
 @pytest.mark.parametrize(("count", "sick"), [(3, {2}), (5, {1}), (5, {4}), (6, {0, 3}), (4, {2, 3})])
-def test_a_node_whose_network_fails_is_found_by_pairs(make: Callable[..., Nodes], count: int, sick: set[int]) -> None:
+def test_pairwise_tests_find_the_node_whose_network_fails(
+    make: Callable[..., Nodes], count: int, sick: set[int]
+) -> None:
     nodes = make(count)
     nodes.network = lambda members: "hangs: joining the others" if members & sick else None
     assert set(nodes.run().values()) == {"R617"}
@@ -243,7 +245,7 @@ def test_a_node_whose_network_fails_is_found_by_pairs(make: Callable[..., Nodes]
     assert "which is well with others: hangs: joining the others" in str(nodes.ends[0])
 
 
-def test_of_two_nodes_whose_network_fails_nobody_is_to_blame(make: Callable[..., Nodes]) -> None:
+def test_r620_blames_no_node_if_the_network_of_two_fails(make: Callable[..., Nodes]) -> None:
     nodes = make(2)
     nodes.network = lambda members: "hangs: joining the others"
     assert nodes.run() == {0: "R620", 1: "R617"}
@@ -251,7 +253,9 @@ def test_of_two_nodes_whose_network_fails_nobody_is_to_blame(make: Callable[...,
     assert nodes.excluded() == []
 
 
-def test_if_each_pair_is_well_a_warning_is_all(make: Callable[..., Nodes], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_that_fails_only_as_a_whole_gives_a_warning(
+    make: Callable[..., Nodes], capsys: pytest.CaptureFixture[str]
+) -> None:
     nodes = make(4)
     nodes.network = lambda members: "hangs: joining the others" if len(members) > 2 else None
     assert set(nodes.run().values()) == {None}
@@ -259,11 +263,11 @@ def test_if_each_pair_is_well_a_warning_is_all(make: Callable[..., Nodes], capsy
     assert "[R619] an all-reduce among all nodes: hangs: joining the others; each pair of nodes alone is well" in told
 
 
-def test_one_node_without_others_needs_no_network(make: Callable[..., Nodes]) -> None:
+def test_a_single_node_skips_the_network_test(make: Callable[..., Nodes]) -> None:
     assert make(1).run() == {0: None}
 
 
-def test_what_is_recorded_may_be_nonsense(tmp_path: Path) -> None:
+def test_invalid_lines_of_the_record_are_ignored(tmp_path: Path) -> None:
     (tmp_path / record.FILE).write_text('[]\n{"excluded": "n1"}\n{broken\n\x00\n{"excluded": ["n1"], "job": "7"}\n')
     assert record.excluded_by(tmp_path, "7") == {"n1"}
     assert record.excluded_by(tmp_path, "8") == set()
@@ -274,7 +278,7 @@ def test_what_is_recorded_may_be_nonsense(tmp_path: Path) -> None:
     assert len(record.read(tmp_path)) == record.KEPT
 
 
-def test_nobody_without_the_key_is_heard_and_nobody_speaks_for_another() -> None:
+def test_the_head_ignores_messages_without_the_key_or_of_another_rank() -> None:
     head = Head(0, KEY, "7.0", 3)
     soon = time.monotonic() + 60  # reached only if the test fails
     try:
@@ -308,7 +312,7 @@ def test_nobody_without_the_key_is_heard_and_nobody_speaks_for_another() -> None
 
 
 @pytest.mark.parametrize("word", [b"[1]", b"nonsense", b'{"x": ' + b"[" * 100_000])
-def test_a_word_that_makes_no_sense_is_silence(word: bytes) -> None:
+def test_an_invalid_message_counts_as_no_answer(word: bytes) -> None:
     head = Head(0, KEY, "7.0", 2)
     try:
         soon = time.monotonic() + 60  # reached only if the test fails
@@ -321,7 +325,7 @@ def test_a_word_that_makes_no_sense_is_silence(word: bytes) -> None:
         head.stop_listening()
 
 
-def test_a_start_of_several_nodes_needs_the_key_of_its_script(tmp_path: Path) -> None:
+def test_a_multi_node_start_requires_ratc_health_key(tmp_path: Path) -> None:
     lock = lock_with(tmp_path, parallel__nodes=2, parallel__world_size=2, training__global_batch_size=8, health=HEALTH)
     with pytest.raises(RuntimeFinding, match="RATC_HEALTH_KEY is not set"):
         check.start_of(lock, {}, "7.0", 0, "n0", 1)

@@ -1,4 +1,4 @@
-"""The tests of a node in real processes, on the CPU; and processes that hang or fail."""
+"""The tests of a node in real processes on the CPU, and processes that hang or fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ratc_runtime.health.node import Child, Node
 
 
 @pytest.mark.slow
-def test_a_node_tests_itself_and_sums_alone() -> None:
+def test_a_single_node_passes_its_tests_and_its_all_reduce() -> None:
     node, end = Node("here", "cpu", 1, "fp32"), time.monotonic() + 60
     with Child("store") as store:
         port = next(word["port"] for word in store.words(end))
@@ -32,7 +32,7 @@ def test_a_node_tests_itself_and_sums_alone() -> None:
 
 
 @pytest.mark.slow
-def test_two_nodes_of_two_devices_sum_within_themselves_and_together() -> None:
+def test_two_nodes_pass_all_reduce_within_and_between_nodes() -> None:
     nodes, end = [Node("here", "cpu", 2, "fp32") for _ in range(2)], time.monotonic() + 120
     try:
         with Child("store") as store, ThreadPoolExecutor(2) as pool:
@@ -49,7 +49,7 @@ def test_two_nodes_of_two_devices_sum_within_themselves_and_together() -> None:
 
 
 @pytest.mark.slow
-def test_a_partner_that_does_not_come_is_a_problem() -> None:
+def test_a_partner_that_never_connects_is_a_problem() -> None:
     node, end = Node("here", "cpu", 1, "fp32"), time.monotonic() + 60
     try:
         with Child("store") as store:
@@ -106,7 +106,7 @@ def test_a_test_that_fails_is_a_problem(what: str, told: str, tmp_path: Path, mo
     assert [one for one in problems if one.startswith(told)], problems
 
 
-def test_memory_that_keeps_other_values_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_returns_other_values_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(measure, "COPIED", {"cpu": 2**16})
@@ -123,7 +123,7 @@ def test_memory_that_keeps_other_values_is_found(monkeypatch: pytest.MonkeyPatch
     assert measure.memory(torch.device("cpu"))[1] == ["4 of 262144 bytes of its memory keep another value"]
 
 
-def test_a_product_that_differs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_matrix_product_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(measure, "ROWS", {"cpu": 16})
