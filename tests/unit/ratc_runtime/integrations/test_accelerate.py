@@ -1,4 +1,4 @@
-"""The Accelerator of a plan."""
+"""The Accelerator that is made from a plan."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _first_accelerator() -> Iterator[None]:
     forget()
 
 
-def test_the_accelerator_s_values_are_the_plan_s(make_plan: Any) -> None:
+def test_the_accelerator_has_the_values_of_the_plan(make_plan: Any) -> None:
     accelerator = make_accelerator(make_plan(), step_scheduler_with_optimizer=False)
     assert accelerator.gradient_accumulation_steps == 2
     assert accelerator.mixed_precision == "no"
@@ -37,30 +37,30 @@ def test_the_accelerator_s_values_are_the_plan_s(make_plan: Any) -> None:
     assert accelerator.step_scheduler_with_optimizer is False
 
 
-def test_bf16_is_the_plan_s(make_plan: Any) -> None:
+def test_a_plan_in_bf16_gives_an_accelerator_in_bf16(make_plan: Any) -> None:
     assert make_accelerator(make_plan(training__precision="bf16")).mixed_precision == "bf16"
 
 
-def test_the_seed_is_the_plan_s(make_plan: Any) -> None:
+def test_the_seed_of_the_plan_is_set(make_plan: Any) -> None:
     make_accelerator(make_plan())
     first = torch.rand(1)
     torch.manual_seed(42)
     assert torch.equal(first, torch.rand(1))
 
 
-def test_what_the_plan_decides_cannot_be_said(make_plan: Any) -> None:
+def test_arguments_that_the_plan_decides_are_refused(make_plan: Any) -> None:
     with pytest.raises(TypeError, match="the plan decides cpu, mixed_precision: set them in the spec"):
         make_accelerator(make_plan(), mixed_precision="bf16", cpu=False)
 
 
-def test_an_accelerator_with_other_values_is_refused(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_r503_for_an_accelerator_with_other_values(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "5")  # comes before the argument
     with pytest.raises(RuntimeFinding, match=r"R503") as caught:
         make_accelerator(make_plan())
     assert "gradient_accumulation_steps: 5, the lock says 2" in caught.value.render()
 
 
-def test_the_newest_whole_checkpoint_is_loaded(make_plan: Any) -> None:
+def test_the_newest_undamaged_checkpoint_is_loaded(make_plan: Any) -> None:
     plan = make_plan()
     accelerator = make_accelerator(plan)
     model = accelerator.prepare(torch.nn.Linear(1, 1))

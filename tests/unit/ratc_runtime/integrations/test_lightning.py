@@ -1,4 +1,4 @@
-"""The keywords of Lightning's Trainer for a plan, and its callback in trainings of a few steps."""
+"""The arguments of Lightning's Trainer for a plan, and its callback in short trainings."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def fit(plan: Any, module: Line, batch: int = 8, start: str | None = None, **mor
     return trainer
 
 
-def test_the_trainer_s_keywords_are_the_plan_s(make_plan: Any) -> None:
+def test_the_trainer_s_arguments_have_the_values_of_the_plan(make_plan: Any) -> None:
     plan = make_plan(training__epochs=7)
     assert trainer_arguments(plan, log_every_n_steps=3) == {
         "max_epochs": 7,
@@ -71,7 +71,7 @@ def test_the_trainer_s_keywords_are_the_plan_s(make_plan: Any) -> None:
 
 
 @pytest.mark.parametrize(("precision", "name"), [("bf16", "bf16-mixed"), ("fp16", "16-mixed"), ("fp32", "32-true")])
-def test_cards_and_precision_are_the_plan_s(make_plan: Any, precision: str, name: str) -> None:
+def test_devices_and_precision_have_the_values_of_the_plan(make_plan: Any, precision: str, name: str) -> None:
     eight = {"parallel__nodes": 2, "parallel__processes_per_node": 4, "parallel__world_size": 8}
     batch = {"training__gradient_accumulation_steps": 1, "training__global_batch_size": 64}
     found = trainer_arguments(make_plan(training__precision=precision, **CARD, **eight, **batch))
@@ -80,7 +80,7 @@ def test_cards_and_precision_are_the_plan_s(make_plan: Any, precision: str, name
     assert found["strategy"].process_group_backend == "nccl"
 
 
-def test_what_the_plan_leaves_open_can_be_said_and_what_it_decides_cannot(make_plan: Any) -> None:
+def test_only_arguments_that_the_plan_leaves_open_are_accepted(make_plan: Any) -> None:
     plan = make_plan()
     assert trainer_arguments(plan, max_epochs=1, strategy="fsdp")["strategy"] == "fsdp"
     with pytest.raises(TypeError, match="the plan decides devices, precision: set them in the spec"):
@@ -96,7 +96,7 @@ def test_what_the_plan_leaves_open_can_be_said_and_what_it_decides_cannot(make_p
         (8, {"precision": "64-true"}, "precision: None, the lock says fp32"),
     ],
 )
-def test_a_trainer_with_other_values_is_refused(make_plan: Any, batch: int, more: dict[str, Any], said: str) -> None:
+def test_r503_for_a_trainer_with_other_values(make_plan: Any, batch: int, more: dict[str, Any], said: str) -> None:
     plan = make_plan()
     with pytest.raises(RuntimeFinding, match=r"R503") as caught:
         fit(plan, Line(plan.output_dir), batch, **more)
@@ -132,7 +132,7 @@ def test_a_stop_file_saves_and_stops_after_a_step(make_plan: Any, more: dict[str
     assert [path.name for path in plan.checkpoint_dir.iterdir()] == ["last.ckpt"]
 
 
-def test_a_folder_in_the_checkpoint_s_place_gives_way(make_plan: Any) -> None:
+def test_a_folder_in_the_place_of_the_checkpoint_is_replaced(make_plan: Any) -> None:
     """As a sharded strategy writes one."""
     plan = make_plan()
     (plan.checkpoint_dir / "last.ckpt").mkdir(parents=True)

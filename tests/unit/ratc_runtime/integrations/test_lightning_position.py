@@ -87,7 +87,9 @@ def train(plan: Any, loader: DataLoader[Any], stop_at: int = 0, total_steps: boo
 @pytest.mark.parametrize("make", [DataLoader, stateful])
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("generator", [False, True])
-def test_a_stop_at_any_step_changes_no_loss(make: Any, workers: int, generator: bool, make_plan: Any) -> None:
+def test_a_run_stopped_at_any_step_continues_to_the_same_losses(
+    make: Any, workers: int, generator: bool, make_plan: Any
+) -> None:
     """Inside an epoch, after its last step, and twice. Random numbers of loader processes are the loader's to keep."""
     plan = make_plan()
     noisy = make is DataLoader or workers == 0
@@ -110,7 +112,9 @@ def test_a_stop_at_any_step_changes_no_loss(make: Any, workers: int, generator: 
         assert [batch for log in runs for batch in log] == whole
 
 
-def test_a_kill_inside_an_epoch_goes_back_to_the_last_save(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_inside_an_epoch_continues_from_the_last_save(
+    make_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = make_plan()
     lightning.seed_everything(7)
     whole = train(plan, DataLoader(Samples(noisy=True), 8, shuffle=True))
@@ -126,7 +130,7 @@ def test_a_kill_inside_an_epoch_goes_back_to_the_last_save(make_plan: Any, monke
     assert train(plan, DataLoader(Samples(noisy=True), 8, shuffle=True)) == whole[12:]
 
 
-def test_a_checkpoint_without_positions_is_taken_with_a_warning(
+def test_a_checkpoint_without_positions_is_loaded_with_a_warning(
     make_plan: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One of before there were any, or of another number of processes."""

@@ -1,4 +1,4 @@
-"""The Trainer's arguments of a plan, and its callback: nothing is trained here (`tests/processes/test_programs.py`)."""
+"""The arguments of the Trainer for a plan, and its callback. tests/processes/test_programs.py trains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "TrainingArguments", dict)
 
 
-def test_the_trainer_s_arguments_are_the_plan_s(make_plan: Any) -> None:
+def test_the_trainer_s_arguments_have_the_values_of_the_plan(make_plan: Any) -> None:
     plan = make_plan(training__learning_rate=0.25, training__epochs=7)
     found = adapter.training_arguments(plan, logging_steps=3, weight_decay=0.5)
     assert (found.per_device_train_batch_size, found.gradient_accumulation_steps) == (8, 2)
@@ -37,14 +37,14 @@ def test_the_trainer_s_arguments_are_the_plan_s(make_plan: Any) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-def test_the_precision_is_the_plan_s(make_plan: Any, given: None, precision: str) -> None:
+def test_the_precision_has_the_value_of_the_plan(make_plan: Any, given: None, precision: str) -> None:
     found: Any = adapter.training_arguments(make_plan(training__precision=precision, training__tf32=True, **CARD))
     assert (found["bf16"], found["fp16"]) == (precision == "bf16", precision == "fp16")
     assert found["tf32"] is True
     assert found["use_cpu"] is False
 
 
-def test_several_processes_talk_over_the_plan_s_backend(make_plan: Any, given: None) -> None:
+def test_several_processes_use_the_backend_of_the_plan(make_plan: Any, given: None) -> None:
     two = {"parallel__nodes": 2, "parallel__world_size": 2, "training__gradient_accumulation_steps": 1}
     found: Any = adapter.training_arguments(make_plan(**two))
     assert found["ddp_backend"] == "gloo"
@@ -52,7 +52,7 @@ def test_several_processes_talk_over_the_plan_s_backend(make_plan: Any, given: N
     assert found["ddp_backend"] is None
 
 
-def test_what_the_plan_leaves_open_can_be_said_and_what_it_decides_cannot(make_plan: Any, given: None) -> None:
+def test_only_arguments_that_the_plan_leaves_open_are_accepted(make_plan: Any, given: None) -> None:
     plan = make_plan()
     found: Any = adapter.training_arguments(plan, learning_rate=1.0, num_train_epochs=1, dataloader_num_workers=9)
     assert (found["learning_rate"], found["num_train_epochs"], found["dataloader_num_workers"]) == (1.0, 1, 9)
@@ -76,7 +76,7 @@ def of_trainer(**changes: Any) -> Any:
         ({"bf16": True}, "precision: bf16, the lock says fp32"),
     ],
 )
-def test_a_trainer_with_other_values_is_refused(make_plan: Any, changes: dict[str, Any], said: str) -> None:
+def test_r503_for_a_trainer_with_other_values(make_plan: Any, changes: dict[str, Any], said: str) -> None:
     callback = adapter.PlanCallback(make_plan())
     callback.on_train_begin(of_trainer(), TrainerState(), TrainerControl())
     with pytest.raises(RuntimeFinding, match=r"R503") as caught:
@@ -116,7 +116,7 @@ def test_the_last_scores_are_recorded_at_the_end(make_plan: Any) -> None:
     assert not (plan.output_dir / "STOPPED").exists()
 
 
-def test_the_newest_whole_checkpoint_is_taken(make_plan: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_newest_undamaged_checkpoint_is_loaded(make_plan: Any, capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan()
     assert adapter.last_checkpoint(plan) is None
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-2", "checkpoint-11", "checkpoint-12", "runs"):
