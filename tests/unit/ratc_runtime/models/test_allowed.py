@@ -1,4 +1,4 @@
-"""A callable that a lock names is looked at before it is called: where it lies, and what it gives."""
+"""A callable that a lock names is checked before its call: its location, and the kind of its result."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def code_of(role: str, name: str) -> str:
         ("callback", ["Note"]),
     ],
 )
-def test_code_beside_the_spec_is_used(role: str, names: list[str], own: Path) -> None:
+def test_callables_beside_the_spec_are_built(role: str, names: list[str], own: Path) -> None:
     for name in names:
         assert import_callable.build(role, f"mine:{name}") is not None
 
@@ -102,7 +102,7 @@ def test_code_beside_the_spec_is_used(role: str, names: list[str], own: Path) ->
         ("callback", ["Net", "Nothing", "text", "annotated"]),
     ],
 )
-def test_what_gives_something_else_is_not_called(role: str, names: list[str], own: Path) -> None:
+def test_callables_of_another_kind_are_not_called(role: str, names: list[str], own: Path) -> None:
     for name in names:
         if (role, name) == ("dataset", "text"):
             continue  # a text has a length and items
@@ -127,12 +127,12 @@ def test_what_gives_something_else_is_not_called(role: str, names: list[str], ow
         "torch.hub:os.system",
     ],
 )
-def test_pythons_own_library_is_refused_for_every_role(role: str, name: str, own: Path) -> None:
+def test_r580_for_the_standard_library_in_every_role(role: str, name: str, own: Path) -> None:
     assert code_of(role, name) == "R580"
     assert not (own / "CALLED").exists()
 
 
-def test_installed_packages_are_libraries_of_models_or_refused(own: Path) -> None:
+def test_installed_packages_other_than_model_libraries_are_refused(own: Path) -> None:
     assert isinstance(import_callable.build("loss", "torch.nn:MSELoss"), nn.Module)
     for name in ("yaml:load", "numpy:load", "pip:main", "PIL.Image:open"):
         assert code_of("model", name) == "R580", name
@@ -142,7 +142,7 @@ def test_installed_packages_are_libraries_of_models_or_refused(own: Path) -> Non
         assert code_of("model", name) in ("R580", "R581"), name
 
 
-def test_a_package_that_needs_torch_is_a_library_of_models(
+def test_a_package_that_requires_torch_is_a_model_library(
     own: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = tmp_path_factory.mktemp("env") / "site-packages"
@@ -164,7 +164,7 @@ def test_a_package_that_needs_torch_is_a_library_of_models(
     assert import_callable.build("model", "through:Net") is not None
 
 
-def test_a_module_with_the_name_of_an_installed_one_is_not_mistaken(own: Path) -> None:
+def test_user_modules_named_like_installed_ones_are_refused(own: Path) -> None:
     for name in ("yaml", "profile"):
         (own / f"{name}.py").write_text(OWN)
         with pytest.raises(RuntimeFinding) as caught:
@@ -174,7 +174,7 @@ def test_a_module_with_the_name_of_an_installed_one_is_not_mistaken(own: Path) -
 
 
 @pytest.mark.slow
-def test_the_folder_hides_nothing_of_pythons(tmp_path: Path) -> None:
+def test_files_beside_the_spec_do_not_hide_standard_modules(tmp_path: Path) -> None:
     """A `random.py` beside the spec is nobody's: training goes on as without it."""
     write_data(tmp_path / "data")
     for name in ("random", "profile", "tokenize", "numpy"):
@@ -185,7 +185,7 @@ def test_the_folder_hides_nothing_of_pythons(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["random.py", "yaml.py", "profile/__init__.py"])
-def test_what_would_hide_a_module_from_a_launcher_is_named(name: str, own: Path) -> None:
+def test_preflight_names_files_that_would_hide_modules_from_a_launcher(name: str, own: Path) -> None:
     path = write_lock(own / "compiled", engine__use_accelerate=True)
     preflight.check(path, {}, launched=False)
     (own / name).parent.mkdir(exist_ok=True)
@@ -225,7 +225,7 @@ def named(name: str, **arguments: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["subprocess:getoutput", "mine:touching"])
-def test_a_checkpoint_runs_nothing_that_its_lock_names(
+def test_an_untrusted_checkpoint_runs_no_code_that_its_lock_names(
     name: str, checkpoint: Any, own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RATC_TRUST")
@@ -259,7 +259,7 @@ def test_a_trusted_checkpoint_opens(checkpoint: Any, own: Path, monkeypatch: pyt
     ("listed", "opens"),
     [(["own", "run"], True), (["."], True), (["own"], False), (["run"], False), (["own/deeper", "run"], False)],
 )
-def test_the_trust_file_counts_for_checkpoint_and_code(
+def test_the_trust_file_covers_checkpoint_and_code(
     listed: list[str], opens: bool, checkpoint: Any, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `ratc trust` writes it; the checkpoint is in one folder, its code in another."""
@@ -284,7 +284,7 @@ def test_the_trust_file_counts_for_checkpoint_and_code(
 @pytest.mark.parametrize(
     "changes", [{"training__loss": {"name": "mine:Loss", "args": {}}}, {"data__dataset": "mine:Duck"}]
 )
-def test_evaluation_asks_for_trust_in_data_and_loss(
+def test_evaluation_requires_trust_in_data_and_loss(
     changes: dict[str, Any], checkpoint: Any, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = checkpoint(model=named("mine:bare"), **changes)
@@ -339,7 +339,7 @@ def lock_of(folder: Path, own_code: str = "strict", **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("change", ["edited", "gone"])
-def test_preflight_refuses_code_that_was_not_compiled(
+def test_preflight_refuses_code_that_changed_since_compiling(
     change: str, own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (own / "losses.py").write_text(LOSS.format(1))
@@ -362,7 +362,7 @@ def test_preflight_refuses_code_that_was_not_compiled(
 @pytest.mark.parametrize(
     "name", ["losses/__init__.py", "losses.so", "losses.cpython-311-x86_64-linux-gnu.so", "losses.pyc"]
 )
-def test_preflight_refuses_what_python_would_import_instead(name: str, own: Path) -> None:
+def test_preflight_refuses_a_module_that_shadows_the_compiled_one(name: str, own: Path) -> None:
     (own / "losses.py").write_text(LOSS.format(1))
     path = lock_of(own)
     (own / "losses.txt").touch()
@@ -386,7 +386,7 @@ def test_preflight_refuses_what_python_would_import_instead(name: str, own: Path
         ("from . import not_installed", None),
     ],
 )
-def test_preflight_misses_a_module_that_own_code_imports(line: str, missing: str | None, own: Path) -> None:
+def test_preflight_names_missing_modules_that_user_code_imports(line: str, missing: str | None, own: Path) -> None:
     (own / "helper").mkdir()
     (own / "helper/__init__.py").touch()
     (own / "helper/here.py").touch()
@@ -399,7 +399,7 @@ def test_preflight_misses_a_module_that_own_code_imports(line: str, missing: str
         preflight.check(path, {}, launched=False)
 
 
-def test_preflight_misses_the_package_of_a_callable(own: Path) -> None:
+def test_preflight_names_the_missing_package_of_a_callable(own: Path) -> None:
     (own / "losses.py").write_text(LOSS.format(1))
     path = lock_of(own, model__name="not_installed.nets:UNet")
     with pytest.raises(RuntimeFinding, match=r"R509[\s\S]*`not_installed.nets:UNet` needs not_installed.nets"):
@@ -407,7 +407,7 @@ def test_preflight_misses_the_package_of_a_callable(own: Path) -> None:
     assert "not_installed" not in sys.modules
 
 
-def test_a_lock_that_leads_out_of_the_folder_is_not_followed(own: Path) -> None:
+def test_paths_of_a_lock_outside_its_folder_are_not_read(own: Path) -> None:
     (own / "losses.py").write_text(LOSS.format(1))
     path = lock_of(own)
     for name in ("/dev/zero", "../../../../dev/zero"):
@@ -416,7 +416,7 @@ def test_a_lock_that_leads_out_of_the_folder_is_not_followed(own: Path) -> None:
             preflight.check(path, {}, launched=False)
 
 
-def test_imported_modules_that_no_lock_records_are_named(tmp_path: Path) -> None:
+def test_imported_modules_missing_from_the_lock_are_named(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     (tmp_path / "vendored").mkdir()
     (tmp_path / "vendored/factors.py").write_text("FACTOR = 1\n")
@@ -437,7 +437,7 @@ def test_imported_modules_that_no_lock_records_are_named(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_only_with_the_code_that_it_was_trained_with(tmp_path: Path) -> None:
+def test_a_run_continues_only_with_unchanged_code(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
 
     (tmp_path / "losses.py").write_text(LOSS.format(1))

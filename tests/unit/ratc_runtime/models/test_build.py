@@ -1,4 +1,4 @@
-"""The model from its name: sizes of logits, groups that pixels hear of, gradients of recomputed blocks."""
+"""The built-in model: sizes of logits, group features, gradients of recomputed blocks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_multi_scale_logits_have_the_size_of_the_finest_image(tmp_path: Path, he
     assert model.spacings == [(2.0, 2.0), (1.0, 1.0)]
 
 
-def test_pixels_hear_of_their_groups(tmp_path: Path) -> None:
+def test_group_features_reach_the_logits(tmp_path: Path) -> None:
     """What RAT computes reaches the logits: without its groups they are others."""
     torch.manual_seed(0)
     model = build_model(lock_with(tmp_path)).eval()
@@ -52,7 +52,7 @@ def test_recomputed_blocks_give_the_same_gradients(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
-def test_what_is_not_built_is_refused_in_a_spec() -> None:
+def test_the_schema_has_the_bounds_of_rat_s_arguments() -> None:
     """The bounds of RAT's arguments are those of the spec's schema, so that `validate` refuses what a run would."""
     schema = json.loads((ROOT / "schemas" / "experiment.schema.json").read_text())
     keys = schema["properties"]["model"]["properties"]

@@ -1,4 +1,4 @@
-"""Parameters that are not trained: the names that patterns match, and patterns that match none."""
+"""Frozen parameters: the names that patterns match, and patterns that are refused."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_patterns_match_whole_names(patterns: list[str], trained: list[str]) -> 
         (["*"], "R585", "no parameter of the model is trained"),
     ],
 )
-def test_patterns_that_cannot_be_meant_are_refused(patterns: list[str], code: str, words: str) -> None:
+def test_patterns_that_match_nothing_or_everything_are_refused(patterns: list[str], code: str, words: str) -> None:
     with pytest.raises(RuntimeFinding, match=words) as raised:
         freeze(model(), patterns)
     assert raised.value.code == code
 
 
-def test_frozen_weights_stay_and_have_no_state(tmp_path: Path) -> None:
+def test_frozen_weights_do_not_change_and_have_no_optimizer_state(tmp_path: Path) -> None:
     lock = lock_with(tmp_path)
     plain = build_model(lock)
     names = [name for name, _ in plain.named_parameters()]

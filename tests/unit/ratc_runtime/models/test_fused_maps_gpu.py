@@ -54,7 +54,7 @@ def distances(found, expected):
 @pytest.mark.parametrize(
     ("groups", "pixels", "features"), [(128, 1024, 16), (86, 4097, 8), (7, 100, 3), (300, 777, 32), (64, 512, 20)]
 )
-def test_products_and_gradients_are_no_further_off_than_in_chunks(kind, groups, pixels, features):
+def test_fused_attention_is_as_accurate_as_chunked_attention(kind, groups, pixels, features):
     q, k, v = operands(kind, groups, pixels, features)
     exact = exactly(q, k, v)
     fused = distances(everything(fused_maps.Fused(), q, k, v), exact)
@@ -63,7 +63,7 @@ def test_products_and_gradients_are_no_further_off_than_in_chunks(kind, groups, 
     assert all(one < max(2 * other, least) for one, other in zip(fused, chunked, strict=True)), (fused, chunked)
 
 
-def test_maps_are_not_formed():
+def test_fused_attention_does_not_materialize_its_maps():
     """Two heads of 4,096 groups and 65,536 pixels: a map would take 1 GiB each in bf16."""
     q, k, v = operands(torch.bfloat16, 4096, 65536, 8)
     everything(fused_maps.Fused(), q, k, v)
@@ -72,7 +72,7 @@ def test_maps_are_not_formed():
     assert torch.cuda.max_memory_allocated() < 1 << 29
 
 
-def test_beyond_the_limit_of_variants_is_an_error(monkeypatch):
+def test_more_kernel_variants_than_the_limit_raise_an_error(monkeypatch):
     from torch._dynamo import config
 
     monkeypatch.setattr(fused_maps, "VARIANTS", 1)

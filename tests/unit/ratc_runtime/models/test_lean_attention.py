@@ -100,7 +100,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
         ((12, 10, 9), (1.0,), "fused", {"spatial_dims": 3, "sga_kernel_size": 5}),
     ],
 )
-def test_outputs_and_gradients_are_those_of_the_published_model(
+def test_outputs_and_gradients_equal_those_of_the_published_model(
     size: tuple[int, ...], scales: tuple[float, ...], way: str, arguments: dict[str, Any]
 ) -> None:
     image = images(size, scales)
@@ -119,7 +119,7 @@ def test_outputs_and_gradients_are_those_of_the_published_model(
 
 @pytest.mark.parametrize("way", [Chunked(700), FUSED], ids=["chunked", "fused"])
 @pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5)])
-def test_detection_reads_the_same_from_no_maps(way: Way, scales: tuple[float, ...]) -> None:
+def test_detection_outputs_are_the_same_without_attention_maps(way: Way, scales: tuple[float, ...]) -> None:
     def detection() -> DetectionModel:
         model = published()
         torch.manual_seed(1)
@@ -143,7 +143,7 @@ def test_detection_reads_the_same_from_no_maps(way: Way, scales: tuple[float, ..
 
 
 @pytest.mark.parametrize("way", [Chunked(700), FUSED], ids=["chunked", "fused"])
-def test_masked_pixels_are_replaced_as_published(way: Way) -> None:
+def test_masked_pixels_are_replaced_as_in_the_published_model(way: Way) -> None:
     full, lean = published(), published()
     keep_no_maps(lean, way)
     image = images((24, 24), (1.0,))
@@ -157,7 +157,7 @@ def test_masked_pixels_are_replaced_as_published(way: Way) -> None:
         assert distance(found, expected) < 1e-4
 
 
-def test_gradients_against_finite_differences() -> None:
+def test_chunked_gradients_equal_finite_differences() -> None:
     torch.manual_seed(0)
     batch, heads, rows, columns = 2, 3, 3, 4
     q, k, v = (
@@ -180,7 +180,7 @@ def test_gradients_against_finite_differences() -> None:
             assert torch.autograd.gradcheck(lambda *t, n=normal: spread(*t, normal=n), (q, k, x))
 
 
-def test_gradients_of_the_fused_way_against_finite_differences() -> None:
+def test_fused_gradients_equal_finite_differences() -> None:
     """FlexAttention differentiates itself; the three passes around it are ours."""
     torch.manual_seed(0)
     q, k, v, x = (
@@ -202,7 +202,7 @@ def test_gradients_of_the_fused_way_against_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_a_bias_of_two_features_keeps_sixteen_bits(kind: torch.dtype) -> None:
+def test_a_bias_split_into_two_features_keeps_sixteen_bits(kind: torch.dtype) -> None:
     """What tensor cores make of it, too: float32 is rounded to TF32, of 10 bits."""
     number = -torch.linspace(3, 90, 1000)
     features = _split(number, kind)
@@ -216,7 +216,7 @@ def test_a_bias_of_two_features_keeps_sixteen_bits(kind: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("features", [3, 16, 20])
-def test_flex_attention_itself_gives_these_outputs(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flex_attention_on_the_cpu_gives_the_chunked_outputs(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as a CPU goes: uncompiled, and forward. Its kernels are tested on a GPU (test_fused_maps_gpu.py)."""
     from torch.nn.attention import flex_attention as flex
 
@@ -234,7 +234,7 @@ def test_flex_attention_itself_gives_these_outputs(features: int, monkeypatch: p
         assert torch.allclose(found.spread(q), expected.spread(q), atol=1e-5)
 
 
-def test_a_torch_without_what_fused_attention_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_attention_is_refused_with_an_older_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.nn.attention import flex_attention
 
     monkeypatch.delattr(flex_attention, "AuxRequest")
@@ -244,7 +244,7 @@ def test_a_torch_without_what_fused_attention_needs_is_refused(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("elements", [1, 50, 77, 100, 154, 200, 10_000])
-def test_pieces_cover_every_entry_once_and_keep_to_their_size(elements: int) -> None:
+def test_pieces_cover_every_entry_once_within_their_size(elements: int) -> None:
     heads, batch, rows, columns = 5, 2, 7, 11
     seen = torch.zeros(heads * batch, rows)
     for part, all_rows in Pieces(heads, batch, rows, columns, elements):
@@ -256,7 +256,7 @@ def test_pieces_cover_every_entry_once_and_keep_to_their_size(elements: int) -> 
 
 
 @pytest.mark.parametrize("way", [Chunked(700), FUSED], ids=["chunked", "fused"])
-def test_lazy_maps_are_the_published_maps(way: Way) -> None:
+def test_lazy_maps_equal_the_published_maps(way: Way) -> None:
     full, lean = published(num_blocks=3), published(num_blocks=3)
     keep_no_maps(lean, way)
     image = images((36, 30), (1.0,))
@@ -284,7 +284,7 @@ def test_lazy_maps_are_the_published_maps(way: Way) -> None:
         1.0 @ found["attn_q"]
 
 
-def test_bf16_autocast_is_no_further_from_float32_than_as_published() -> None:
+def test_bf16_autocast_is_as_close_to_float32_as_the_published_model() -> None:
     """Summed over seeds: a single gradient of a scalar parameter is mostly rounding in either of them."""
     ways: dict[str, Way | None] = {"full": None, "chunked": Chunked(9000), "fused": FUSED}
     errors = dict.fromkeys(ways, 0.0)
@@ -303,7 +303,7 @@ def test_bf16_autocast_is_no_further_from_float32_than_as_published() -> None:
         assert 0 < logits[name] < 1.2 * logits["full"] < 0.4
 
 
-def test_bf16_weights_as_deepspeed_makes_them() -> None:
+def test_lean_attention_trains_with_bf16_weights() -> None:
     image = images((32, 32), (1.0,))
     exact = step(segmentation(), image)
     found = {}
@@ -320,7 +320,7 @@ def test_bf16_weights_as_deepspeed_makes_them() -> None:
     assert 0 < total["lean"] < 1.2 * total["full"]
 
 
-def test_under_activation_checkpointing_the_same_and_once_is_enough() -> None:
+def test_activation_checkpointing_gives_the_same_gradients_with_dropout() -> None:
     """With dropout too: what is computed again is what was computed before."""
     image = images((32, 32), (1.0,))
     plain, recomputed = segmentation(mlp_dropout=0.2), segmentation(mlp_dropout=0.2)
@@ -335,7 +335,7 @@ def test_under_activation_checkpointing_the_same_and_once_is_enough() -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_only_the_published_dense_layer_is_changed() -> None:
+def test_only_the_published_dense_layer_is_replaced() -> None:
     model = published()
     kind = type(model.sga_layers[0])
 
@@ -408,7 +408,7 @@ def traced(size: int, batch: int, chunk: int | None, shortened: bool = False, **
 
 
 @pytest.mark.usefixtures("_positions_without_data")
-def test_the_product_documents_model_fits_a_small_card() -> None:
+def test_the_model_of_the_product_document_fits_in_2_gib() -> None:
     """256 x 256, four blocks, 16 heads, bf16, micro-batch 1, under the CPU's own autocast rules."""
     lean = traced(256, 1, 2**26, shortened=True, feature_dims=128, num_blocks=4, num_heads=16)
     assert lean.peak < 2 * 2**30
@@ -428,14 +428,14 @@ def test_memory_is_linear_in_pixels_and_in_the_batch() -> None:
 
 @pytest.mark.usefixtures("_positions_without_data")
 @pytest.mark.parametrize(("size", "chunk"), [(48, 2**15), (72, 2**18)])
-def test_chunks_left_out_of_a_trace_need_no_other_memory(size: int, chunk: int) -> None:
+def test_a_shortened_trace_has_the_peak_of_the_whole_trace(size: int, chunk: int) -> None:
     arguments: dict[str, Any] = {"feature_dims": 32, "num_blocks": 1, "num_heads": 8}
     whole, short = (traced(size, 1, chunk, shortened=shortened, **arguments) for shortened in (False, True))
     assert short.peak == whole.peak
     assert short.allocations < whole.allocations
 
 
-def test_real_memory_of_a_step() -> None:
+def test_a_lean_step_uses_less_memory_than_a_full_step_on_the_cpu() -> None:
     """By the CPU allocator's own account: full and lean at a size where both run."""
 
     def peak(lean: bool) -> int:

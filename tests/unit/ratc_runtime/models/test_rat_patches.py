@@ -1,4 +1,4 @@
-"""RAT's rotary embedding in fp32, and packages that are imported without what takes longer than they do."""
+"""RAT's rotary embedding in fp32, and packages imported without their slow optional imports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def published_rat(**arguments: Any) -> torch.nn.Module:
     return model
 
 
-def test_rat_as_published_takes_no_bf16_and_ours_trains(tmp_path: Path) -> None:
+def test_patched_rat_trains_in_bf16_and_the_published_one_fails(tmp_path: Path) -> None:
     torch.manual_seed(0)
     image = torch.rand(2, 1, 32, 32)
     published = published_rat().to(torch.bfloat16)
@@ -48,7 +48,7 @@ def test_rat_as_published_takes_no_bf16_and_ours_trains(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("imported", "left_out"), [("timm", "wandb"), ("deepspeed", "mlflow")])
-def test_a_package_is_imported_without_what_takes_longer_than_itself(imported: str, left_out: str) -> None:
+def test_packages_are_imported_without_slow_optional_imports(imported: str, left_out: str) -> None:
     """In a model's own code, too. What was left out can be imported later; what is there already stays."""
     code = (
         "import importlib.util, sys\n"
@@ -84,7 +84,7 @@ def test_positions_are_exact_under_bf16_autocast() -> None:
     assert torch.equal(ours, exact)
 
 
-def test_rotary_in_float32_changes_nothing_in_float32() -> None:
+def test_the_patched_rotary_embedding_changes_no_float32_output() -> None:
     torch.manual_seed(0)
     model, image = published_rat(), torch.rand(1, 1, 32, 32)
     before = model(image)[0]["x_out"]
@@ -92,7 +92,7 @@ def test_rotary_in_float32_changes_nothing_in_float32() -> None:
     assert torch.equal(model(image)[0]["x_out"], before)
 
 
-def test_rat_with_bf16_weights_as_deepspeed_makes_them(tmp_path: Path) -> None:
+def test_rotary_frequencies_get_gradients_with_bf16_weights(tmp_path: Path) -> None:
     model = build_model(lock_with(tmp_path)).to(torch.bfloat16)
     model(torch.rand(2, 1, 32, 32, dtype=torch.bfloat16)).float().mean().backward()
     rotary = [(name, p) for name, p in model.named_parameters() if name.endswith("rose.freqs")]

@@ -1,4 +1,4 @@
-"""Blocks that are recomputed: which they are, that gradients stay the same, and that the saved bytes drop."""
+"""Recomputed blocks: their selection, unchanged gradients, and less saved memory."""
 
 from __future__ import annotations
 
@@ -51,32 +51,32 @@ def saved_and_gradients(which: bool | list[str]) -> tuple[int, list[torch.Tensor
     return size, [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
-def test_blocks_are_the_elements_of_lists_inside_no_other_each_once() -> None:
+def test_blocks_are_the_elements_of_outermost_lists_each_once() -> None:
     assert list(blocks(Nested())) == ["inner.layers.0", "inner.layers.1", "tail.0"]
     assert list(blocks(nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Tanh())))) == ["0", "1"]
 
 
 @pytest.mark.parametrize("which", [True, ["inner.layers.0"], ["inner.layers.1", "tail.0"]])
-def test_gradients_are_the_same_whatever_is_recomputed(which: bool | list[str]) -> None:
+def test_gradients_do_not_depend_on_the_recomputed_blocks(which: bool | list[str]) -> None:
     for one, other in zip(saved_and_gradients(False)[1], saved_and_gradients(which)[1], strict=True):
         assert torch.equal(one, other)
 
 
-def test_a_recomputed_block_keeps_nothing_of_its_own() -> None:
+def test_a_recomputed_block_saves_no_activations() -> None:
     plain, of_some = saved_and_gradients(False)[0], saved_and_gradients(["inner.layers.0"])[0]
     # Of both calls of the block: the results of its first layer and of its GELU, 256 x 64 numbers of 4 bytes each.
     assert plain - of_some >= 2 * 2 * 256 * 64 * 4
     assert saved_and_gradients(True)[0] < plain / 4
 
 
-def test_names_that_no_block_has_are_refused(tmp_path: Path) -> None:
+def test_r373_for_names_that_match_no_block(tmp_path: Path) -> None:
     lock = lock_with(tmp_path, training__activation_checkpointing=["backbone.sga_layers.0", "nothing.1"])
     with pytest.raises(RuntimeFinding, match=r"R373.*nothing\.1") as refused:
         build_model(lock)
     assert "backbone.sga_layers.0" in refused.value.note
 
 
-def test_a_run_that_recomputes_some_blocks_trains_the_same_and_goes_on_after_a_stop(project: Path) -> None:
+def test_a_run_with_recomputed_blocks_has_the_same_losses_and_continues(project: Path) -> None:
     """The losses of the run that keeps everything, and of one that continues from the checkpoint of its first epoch."""
     losses = []
     for place, which in (("plain", False), ("some", ["backbone.mr_attn_layers.0", "fuse.0"])):

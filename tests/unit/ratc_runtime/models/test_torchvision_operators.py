@@ -1,4 +1,4 @@
-"""`import torchvision` beside a torch that its C++ library was not built for, within ratc and after `make setup`."""
+"""`import torchvision` with a torch that its C++ library was not built for, in ratc and after `make setup`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ratc_runtime.models import torchvision_operators
 from tests.places import ROOT
 
 
-def test_a_library_that_matches_torch_is_loaded_rather_than_replaced(tmp_path: Path) -> None:
+def test_a_torchvision_library_that_matches_torch_is_loaded(tmp_path: Path) -> None:
     """Both would define the same operators, which ends the process."""
     assert not torchvision_operators.loads(tmp_path)
     (tmp_path / "_C.so").write_bytes(b"built for another torch")
@@ -30,7 +30,7 @@ def test_a_library_that_matches_torch_is_loaded_rather_than_replaced(tmp_path: P
         pytest.param("timm, accelerate.commands.accelerate_cli", marks=pytest.mark.slow),
     ],
 )
-def test_packages_that_import_torchvision_can_be_imported_without_ratc(imports: str, tmp_path: Path) -> None:
+def test_packages_that_import_torchvision_work_without_ratc(imports: str, tmp_path: Path) -> None:
     """As `.ci/setup` sets it up."""
     shutil.copy(ROOT / "runtime/ratc_runtime/models/torchvision_operators.py", tmp_path)
     pth = "import torchvision_operators; torchvision_operators.define_at_import()"
