@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.lockfile import environment
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, shared: bool) -> None:
+def test_a_failed_write_keeps_the_old_file_and_no_other(tmp_path: Path, shared: bool) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old", shared=shared)
 
@@ -37,7 +37,9 @@ def test_a_block_that_writes_nothing_replaces_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_the_disk_has_a_file_before_its_name_and_then_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_synced_before_its_rename_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(
@@ -48,7 +50,7 @@ def test_the_disk_has_a_file_before_its_name_and_then_the_name(tmp_path: Path, m
     assert done == [str(tmp_path / f"{PREFIX}a.txt"), "renamed", str(tmp_path)]
 
 
-def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("keep")
     (tmp_path / "a.txt").symlink_to("other")
     (tmp_path / f"{PREFIX}a.txt").symlink_to("other")
@@ -57,7 +59,7 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "a.txt").is_symlink()
 
 
-def test_processes_that_write_at_once_leave_one_whole_file(tmp_path: Path) -> None:
+def test_concurrent_writers_leave_one_whole_file(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom ratc_runtime.output.atomic import write_text\n"
         "for _ in range(200):\n    write_text(Path(sys.argv[1]), sys.argv[2] * 100_000, shared=True)\n"

@@ -1,4 +1,4 @@
-"""What a run records of its memory, beside what its lock predicted."""
+"""The memory that a run records, compared with the prediction of its lock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def on_a_card(allocated: float, reserved: float) -> MemoryUse:
     return MemoryUse("cuda", int(allocated * GIB), int(reserved * GIB), 14 * GIB, 24 * GIB)
 
 
-def test_a_cpu_process_knows_its_resident_set() -> None:
+def test_a_cpu_run_reports_its_resident_set() -> None:
     memory_report.start_measuring(ALONE.device)
     before = memory_report.measure(ALONE)
     held = torch.ones(200 * 2**20, dtype=torch.uint8)
@@ -42,7 +42,7 @@ def test_a_cpu_process_knows_its_resident_set() -> None:
     assert memory_report.metrics(after) == {"memory/peak_rss_gib": after.peak_rss_bytes / GIB}
 
 
-def test_facts_of_a_card_beside_the_prediction() -> None:
+def test_the_report_holds_the_card_s_memory_and_the_prediction() -> None:
     use = on_a_card(10.2, 12.3)
     facts = json.loads(json.dumps(memory_report.record(use, PREDICTION, 31.5)))
     assert facts["peak_reserved_bytes"] == int(12.3 * GIB)
@@ -69,13 +69,13 @@ def test_facts_of_a_card_beside_the_prediction() -> None:
         (11.0, 12.0, "allocated memory was 11.00 GiB, predicted 10.00 GiB: +10.0%"),
     ],
 )
-def test_a_warning_beyond_the_margin(allocated: float, reserved: float, said: str | None) -> None:
+def test_a_deviation_beyond_the_margin_gives_a_warning(allocated: float, reserved: float, said: str | None) -> None:
     found = memory_report.deviation(on_a_card(allocated, reserved), PREDICTION)
     assert (found is None) if said is None else said in str(found)
     assert memory_report.deviation(on_a_card(allocated, reserved), None) is None
 
 
-def test_a_card_is_asked_once_for_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_holds_the_maximum_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU here: torch.cuda's counters are stood in for, on two ranks of which the second used more."""
     values = {"max_memory_allocated": 5, "max_memory_reserved": 7, "mem_get_info": (30, 100)}
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""The output folder under a run: full, read-only, unmounted, deleted, held by another; and a clock that jumps."""
+"""The output folder of a run: full, read-only, unmounted, deleted or held by another; and a clock that jumps."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_run_outlives_what_happens_to_its_folder(mounted: Path, asynchronous: bool) -> None:
+def test_a_run_survives_faults_of_its_output_folder(mounted: Path, asynchronous: bool) -> None:
     write_data(mounted / "data", train=4, val=1, test=1)
     (mounted / "mine.py").write_text(SCENE)
     lock = write_lock(
@@ -178,7 +178,7 @@ faults = {""",
 )
 
 
-def test_a_run_that_never_wrote_a_checkpoint_fails(mounted: Path) -> None:
+def test_r562_for_a_run_that_never_wrote_a_checkpoint(mounted: Path) -> None:
     write_data(mounted / "data", train=4, val=1, test=1)
     (mounted / "mine.py").write_text(CROWDED)
     lock = write_lock(mounted / "compiled", model=NET, data__dataset="mine:open_scene", training__epochs=3)
@@ -196,7 +196,7 @@ def test_a_run_that_never_wrote_a_checkpoint_fails(mounted: Path) -> None:
     assert results(mounted / "out")["status"] == "finished"
 
 
-def test_what_is_said_to_be_written_exists_without_links_too(tmp_path: Path) -> None:
+def test_reported_files_exist_on_a_disk_without_symbolic_links(tmp_path: Path) -> None:
     write_data(tmp_path / "data", train=4, val=1, test=1)
     lost = SCENE.replace(
         "faults = {", "def refuse(*_):\n    raise OSError('no links here')\n\nos.symlink = refuse\n\nfaults = {} and {"
@@ -210,7 +210,7 @@ def test_what_is_said_to_be_written_exists_without_links_too(tmp_path: Path) -> 
     assert all((tmp_path / path).is_file() for path in table)
 
 
-def test_results_of_an_earlier_run_do_not_stand_for_one_that_begins_again(mounted: Path) -> None:
+def test_results_of_an_earlier_run_are_moved_aside_at_a_new_start(mounted: Path) -> None:
     write_data(mounted / "data", train=4, val=1, test=1)
     (mounted / "mine.py").write_text(CROWDED.replace("    1: crowded,", ""))
     never = {"checkpoint__resume": "never", "model": NET, "data__dataset": "mine:open_scene", "training__epochs": 1}
@@ -223,7 +223,7 @@ def test_results_of_an_earlier_run_do_not_stand_for_one_that_begins_again(mounte
     assert json.loads((mounted / "out/results.previous.json").read_text())["status"] == "finished"
 
 
-def test_a_stop_that_cannot_be_saved_is_an_error(mounted: Path) -> None:
+def test_r519_for_a_stop_that_cannot_be_saved(mounted: Path) -> None:
     write_data(mounted / "data", train=4, val=1, test=1)
     stop = SCENE.replace("    2: full,", "    2: lambda: ((OUT / 'STOP').touch(), full()),")
     (mounted / "mine.py").write_text(stop)
@@ -279,9 +279,7 @@ def hold(tmp_path: Path) -> Iterator[Any]:
         process.stdout.close()  # type: ignore[union-attr]
 
 
-def test_a_second_run_is_refused_with_the_holder_of_the_folder(
-    tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_r517_names_the_run_that_holds_the_folder(tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_lock, "PATIENCE", 0.3)
     first = hold(SLURM_JOB_ID="4711")
     with pytest.raises(RuntimeFinding, match="R517") as caught:
@@ -299,7 +297,7 @@ def test_a_second_run_is_refused_with_the_holder_of_the_folder(
     mine.check()
 
 
-def test_a_requeued_job_takes_over_from_its_own_earlier_start(
+def test_a_requeued_job_takes_over_the_lock_of_its_earlier_start(
     tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its node may be gone, and a network's file system holds the lock of a dead node for a while."""
@@ -311,7 +309,7 @@ def test_a_requeued_job_takes_over_from_its_own_earlier_start(
     mine.check()
 
 
-def test_a_folder_that_another_run_took_is_not_written(tmp_path: Path, hold: Any) -> None:
+def test_a_folder_taken_by_another_run_is_not_written(tmp_path: Path, hold: Any) -> None:
     mine = FolderLock(tmp_path)
     mine.take({})
     (tmp_path / FILE).unlink()
@@ -322,7 +320,7 @@ def test_a_folder_that_another_run_took_is_not_written(tmp_path: Path, hold: Any
         mine.check()
 
 
-def test_without_locks_a_living_process_of_this_host_still_counts(
+def test_without_file_locks_a_live_local_process_still_holds_the_folder(
     tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unsupported(*_: Any) -> None:
@@ -339,7 +337,7 @@ def test_without_locks_a_living_process_of_this_host_still_counts(
     assert "no locks on this file system" in capsys.readouterr().err
 
 
-def test_training_twice_into_one_folder_is_refused(tmp_path: Path) -> None:
+def test_r517_for_two_runs_in_one_folder(tmp_path: Path) -> None:
     write_data(tmp_path / "data", train=4, val=1, test=1)
     waiting = SCENE.replace("    2: full,", "    2: lambda: time.sleep(60),")
     (tmp_path / "mine.py").write_text(waiting)

@@ -1,4 +1,4 @@
-"""Where time goes, what people see of it, and which code a run was made from."""
+"""Time accounting, the progress that is printed, and the provenance of a run's code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Watch:
         return self.time
 
 
-def test_time_is_counted_once_and_by_kind() -> None:
+def test_time_is_counted_once_under_its_kind() -> None:
     watch = Watch()
     account = TimeAccounting(Progress(), watch)
 
@@ -74,14 +74,14 @@ def test_time_is_counted_once_and_by_kind() -> None:
     assert account.progress.epoch_seconds == 10.0
 
 
-def test_the_age_of_a_process_counts_from_its_start() -> None:
+def test_process_age_is_measured_from_the_start_of_the_process() -> None:
     code = "import time; time.sleep(0.5); from ratc_runtime.output import time_accounting as a; print(a.process_age())"
     began = time.monotonic()
     age = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert 0.5 <= age <= time.monotonic() - began + 0.02
 
 
-def test_skipped_steps_go_on_from_a_checkpoint() -> None:
+def test_the_count_of_skipped_steps_continues_from_a_checkpoint() -> None:
     account = TimeAccounting(Progress(account={"skipped_steps": 2.0}))
     account.begin_skipping_from(7)  # DeepSpeed's own count, which came out of its checkpoint
     for skipped in (7, 8, 8, 10):
@@ -89,7 +89,7 @@ def test_skipped_steps_go_on_from_a_checkpoint() -> None:
     assert account.record(4, 4)["skipped_steps"] == 5
 
 
-def test_a_step_with_gradients_that_overflow_is_counted(tmp_path: Path) -> None:
+def test_a_step_with_overflowing_gradients_is_counted_as_skipped(tmp_path: Path) -> None:
     lock = read_lock(write_lock(tmp_path, training__gradient_accumulation_steps=1))
     engine = TorchEngine(lock, torch.nn.Linear(2, 1))
     engine.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
@@ -102,7 +102,7 @@ def test_a_step_with_gradients_that_overflow_is_counted(tmp_path: Path) -> None:
         before = engine.module.weight.clone()
 
 
-def test_starts_are_counted_whatever_they_left(tmp_path: Path) -> None:
+def test_starts_without_a_checkpoint_are_counted(tmp_path: Path) -> None:
     first = RunHistory(tmp_path, "print", False, None, 0, 0)
     second = RunHistory(tmp_path, "print", False, None, 0, 0)  # the first died before its first checkpoint
     assert second.run_id == first.run_id
@@ -119,7 +119,7 @@ def test_starts_are_counted_whatever_they_left(tmp_path: Path) -> None:
     assert other.run_id != again.run_id
 
 
-def test_durations() -> None:
+def test_durations_are_formatted_with_hours_and_days() -> None:
     assert [duration(seconds) for seconds in (-1, 0.4, 61, 3600, 86400 * 2 + 3661)] == [
         "0:00",
         "0:00",
@@ -129,7 +129,7 @@ def test_durations() -> None:
     ]
 
 
-def test_an_estimate_is_of_the_whole_run() -> None:
+def test_the_estimate_covers_the_whole_run() -> None:
     watch = Watch()
     eta = Eta(epochs=3, steps=4, now=watch)
     assert eta.seconds(0, 0) is None
@@ -162,7 +162,7 @@ def lines(capsys: pytest.CaptureFixture[str], seconds: float, steps: int) -> lis
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_log_is_quiet_once_steps_are_fast(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_of_fast_steps_has_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
     fast = lines(capsys, 0.01, 5000)
     # Fifty seconds an epoch: five lines at once, then one each ten seconds, and the first and last of each epoch.
     assert len(fast) < 20
@@ -175,7 +175,7 @@ def test_a_log_is_quiet_once_steps_are_fast(capsys: pytest.CaptureFixture[str]) 
     assert len(slow) == 22
 
 
-def test_nothing_from_other_ranks(capfd: pytest.CaptureFixture[str]) -> None:
+def test_other_ranks_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     reporter = Reporter(False, 1, 1, 8, 1, {})
     reporter.start_epoch(0, 0)
     reporter.step(0, 1, 0.5, 1e-3)
@@ -184,14 +184,14 @@ def test_nothing_from_other_ranks(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_terminal_that_cannot_show_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unprintable_characters_are_replaced_on_an_ascii_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     Reporter(True, 1, 1, 8, 1, {}).say("Größe")
     assert raw.getvalue() == b"Gr??e\n"
 
 
-def test_short_epochs_leave_a_line_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_epochs_print_one_line_per_second(capsys: pytest.CaptureFixture[str]) -> None:
     watch = Watch()
     reporter = Reporter(True, 200, 1, 8, 1, {"dice": "Dice"}, watch)
     for epoch in range(200):
@@ -258,7 +258,9 @@ for epoch in range(2):
     ],
     ids=["colour", "no-colour", "ascii", "dumb"],
 )
-def test_on_a_terminal(tmp_path: Path, variables: dict[str, str], coloured: bool, bar: str) -> None:
+def test_the_progress_bar_is_redrawn_on_a_terminal(
+    tmp_path: Path, variables: dict[str, str], coloured: bool, bar: str
+) -> None:
     shown = on_a_terminal([sys.executable, "-c", BAR], tmp_path, **variables)
     assert ("\033[32mbest so far\033[0m" in shown) == coloured
     parts = [part for part in shown.replace("\n", "\r").split("\r") if part.strip()]
@@ -279,7 +281,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment()).stdout.strip()
 
 
-def test_the_code_a_run_was_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_records_commit_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert provenance.of_folder(tmp_path) is None
     git(tmp_path, "init", "-q", "-b", "trunk")
     assert provenance.of_folder(tmp_path) is None  # nothing was committed yet
@@ -319,7 +321,7 @@ def test_the_code_a_run_was_made_from(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_the_account_of_a_run_and_its_table(tmp_path: Path) -> None:
+def test_a_run_records_its_times_and_prints_their_table(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     lock = write_lock(tmp_path / "compiled", training__epochs=2)
     began = time.monotonic()
