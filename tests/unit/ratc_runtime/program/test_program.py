@@ -1,4 +1,4 @@
-"""A program of the spec's own, started on a node: what it is told, and what its end means."""
+"""A user's program on a node: the values that it gets, and the results of its end."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def results(folder: Path = Path("outputs/demo")) -> dict[str, Any]:
     return found
 
 
-def test_a_script_gets_the_plan_in_three_ways(start: Any, tmp_path: Path) -> None:
+def test_a_script_gets_the_plan_as_arguments_variables_and_python_object(start: Any, tmp_path: Path) -> None:
     entrypoint = r'{script: train.py, args: [--batch, "${micro_batch_size}", "a b\n\"c\" *", "$${seed}", 7, "${lock}"]}'
     done = start(entrypoint, train=TELLS)
     assert done.returncode == 0, done.stderr
@@ -66,23 +66,23 @@ def test_a_script_gets_the_plan_in_three_ways(start: Any, tmp_path: Path) -> Non
     assert results()["status"] == "finished"
 
 
-def test_a_script_imports_what_lies_beside_it(start: Any) -> None:
+def test_a_script_imports_modules_beside_it(start: Any) -> None:
     done = start("{script: train.py}", train="import other\nprint(other.X)\n", other="X = 'found'\n")
     assert "found" in done.stdout, done.stderr
 
 
-def test_a_module_is_run_as_one(start: Any) -> None:
+def test_a_module_is_run_as_main(start: Any) -> None:
     done = start("{module: train, args: [1]}", train="import sys\nprint(__name__, sys.argv[1:])\n")
     assert "__main__ ['1']" in done.stdout, done.stderr
 
 
-def test_a_command_needs_no_python(start: Any) -> None:
+def test_a_command_runs_without_python(start: Any) -> None:
     done = start("""{command: [bash, -c, 'echo "$0 $RATC_SEED"', x]}""")
     assert done.stdout == "x 42\n"
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate", "none"])
-def test_one_process_runs_alike_under_every_launcher(start: Any, launcher: str) -> None:
+def test_one_process_runs_the_same_under_every_launcher(start: Any, launcher: str) -> None:
     if launcher == "accelerate":
         pytest.importorskip("accelerate")
     done = start(
@@ -91,7 +91,7 @@ def test_one_process_runs_alike_under_every_launcher(start: Any, launcher: str) 
     assert "['a']" in done.stdout, done.stderr
 
 
-def test_what_the_program_says_of_its_run_is_kept(start: Any) -> None:
+def test_results_that_the_program_reports_are_kept(start: Any) -> None:
     program_text = "import ratc_runtime\nratc_runtime.plan().finished(accuracy=0.5, micro_batch_size=4)\n"
     assert start("{script: train.py}", train=program_text).returncode == 0
     assert results()["accuracy"] == 0.5
@@ -102,14 +102,14 @@ def test_what_the_program_says_of_its_run_is_kept(start: Any) -> None:
     assert "accuracy" not in results(), "the results of another lock are set aside"
 
 
-def test_a_program_that_fails_fails_the_run(start: Any) -> None:
+def test_r567_for_a_program_that_fails(start: Any) -> None:
     done = start("{command: [bash, -c, 'exit 3']}")
     assert done.returncode == 1
     assert "error[R567]: the program ended with status 3" in done.stderr
     assert not Path("outputs/demo/results.json").exists()
 
 
-def test_a_program_that_ran_with_another_batch_is_not_finished(start: Any) -> None:
+def test_r503_for_a_program_that_ran_with_another_batch(start: Any) -> None:
     done = start("{script: train.py}", train="import ratc_runtime\nratc_runtime.plan().finished(micro_batch_size=8)\n")
     assert done.returncode == 1
     assert "error[R503]" in done.stderr
@@ -123,7 +123,7 @@ def test_a_program_that_ran_with_another_batch_is_not_finished(start: Any) -> No
     ("entrypoint", "missing"),
     [("{script: gone.py}", "the script"), ("{module: gone.train}", "the module"), ("{command: [gone]}", "the command")],
 )
-def test_what_is_not_there_is_refused_before_anything_starts(start: Any, entrypoint: str, missing: str) -> None:
+def test_r509_for_a_missing_entrypoint_before_anything_starts(start: Any, entrypoint: str, missing: str) -> None:
     done = start(entrypoint)
     assert done.returncode == 1
     assert "error[R509]" in done.stderr
@@ -141,7 +141,7 @@ def test_what_is_not_there_is_refused_before_anything_starts(start: Any, entrypo
         ("import sys\nsys.path.append('lib')\nimport inside\n", None),
     ],
 )
-def test_an_import_that_cannot_be_found_is_refused_before_anything_starts(
+def test_a_missing_import_is_refused_before_anything_starts(
     start: Any, tmp_path: Path, entrypoint: str, path: str, text: str, missing: str | None
 ) -> None:
     (tmp_path / "sub").mkdir()
@@ -157,7 +157,7 @@ def test_an_import_that_cannot_be_found_is_refused_before_anything_starts(
     assert missing in done.stderr
 
 
-def test_a_script_finds_its_neighbours_and_a_module_those_of_the_spec(start: Any, tmp_path: Path) -> None:
+def test_scripts_import_from_their_folder_and_modules_from_the_spec_s(start: Any, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/beside.py").write_text("X = 1\n")
     (tmp_path / "sub/train.py").write_text("import beside\nprint('ran')\n")
@@ -168,7 +168,7 @@ def test_a_script_finds_its_neighbours_and_a_module_those_of_the_spec(start: Any
     assert "ran" in start("{module: sub.train}").stdout
 
 
-def test_a_program_that_changed_since_is_refused(start: Any, tmp_path: Path) -> None:
+def test_a_program_that_changed_since_compiling_is_refused(start: Any, tmp_path: Path) -> None:
     assert start("{script: train.py}", train="import other\n", other="X = 1\n").returncode == 0
     (tmp_path / "other.py").write_text("X = 2\n")
     done = subprocess.run(["out/run.sh"], capture_output=True, text=True, timeout=HANGS_S, check=False)
@@ -187,7 +187,7 @@ plan.stopped()
 """
 
 
-def test_a_run_that_is_asked_to_stop_saves_and_is_not_finished(start: Any, tmp_path: Path) -> None:
+def test_a_stopped_program_saves_and_is_not_finished(start: Any, tmp_path: Path) -> None:
     start("{command: ['true']}")
     (tmp_path / "outputs/demo/results.json").unlink()
     (tmp_path / "train.py").write_text(STOPS)
@@ -204,7 +204,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_is_not_finished(start: Any, tmp_p
     assert (tmp_path / "outputs/demo/STOPPED").exists()
 
 
-def test_a_second_interrupt_ends_a_program_that_does_not_look(start: Any, tmp_path: Path) -> None:
+def test_a_second_interrupt_kills_a_program_that_ignores_the_first(start: Any, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(1000)\n")
     (tmp_path / "spec.yaml").write_text(SPEC.format(entrypoint="{script: train.py}"))
     assert ratc(["compile", "spec.yaml", "-o", "out"]) == 0
@@ -221,7 +221,7 @@ def test_a_second_interrupt_ends_a_program_that_does_not_look(start: Any, tmp_pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
-def test_a_program_ends_with_its_starter(start: Any, tmp_path: Path) -> None:
+def test_a_program_ends_when_its_parent_is_killed(start: Any, tmp_path: Path) -> None:
     """Else it would write into a folder that another run may take."""
     (tmp_path / "train.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(1000)\n")
     lock_of(tmp_path, "{script: train.py}")
@@ -263,7 +263,7 @@ def test_without_a_launcher_rank_and_rendezvous_are_set(start: Any, tmp_path: Pa
     assert os.path.isabs(told["RATC_LOCK"])
 
 
-def test_a_process_of_slurm_s_own_knows_its_number(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_srun_gets_its_rank(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = lock_of(tmp_path, "{command: [env]}")
 
     def told(*words: str, launcher: str = "{}") -> dict[str, str]:
@@ -279,7 +279,7 @@ def test_a_process_of_slurm_s_own_knows_its_number(start: Any, tmp_path: Path, m
     assert told("--node", "2", launcher="torchrun {}") == {}
 
 
-def test_more_processes_than_any_machine_has_are_refused(start: Any, tmp_path: Path) -> None:
+def test_an_impossible_number_of_processes_is_refused(start: Any, tmp_path: Path) -> None:
     start("{command: ['true']}")
     lock = tmp_path / "out/lock.yaml"
     lock.write_text(
@@ -315,7 +315,7 @@ LAUNCHERS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["train.py", "-c"])
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_launcher_takes_nothing_from_the_arguments(start: Any, tmp_path: Path, launcher: str, script: str) -> None:
+def test_a_launcher_does_not_consume_program_arguments(start: Any, tmp_path: Path, launcher: str, script: str) -> None:
     module, *options = LAUNCHERS[launcher]
     (tmp_path / "two.yaml").write_text("{distributed_type: MULTI_GPU, num_processes: 2, main_process_port: 0}\n")
     pytest.importorskip(module.partition(".")[0])
@@ -331,14 +331,14 @@ def test_a_launcher_takes_nothing_from_the_arguments(start: Any, tmp_path: Path,
 
 
 @pytest.mark.parametrize("launcher", [[], ["a"], ["{}", "{}"], ["{} "]])
-def test_a_launcher_s_words_have_one_place_for_the_program(launcher: list[str], capsys: Any) -> None:
+def test_a_launcher_command_needs_exactly_one_placeholder(launcher: list[str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as ended:
         program.parse(["--lock", "l", "--", *launcher])
     assert ended.value.code == 2
     assert "{}" in capsys.readouterr().err or not launcher
 
 
-def test_the_program_stands_in_the_launcher_s_one_place(start: Any, tmp_path: Path) -> None:
+def test_the_program_replaces_the_placeholder_of_the_launcher_command(start: Any, tmp_path: Path) -> None:
     lock = lock_of(tmp_path, '{script: train.py, args: ["{}", "$${}"]}')
     assert program.words(lock, ["l", "{}", "x"], {}) == ["l", "train.py", "{}", "${}", "x"]
     assert program.words(lock, ["{}"], {}) == [sys.executable, "train.py", "{}", "${}"]
@@ -354,7 +354,7 @@ plan.finished()
 """
 
 
-def test_checkpoints_are_of_one_program_and_set_aside_for_a_fresh_start(start: Any, tmp_path: Path) -> None:
+def test_a_changed_program_or_fresh_starts_without_old_checkpoints(start: Any, tmp_path: Path) -> None:
     again = ["bash", "out/run.sh"]
 
     def run(*options: str) -> str:
@@ -375,7 +375,7 @@ def test_checkpoints_are_of_one_program_and_set_aside_for_a_fresh_start(start: A
     assert "False []" in run()
 
 
-def test_what_is_known_at_the_start_reaches_the_arguments(start: Any, tmp_path: Path) -> None:
+def test_folders_known_at_the_start_are_substituted_in_the_arguments(start: Any, tmp_path: Path) -> None:
     names = ("data_dir", "output_dir", "checkpoint_dir", "resume", "lock")
     args = json.dumps([f"${{{name}}}" for name in names])
     done = start(f"{{script: train.py, args: {args}}}", train=TELLS)
