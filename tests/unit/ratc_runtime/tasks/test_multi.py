@@ -1,4 +1,4 @@
-"""Several tasks in one run: data, gradient and scores, and real runs that stop, continue and use two processes."""
+"""Several tasks in one run: data, gradient, scores, and real runs that stop, continue and use two processes."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_bad_sample_is_named_with_its_task(tmp_path: Path) -> None:
     assert (raised.value.code, "train1" in raised.value.message) == ("R506", True)
 
 
-def test_the_gradient_is_the_weighted_sum_of_those_of_the_tasks_alone() -> None:
+def test_the_gradient_is_the_weighted_sum_of_the_tasks_gradients() -> None:
     lock = lock_of(model__args=NO_DROPOUT)
     seed_everything(lock, 0)
     model: Any = build_model(lock)
@@ -139,7 +139,7 @@ def test_the_gradient_is_the_weighted_sum_of_those_of_the_tasks_alone() -> None:
     assert len({id(parameter) for parameter in model.state_dict(keep_vars=True).values()}) == len(model.state_dict())
 
 
-def test_scores_are_those_of_each_task_on_its_own_data(tmp_path: Path) -> None:
+def test_each_task_is_scored_on_its_own_data(tmp_path: Path) -> None:
     lock, task = lock_of(), make_task(lock_of())
     data(tmp_path)
     seed_everything(lock, 0)
@@ -175,7 +175,7 @@ def test_scores_are_those_of_each_task_on_its_own_data(tmp_path: Path) -> None:
         ({"checkpoint__best_metric": "dice"}, "best_metric is 'dice'"),
     ],
 )
-def test_a_lock_whose_tasks_do_not_go_together_is_refused(change: dict[str, Any], says: str) -> None:
+def test_a_lock_with_incompatible_tasks_is_refused(change: dict[str, Any], says: str) -> None:
     broken = content()
     for dotted, value in change.items():
         *parents, last = dotted.split("__")
@@ -188,7 +188,7 @@ def test_a_lock_whose_tasks_do_not_go_together_is_refused(change: dict[str, Any]
     assert (raised.value.code, says in raised.value.message) == ("R505", True)
 
 
-def test_the_fingerprint_holds_what_decides_the_weights() -> None:
+def test_the_fingerprint_covers_the_settings_that_affect_weights() -> None:
     lock = lock_of()
     for change, differs in (("weight", True), ("folder", False), ("class_names", False), ("num_classes", True)):
         other = content()
@@ -201,7 +201,7 @@ def test_the_fingerprint_holds_what_decides_the_weights() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) -> None:
+def test_a_run_has_the_same_losses_after_a_stop_and_on_two_processes(tmp_path: Path) -> None:
     data(tmp_path / "data")
     changes = {"training__epochs": 3, "checkpoint__every_steps": 1, "model__args": NO_DROPOUT}
     lock = write(tmp_path / "one", content(**changes))
@@ -245,7 +245,7 @@ def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) 
             assert other[key] == pytest.approx(one[key], rel=1e-4), key
 
 
-def test_a_debug_run_is_cut_task_by_task(tmp_path: Path) -> None:
+def test_a_debug_run_shortens_each_task(tmp_path: Path) -> None:
     data(tmp_path / "data")
     lock = write(tmp_path / "one", {**content(training__epochs=1, training__max_steps_per_epoch=1), "debug": True})
     done = run_forked("ratc_runtime.train", tmp_path, "--lock", str(lock), "--data-dir", "data")

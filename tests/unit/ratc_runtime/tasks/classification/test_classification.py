@@ -77,7 +77,7 @@ def write(folder: Path, made: dict[str, Any]) -> Path:
     return folder / "lock.yaml"
 
 
-def test_targets_are_numbers_of_classes() -> None:
+def test_targets_are_class_numbers() -> None:
     task = make_task(lock_of())
     made = task.collate([2, torch.tensor(0), np.int64(1), torch.tensor([2], dtype=torch.uint8)])
     assert (made.tolist(), made.dtype) == ([2, 0, 1, 2], torch.int64)
@@ -88,13 +88,13 @@ def test_targets_are_numbers_of_classes() -> None:
 @pytest.mark.parametrize(
     "target", [3, -1, 1.0, True, "1", None, [1], torch.tensor(1.0), torch.tensor(True), torch.tensor([1, 2])]
 )
-def test_a_target_that_is_no_class_is_refused(target: Any) -> None:
+def test_r591_for_a_target_that_is_no_class_number(target: Any) -> None:
     with pytest.raises(RuntimeFinding) as raised:
         make_task(lock_of()).collate([target])
     assert raised.value.code == "R591"
 
 
-def test_the_loss_is_the_plain_one_and_that_of_a_batch_the_mean_of_its_samples() -> None:
+def test_the_loss_equals_its_definition_and_is_a_mean_over_samples() -> None:
     torch.manual_seed(0)
     logits, target = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 2, 1, 2, 2])
     weights, smoothing = [0.5, 2.0, 1.0], 0.2
@@ -130,7 +130,7 @@ def test_the_loss_is_the_plain_one_and_that_of_a_batch_the_mean_of_its_samples()
         {"smoothing": 0.1},
     ],
 )
-def test_arguments_that_the_loss_does_not_take_are_findings(arguments: dict[str, Any]) -> None:
+def test_unknown_arguments_of_the_loss_give_a_finding(arguments: dict[str, Any]) -> None:
     lock = lock_of()
     loss = lock.training.loss.replace(args=arguments)
     with pytest.raises(RuntimeFinding) as raised:
@@ -138,7 +138,7 @@ def test_arguments_that_the_loss_does_not_take_are_findings(arguments: dict[str,
     assert raised.value.code == "R509"
 
 
-def test_outputs_of_another_form_are_findings() -> None:
+def test_outputs_of_another_shape_give_a_finding() -> None:
     target = torch.tensor([0, 1])
     for output, code in ((torch.zeros(2, 4), "R538"), (torch.zeros(2, 3, 1), "R538"), ({"logits": 1}, "R574")):
         for use in (CrossEntropy(3), Confusion(NAMES).add):
@@ -148,7 +148,7 @@ def test_outputs_of_another_form_are_findings() -> None:
     assert "`model: {output: logits}`" in raised.value.help
 
 
-def test_scores_are_those_of_their_definitions() -> None:
+def test_scores_equal_their_definitions() -> None:
     # True classes are rows: of 4 dark ones 3 are found, of 2 light ones none, the mixed one is.
     found = scores(torch.tensor([[3.0, 1, 0], [2, 0, 0], [0, 0, 1]]), NAMES)
     assert found["accuracy"] == pytest.approx(4 / 7)
@@ -157,7 +157,7 @@ def test_scores_are_those_of_their_definitions() -> None:
 
 
 @pytest.mark.parametrize("predicted", [0, 2])
-def test_a_class_that_the_split_lacks_has_no_score_and_there_is_no_mean(predicted: int) -> None:
+def test_a_class_missing_from_the_split_gives_no_score_and_no_mean(predicted: int) -> None:
     matrix = torch.zeros(3, 3)
     matrix[0, predicted] = 1
     matrix[1, 1] = 3
@@ -170,7 +170,7 @@ def test_a_class_that_the_split_lacks_has_no_score_and_there_is_no_mean(predicte
     assert any("not scored: mixed" in line for line in make_task(lock_of()).remarks(found))
 
 
-def test_logits_are_counted_by_their_largest() -> None:
+def test_predictions_are_the_largest_logits() -> None:
     scorer = Confusion(NAMES)
     scorer.add(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 1, 2]))
     scorer.add(torch.eye(3)[[2]], torch.tensor([2]))
@@ -179,7 +179,7 @@ def test_logits_are_counted_by_their_largest() -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_head_takes_pyramids_and_every_weight_gets_a_gradient(dims: int) -> None:
+def test_every_weight_of_the_head_gets_a_gradient_on_pyramids(dims: int) -> None:
     side = [32] * 2 if dims == 2 else [16] * 3
     arguments = {**lock_content()["model"]["args"], "spatial_dims": dims}
     made = content(model__multi_scale=True, data__scales=[1.0, 0.5], data__image_size=side)
@@ -197,7 +197,7 @@ def test_the_head_takes_pyramids_and_every_weight_gets_a_gradient(dims: int) -> 
 
 
 @pytest.mark.parametrize("attention", ["chunked", "fused"])
-def test_attention_without_maps_classifies_with_the_same_gradients(attention: str) -> None:
+def test_lean_attention_classifies_with_the_same_gradients(attention: str) -> None:
     def step(kind: str) -> list[torch.Tensor]:
         torch.manual_seed(0)
         lock = lock_of(model__attention_memory=kind)
@@ -212,14 +212,14 @@ def test_attention_without_maps_classifies_with_the_same_gradients(attention: st
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_two_classes_are_the_fewest() -> None:
+def test_classification_of_one_class_is_refused() -> None:
     made = content()
     made["data"] |= {"num_classes": 1, "class_names": ["a"]}
     with pytest.raises(RuntimeFinding, match="num_classes"):
         lock_from(made)
 
 
-def test_a_run_learns_and_its_checkpoint_scores_draws_and_predicts(tmp_path: Path) -> None:
+def test_a_run_learns_and_its_checkpoint_evaluates_and_predicts(tmp_path: Path) -> None:
     data(tmp_path / "data")
     made = run_training(write(tmp_path / "compiled", content(training__epochs=6, training__learning_rate=0.01)))
     assert made.returncode == 0, made.stderr
@@ -252,7 +252,7 @@ def test_a_run_learns_and_its_checkpoint_scores_draws_and_predicts(tmp_path: Pat
         )
 
 
-def test_predictions_are_a_table_that_the_data_set_reads(tmp_path: Path) -> None:
+def test_predictions_are_written_as_a_readable_table(tmp_path: Path) -> None:
     folder = data(tmp_path / "data")
     task = make_task(lock_of())
     writer = task.writer(tmp_path, 0.5)
@@ -271,7 +271,7 @@ def test_predictions_are_a_table_that_the_data_set_reads(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) -> None:
+def test_a_run_has_the_same_losses_after_a_stop_and_on_two_processes(tmp_path: Path) -> None:
     # Five test images: the last batch of two processes is padded, and the padding is not counted.
     data(tmp_path / "data", test=5)
     loss = {"name": "cross_entropy", "args": {"class_weights": [1, 3, 0.5], "label_smoothing": 0.1}}
@@ -310,7 +310,7 @@ def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) 
     assert drawn[0] == drawn[1]
 
 
-def test_classes_are_one_of_several_tasks_on_one_trunk(tmp_path: Path) -> None:
+def test_classification_trains_beside_other_tasks_on_one_trunk(tmp_path: Path) -> None:
     made = content(data__dataset="joint", checkpoint__best_metric="kinds/macro_f1", training__epochs=1)
     made["task_type"] = "multi"
     made["training"]["loss"] = {"name": "weighted_sum", "args": {}}

@@ -1,4 +1,4 @@
-"""Detection: the COCO layout, the head, and the promises of the task."""
+"""Detection: the COCO layout, the head, and runs on two processes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def coco(folder: Path, split: str = "train", place: str = "images", **changes: A
     return content
 
 
-def test_boxes_are_cut_resized_and_numbered_and_crowds_kept_apart(tmp_path: Path) -> None:
+def test_boxes_are_clipped_resized_and_numbered_and_crowds_separated(tmp_path: Path) -> None:
     coco(tmp_path)
     data = CocoDetection(tmp_path, "train", (40, 40), channels=1, scales=(1.0, 0.5), num_classes=3)
     assert (data.names, data.class_names, data.dropped) == (["3.png", "7.png"], ["person", "dog", "toothbrush"], 2)
@@ -95,7 +95,7 @@ def test_boxes_are_cut_resized_and_numbered_and_crowds_kept_apart(tmp_path: Path
         ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "a second time"),
     ],
 )
-def test_damaged_annotations_are_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+def test_invalid_annotations_are_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     coco(tmp_path, **changes)
     with pytest.raises(RuntimeFinding) as raised:
         CocoDetection(tmp_path, "train", (40, 40), channels=1)
@@ -104,14 +104,14 @@ def test_damaged_annotations_are_named(tmp_path: Path, changes: dict[str, Any], 
     assert "instances_train.json" in raised.value.message
 
 
-def test_categories_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_categories_with_the_same_name_are_refused(tmp_path: Path) -> None:
     coco(tmp_path, categories=[{"id": 90, "name": "cat"}, {"id": 1, "name": "person"}, {"id": 18, "name": "cat"}])
     with pytest.raises(RuntimeFinding, match=r"R539.*several categories of the name cat") as raised:
         CocoDetection(tmp_path, "train", (40, 40), channels=1)
     assert "their ids are 18, 90" in raised.value.note
 
 
-def test_boxes_of_negative_size_are_counted_apart_from_others_left_out(tmp_path: Path, capsys: Any) -> None:
+def test_boxes_of_negative_size_are_counted_separately(tmp_path: Path, capsys: Any) -> None:
     boxes = [
         {"image_id": 7, "category_id": 1, "bbox": box} for box in ([20, 15, -8, -8], [9, 9, 0.5, 0.5], [2, 2, 5, 5])
     ]
@@ -123,7 +123,7 @@ def test_boxes_of_negative_size_are_counted_apart_from_others_left_out(tmp_path:
     assert "1 of them have a width or height below 0" in said
 
 
-def test_layouts_in_the_wild_are_found_and_other_classes_refused(tmp_path: Path) -> None:
+def test_common_coco_layouts_are_found_and_other_classes_refused(tmp_path: Path) -> None:
     coco(tmp_path, "val2017")
     (tmp_path / "images").rename(tmp_path / "val2017")
     assert len(CocoDetection(tmp_path, "val", (40, 40))) == 2
@@ -136,7 +136,7 @@ def test_layouts_in_the_wild_are_found_and_other_classes_refused(tmp_path: Path)
     assert CocoDetection(tmp_path, "val", (40, 40), skip_missing=True).missing == ["7.png"]
 
 
-def test_splits_with_other_categories_and_more_objects_than_queries_are_reported(tmp_path: Path, capfd: Any) -> None:
+def test_other_categories_and_more_objects_than_queries_are_reported(tmp_path: Path, capfd: Any) -> None:
     coco(tmp_path)
     coco(tmp_path, "val", categories=[{"id": n, "name": name} for n, name in ((1, "dog"), (18, "person"), (90, "cat"))])
     data = {split: CocoDetection(tmp_path, split, (40, 40)) for split in ("train", "val")}
@@ -168,13 +168,13 @@ def test_splits_with_other_categories_and_more_objects_than_queries_are_reported
         {"boxes": torch.full((1, 4), float("nan")), "labels": torch.tensor([0])},
     ],
 )
-def test_a_target_of_another_form_is_refused(tmp_path: Path, target: Any) -> None:
+def test_r541_for_an_invalid_detection_target(tmp_path: Path, target: Any) -> None:
     with pytest.raises(RuntimeFinding) as raised:
         make_task(lock_of(tmp_path)).collate([target])
     assert raised.value.code == "R541"
 
 
-def test_head_takes_pyramids_and_every_weight_gets_a_gradient(tmp_path: Path) -> None:
+def test_every_weight_of_the_head_gets_a_gradient_on_pyramids(tmp_path: Path) -> None:
     lock = lock_of(tmp_path, model__multi_scale=True, data__scales=[1.0, 0.5])
     torch.manual_seed(0)
     task, model = make_task(lock), build_model(lock)
@@ -208,7 +208,7 @@ def small_set(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_and_scores_of_one(tmp_path: Path) -> None:
+def test_two_processes_give_the_losses_and_scores_of_one(tmp_path: Path) -> None:
     """Images have none, one or two objects: a loss over the objects of a batch would depend on who has which."""
     small_set(tmp_path / "data")
     content = yaml.safe_load((lock_of(tmp_path), tmp_path / "lock.yaml")[1].read_text())
@@ -252,7 +252,7 @@ def test_two_processes_have_the_losses_and_scores_of_one(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("attention", ["chunked", "fused"])
-def test_attention_without_maps_detects_with_the_same_gradients(tmp_path: Path, attention: str) -> None:
+def test_lean_attention_detects_with_the_same_gradients(tmp_path: Path, attention: str) -> None:
     def step(kind: str) -> list[torch.Tensor]:
         torch.manual_seed(0)
         lock = lock_of(tmp_path, model__attention_memory=kind, data__scales=[1.0, 0.5], model__multi_scale=True)

@@ -25,7 +25,7 @@ def plain_giou(a: list[float], b: list[float]) -> float:
     return overlap / union - (around - union) / around
 
 
-def test_generalized_iou_is_the_plain_one_and_of_points_is_zero() -> None:
+def test_generalized_iou_equals_its_definition_and_is_zero_for_points() -> None:
     boxes = to_corners(some(1, 40, 1, (40,))[1][0]["boxes"])
     found = generalized_iou(boxes[:20, None], boxes[None, 20:])
     for (i, one), (j, other) in itertools.product(enumerate(boxes[:20].tolist()), enumerate(boxes[20:].tolist())):
@@ -44,7 +44,7 @@ def brute_force(cost: np.ndarray[Any, Any]) -> float:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_assignment_is_the_cheapest_of_all(seed: int) -> None:
+def test_the_assignment_has_the_lowest_cost(seed: int) -> None:
     output, targets = some(4, 5, seed, (3, 0, 5, 7))
     costs = Costs()
     found = match(output["logits"], output["boxes"], targets, costs)
@@ -61,7 +61,7 @@ def test_the_assignment_is_the_cheapest_of_all(seed: int) -> None:
         first += len(target["labels"])
 
 
-def test_an_object_has_as_many_queries_as_are_asked_for() -> None:
+def test_each_object_gets_the_requested_number_of_queries() -> None:
     """Two queries for each: as if every object were there twice."""
     output, targets = some(2, 7, 3, (2, 0))
     twice = [{**one, "boxes": one["boxes"].repeat(2, 1), "labels": one["labels"].repeat(2)} for one in targets]
@@ -103,7 +103,7 @@ def plain_loss(output: dict[str, torch.Tensor], targets: list[Any], loss: SetPre
     return whole
 
 
-def test_the_loss_is_the_plain_sum_and_that_of_a_batch_the_mean_of_its_parts() -> None:
+def test_the_loss_equals_its_definition_and_is_a_mean_over_parts() -> None:
     loss = SetPrediction()
     output, targets = some(4, 5, 11, (3, 0, 5, 1))
     whole = float(loss(output, targets))
@@ -118,7 +118,7 @@ def test_the_loss_is_the_plain_sum_and_that_of_a_batch_the_mean_of_its_parts() -
     assert whole == pytest.approx(sum(parts) / 4, rel=1e-5)
 
 
-def test_the_gradient_is_that_of_finite_differences() -> None:
+def test_the_gradient_equals_finite_differences() -> None:
     loss = SetPrediction()
     output, targets = some(2, 4, 5, (2, 1))
     # Far from where another assignment would be cheaper, and in doubles.

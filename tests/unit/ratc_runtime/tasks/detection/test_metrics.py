@@ -1,4 +1,4 @@
-"""The scores of detection: what COCO's evaluation gives, whoever has seen which sample."""
+"""The scores of detection equal COCO's evaluation for any distribution of samples over ranks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def perfect(targets: list[Any]) -> dict[str, torch.Tensor]:
     return {"logits": logits, "boxes": boxes}
 
 
-def test_scores_are_one_for_the_truth_and_do_not_depend_on_who_saw_what() -> None:
+def test_perfect_predictions_score_one_on_any_distribution_over_ranks() -> None:
     names = ["circle", "square", "triangle"]
     output, targets = some(6, 8, 3, (3, 1, 4, 2, 0, 2))
     scorer = AveragePrecision(names)
@@ -63,7 +63,7 @@ def test_scores_are_one_for_the_truth_and_do_not_depend_on_who_saw_what() -> Non
     assert np.isnan(nothing.scores(ALONE)["map"])
 
 
-def test_what_is_found_in_a_crowd_is_forgiven() -> None:
+def test_detections_inside_a_crowd_are_ignored() -> None:
     _, (target,) = some(1, 4, 8, (2,))
     output = perfect([target])
     extra = torch.tensor([0.2, 0.8, 0.1, 0.1])

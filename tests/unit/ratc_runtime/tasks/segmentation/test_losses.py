@@ -1,4 +1,4 @@
-"""Losses at points where they are known."""
+"""Losses of segmentation at points with known values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from ratc_runtime.tasks.segmentation.losses import Bce, Combined, Dice
 
 
-def test_losses_at_known_points() -> None:
+def test_losses_equal_known_values() -> None:
     target = torch.zeros(2, 1, 4, 4)
     target[:, :, :2] = 1
     assert Bce()(torch.zeros_like(target), target).item() == pytest.approx(math.log(2))

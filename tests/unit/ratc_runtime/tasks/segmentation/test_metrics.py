@@ -1,4 +1,4 @@
-"""Scores of sums, and the baseline that they are compared with."""
+"""Scores from sums, and the baseline for comparison."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ratc_runtime.tasks.segmentation.metrics import baseline_mask, counts, label
 from tests.effort import examples
 
 
-def test_scores_are_of_sums_not_of_averages() -> None:
+def test_scores_are_computed_from_sums_not_averages() -> None:
     target = torch.zeros(2, 1, 10, 10)
     target[0, :, :, :5] = 1  # 50 pixels, all found
     target[1, 0, 0, 0] = 1  # one, missed, and one too many
@@ -32,7 +32,7 @@ def test_scores_are_of_sums_not_of_averages() -> None:
 
 @settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 5))
-def test_the_baseline_is_the_best_threshold_of_the_mean(seed: int, number: int) -> None:
+def test_the_baseline_is_the_mean_mask_at_its_best_threshold(seed: int, number: int) -> None:
     masks = (torch.rand(number, 1, 3, 4, generator=torch.Generator().manual_seed(seed)) > 0.6).double()
     mask, threshold = baseline_mask(masks.sum(0), number)
     if not masks.any():

@@ -41,7 +41,7 @@ def logits_of(target: torch.Tensor, number: int = 3, sure: float = 50.0) -> torc
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 4), (2, 6, 4, 5)])
-def test_class_losses_at_known_points(shape: tuple[int, ...]) -> None:
+def test_class_losses_equal_known_values(shape: tuple[int, ...]) -> None:
     target = torch.arange(math.prod(shape)).reshape(shape) % 3
     even = torch.zeros(shape[0], 3, *shape[1:])
     assert CrossEntropy(3, None)(even, target).item() == pytest.approx(math.log(3))
@@ -55,7 +55,7 @@ def test_class_losses_at_known_points(shape: tuple[int, ...]) -> None:
     assert ClassDice(3, None)(logits_of(empty), empty).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_pixels_that_do_not_count_change_no_loss_and_no_score() -> None:
+def test_ignored_pixels_change_no_loss_and_no_score() -> None:
     torch.manual_seed(0)
     target = torch.randint(3, (4, 8, 8))
     target[:, :3] = 255
@@ -75,7 +75,7 @@ def test_pixels_that_do_not_count_change_no_loss_and_no_score() -> None:
     assert torch.equal(*found)
 
 
-def test_scores_by_class_and_one_that_is_nowhere() -> None:
+def test_scores_by_class_leave_out_an_absent_class() -> None:
     target = torch.zeros(1, 4, 4, dtype=torch.long)
     target[:, 0] = 1
     predicted = target.clone()
@@ -102,7 +102,7 @@ def test_a_model_with_outputs_of_another_shape_is_refused() -> None:
 
 @settings(max_examples=examples(30), deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([(9, 12), (5, 6, 7)]))
-def test_the_distance_is_the_one_between_surfaces(seed: int, shape: tuple[int, ...]) -> None:
+def test_the_distance_is_measured_between_surfaces(seed: int, shape: tuple[int, ...]) -> None:
     random = np.random.default_rng(seed)
     masks = [random.random(shape) > 0.7 for _ in range(2)]
     found = distances(masks[0], masks[1], spacing=0.5)
@@ -119,7 +119,7 @@ def test_the_distance_is_the_one_between_surfaces(seed: int, shape: tuple[int, .
     assert found[0] <= found[1]
 
 
-def test_distances_of_squares_and_of_what_one_side_lacks() -> None:
+def test_distances_of_squares_and_of_empty_masks() -> None:
     one = torch.zeros(3, 20, 20, dtype=torch.long)
     one[0, 2:8, 2:8] = 1
     other = one.clone()
@@ -134,7 +134,7 @@ def test_distances_of_squares_and_of_what_one_side_lacks() -> None:
     assert all(math.isnan(value) for value in list(Hausdorff(3, 1.0).scores(ALONE).values())[:2])
 
 
-def test_distances_are_scores_only_if_they_are_asked_for(tmp_path: Path) -> None:
+def test_distances_are_computed_only_if_requested(tmp_path: Path) -> None:
     target = torch.zeros(1, 8, 8, dtype=torch.long)
     target[:, 2:5, 2:5] = 1
     for asked in (False, True):
@@ -147,7 +147,7 @@ def test_distances_are_scores_only_if_they_are_asked_for(tmp_path: Path) -> None
         classes(tmp_path, checkpoint__best_metric="hausdorff95")
 
 
-def test_the_baseline_of_classes_is_a_mean_mask_of_each() -> None:
+def test_the_baseline_of_several_classes_is_a_mean_mask_for_each() -> None:
     class Stack:
         def __init__(self, masks: torch.Tensor) -> None:
             self.masks = masks
@@ -201,7 +201,7 @@ def test_masks_with_a_palette_are_class_numbers(labelled: Path) -> None:
         (lambda mask: np.stack([mask] * 3, axis=2), r"train3_segmentation.png holds several channels \(RGB\)"),
     ],
 )
-def test_a_mask_that_holds_no_classes_is_named(labelled: Path, change: Any, says: str) -> None:
+def test_a_mask_without_class_numbers_is_named(labelled: Path, change: Any, says: str) -> None:
     path = labelled / "data/masks/train3_segmentation.png"
     Image.fromarray(change(np.asarray(Image.open(path))).astype(np.uint8)).save(path)
     data = open_split(classes(labelled / "compiled"), labelled / "data", "train")
@@ -211,7 +211,7 @@ def test_a_mask_that_holds_no_classes_is_named(labelled: Path, change: Any, says
     assert not raised.value.everywhere
 
 
-def test_a_number_may_stand_for_pixels_that_do_not_count(labelled: Path) -> None:
+def test_one_mask_value_may_mark_ignored_pixels(labelled: Path) -> None:
     path = labelled / "data/masks/train3_segmentation.png"
     mask = np.array(Image.open(path))
     mask[0] = 255
@@ -222,7 +222,7 @@ def test_a_number_may_stand_for_pixels_that_do_not_count(labelled: Path) -> None
 
 @pytest.mark.parametrize("shape", [(24, 40), (12, 24, 20)])
 @pytest.mark.parametrize("number", [2, 12])
-def test_pictures_of_classes_are_drawn(tmp_path: Path, shape: tuple[int, ...], number: int) -> None:
+def test_pictures_of_class_masks_are_drawn(tmp_path: Path, shape: tuple[int, ...], number: int) -> None:
     names = ["background", *(f"class {n}" for n in range(1, number))]
     dims = {"data__image_size": list(shape)}
     lock = read_lock(write_lock(tmp_path, data__num_classes=number, data__class_names=names, **dims))

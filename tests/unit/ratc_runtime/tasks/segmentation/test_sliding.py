@@ -15,7 +15,7 @@ from tests.helpers.lockfile import lock_content
 
 
 @pytest.mark.parametrize(("whole", "patch"), [((9, 12, 7), (6, 4, 8)), ((13, 7), (6, 8)), ((5, 21), (6, 8))])
-def test_overlapping_patches_are_blended_by_their_weights(whole: tuple[int, ...], patch: tuple[int, ...]) -> None:
+def test_overlapping_patches_are_averaged_by_their_weights(whole: tuple[int, ...], patch: tuple[int, ...]) -> None:
     """By a plain loop over all pixels, of a picture and of a volume."""
     classes = 3
     lock = lock_from(lock_content(data__image_size=list(patch), training__micro_batch_size=2))
