@@ -1,4 +1,4 @@
-"""Attention as on CUDA: which kernel is chosen, and what it keeps."""
+"""Attention with the semantics of CUDA: the kernel that is chosen, and the tensors that it saves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [
         ("8.0", "fp32", False),
     ],
 )
-def test_attention_keeps_what_its_kernel_keeps(
+def test_attention_saves_the_tensors_of_its_kernel(
     tmp_path: Path, capability: str, precision: str, keeps_matrix: bool
 ) -> None:
     small = {
@@ -48,7 +48,7 @@ def test_attention_keeps_what_its_kernel_keeps(
     assert (largest >= 4 * 256 * 256 * 2) == keeps_matrix
 
 
-def test_which_attention_kernel() -> None:
+def test_the_attention_kernel_follows_dtype_mask_and_capability() -> None:
     import torch
     from ratc_runtime.trace.attention import kernel
 

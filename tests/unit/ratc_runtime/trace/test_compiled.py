@@ -1,4 +1,4 @@
-"""Compiled models: what their steps save, allocate and write over, against what follows from their definition."""
+"""Compiled models: values that their steps save, allocate and overwrite, against those expected by definition."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def made(found: dict[str, Any], phase: str) -> list[float]:
     return [event[2] for event in events if found["phases"][event[3]] == phase and event[2]]
 
 
-def test_only_what_products_take_and_give_is_allocated(tmp_path: Path) -> None:
+def test_a_compiled_step_allocates_only_operands_and_results_of_products(tmp_path: Path) -> None:
     """Between the layers lies one kernel; backward writes over the gradient of the wide layer's result."""
     found = trace(chain(), tmp_path)
     assert found["estimates"] == ["compiled"]
@@ -40,21 +40,21 @@ def test_only_what_products_take_and_give_is_allocated(tmp_path: Path) -> None:
     assert made(found, "backward") == [NARROW * 2, NARROW, WIDE]
 
 
-def test_an_uncompiled_step_keeps_every_value(tmp_path: Path) -> None:
+def test_an_uncompiled_step_saves_every_intermediate_value(tmp_path: Path) -> None:
     found = trace(chain(compiled=False), tmp_path)
     assert found["estimates"] == []
     # In float32: the wide values themselves, sine, cosine, their product and its tanh.
     assert made(found, "forward") == [IMAGE, WIDE, *[WIDE * 2] * 5, WIDE, NARROW]
 
 
-def test_a_graph_break_makes_a_buffer(tmp_path: Path) -> None:
+def test_a_graph_break_adds_a_buffer(tmp_path: Path) -> None:
     """The graph after the break gets the wide values in float32, and saves them for backward."""
     found = trace(chain(args={"broken": True}), tmp_path)
     assert found["estimates"] == ["compiled"]
     assert made(found, "forward") == [IMAGE, WIDE, WIDE * 2, WIDE, NARROW]
 
 
-def test_weights_gradients_and_state_are_those_of_the_uncompiled_step(tmp_path: Path) -> None:
+def test_weights_gradients_and_state_equal_those_of_the_uncompiled_step(tmp_path: Path) -> None:
     compiled, plain = (trace(chain(compiled=one), tmp_path) for one in (True, False))
     assert compiled["parameters"] == plain["parameters"]
     for kind in ("parameter", "optimizer", "gradient"):
@@ -65,7 +65,7 @@ def test_weights_gradients_and_state_are_those_of_the_uncompiled_step(tmp_path: 
         assert sizes[0] == sizes[1], kind
 
 
-def test_a_model_that_torch_cannot_compile_here_is_followed_uncompiled(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_compiled_is_traced_uncompiled(tmp_path: Path) -> None:
     content = zoo("Uncompilable", training__compile=True)
     found = trace(content, tmp_path)
     assert found["estimates"] == ["uncompiled"]
@@ -79,7 +79,7 @@ def test_a_model_that_torch_cannot_compile_here_is_followed_uncompiled(tmp_path:
     [{**chain(), "engine": "deepspeed"}, {**chain(), "semantics": "cpu"}, request(training__compile=True)],
     ids=["deepspeed", "cpu", "rat"],
 )
-def test_what_is_not_compiled_in_a_trace_is_said_to_be_uncompiled(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_unsupported_compiled_models_are_marked_as_uncompiled(tmp_path: Path, content: dict[str, Any]) -> None:
     found = trace(content, tmp_path)
     assert "uncompiled" in found["estimates"]
     assert found["batch_sizes"] == [2, 4]

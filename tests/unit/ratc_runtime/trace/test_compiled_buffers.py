@@ -1,4 +1,4 @@
-"""Which values of a compiled graph are buffers: graphs written by hand, each with one of Inductor's rules."""
+"""The buffers of a compiled graph: hand-written graphs, each for one of Inductor's rules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Written:
         return self.graph
 
 
-def test_a_chain_between_two_products_is_one_buffer() -> None:
+def test_pointwise_operators_between_two_products_make_one_buffer() -> None:
     made = Written("x", "w")
     made.call("one", aten.mm.default, "x", "w")
     made.call("sin", aten.sin.default, "one")
@@ -52,7 +52,7 @@ def test_a_chain_between_two_products_is_one_buffer() -> None:
     assert names(plan.sources[made.at["two"]]) == {"product", "w"}
 
 
-def test_a_reduction_is_computed_with_what_it_reads() -> None:
+def test_a_reduction_is_fused_with_the_operators_that_it_reads() -> None:
     """The mean and the variance of x + y: the sum itself is nowhere written."""
     made = Written("x", "y")
     made.call("sum_of_both", aten.add.Tensor, "x", "y")
@@ -66,7 +66,7 @@ def test_a_reduction_is_computed_with_what_it_reads() -> None:
 
 
 @pytest.mark.parametrize(("reads", "written"), [(4, False), (5, True)])
-def test_what_two_kernels_would_read_too_much_for_is_a_buffer(reads: int, written: bool) -> None:
+def test_a_value_beyond_the_read_threshold_of_two_kernels_is_a_buffer(reads: int, written: bool) -> None:
     """`realize_reads_threshold` of torch/_inductor/config.py is 4; between the two kernels a product is computed."""
     inputs = [f"x{number}" for number in range(reads)]
     made = Written(*inputs)
@@ -82,7 +82,7 @@ def test_what_two_kernels_would_read_too_much_for_is_a_buffer(reads: int, writte
     assert names(plan.sources[made.at["second"]]) == ({total} if written else {*inputs}) | {"product"}
 
 
-def test_what_one_kernel_alone_reads_is_never_written() -> None:
+def test_a_value_read_by_one_kernel_is_no_buffer() -> None:
     """Nine reads are too many for any value, but the sum of them is read in one place, by a kernel that follows."""
     inputs = [f"x{number}" for number in range(9)]
     made = Written(*inputs)
@@ -95,7 +95,7 @@ def test_what_one_kernel_alone_reads_is_never_written() -> None:
     assert names(plan.sources[made.at["last"]]) == {*inputs}
 
 
-def test_an_operator_that_is_not_known_takes_and_gives_buffers() -> None:
+def test_an_unknown_operator_reads_and_writes_buffers() -> None:
     made = Written("x")
     made.call("doubled", aten.mul.Tensor, "x", 2)
     made.call("ranked", aten.sort.default, "doubled")
@@ -104,7 +104,7 @@ def test_an_operator_that_is_not_known_takes_and_gives_buffers() -> None:
     assert names(plan.buffers) == {"x", "doubled", "ranked", "values"}
 
 
-def test_a_gradient_is_widened_when_all_are_there() -> None:
+def test_returned_gradients_are_cast_at_the_end_of_the_graph() -> None:
     """The caller alone reads it: Inductor makes it at the graph's end, and keeps the product until then."""
     made = Written("x", "w")
     made.call("gradient", aten.mm.default, "x", "w")
@@ -129,5 +129,7 @@ def test_a_gradient_is_widened_when_all_are_there() -> None:
         ((), (), 4, ()),
     ],
 )
-def test_long_rows_are_padded(size: tuple[int, ...], stride: tuple[int, ...], itemsize: int, wanted: object) -> None:
+def test_strides_of_long_rows_are_padded(
+    size: tuple[int, ...], stride: tuple[int, ...], itemsize: int, wanted: object
+) -> None:
     assert padded(size, stride, itemsize) == wanted

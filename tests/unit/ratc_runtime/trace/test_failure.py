@@ -1,4 +1,4 @@
-"""What cannot be traced: models that misbehave are findings at the key at fault."""
+"""Models that cannot be traced give findings at the responsible key."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ pytestmark = [
         ("nothing_of_that_name", "R316", "cannot be imported", ""),
     ],
 )
-def test_what_cannot_be_traced_is_a_finding(tmp_path: Path, name: str, code: str, message: str, place: str) -> None:
+def test_a_model_that_cannot_be_traced_gives_a_finding(
+    tmp_path: Path, name: str, code: str, message: str, place: str
+) -> None:
     found = failure(zoo(f"hostile:{name}"), tmp_path)
     assert found["code"] == code
     assert message in found["message"]
@@ -69,7 +71,7 @@ def test_what_cannot_be_traced_is_a_finding(tmp_path: Path, name: str, code: str
         ("frozen", ["nothing"], "no parameter of the model matches 'nothing'"),
     ],
 )
-def test_what_cannot_be_traced_names_the_key_at_fault(tmp_path: Path, key: str, value: Any, message: str) -> None:
+def test_the_finding_of_a_failed_trace_names_the_key(tmp_path: Path, key: str, value: Any, message: str) -> None:
     content = zoo("Mlp", args={"width": 64, "depth": 1})
     content["training"][key] = value
     found = failure(content, tmp_path)
@@ -77,20 +79,20 @@ def test_what_cannot_be_traced_names_the_key_at_fault(tmp_path: Path, key: str, 
     assert message in found["message"]
 
 
-def test_last_words_are_kept(tmp_path: Path) -> None:
+def test_the_last_output_of_a_crashed_tracer_is_kept(tmp_path: Path) -> None:
     found = failure(zoo("hostile:Crashing"), tmp_path)
     assert "last words" in found["traceback"]
 
 
 @pytest.mark.parametrize("name", ["Chatty", "HostValues", "KnownMask", "large", "numbers"])
-def test_what_can_be_traced_is_traced(tmp_path: Path, name: str) -> None:
+def test_unusual_models_are_traced(tmp_path: Path, name: str) -> None:
     output = tmp_path / "trace.json"
     done = run(["-m", "ratc_runtime.trace", str(output)], zoo(f"hostile:{name}"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert output.exists()
 
 
-def test_a_model_that_hangs_is_the_callers_to_end(tmp_path: Path) -> None:
+def test_children_of_a_hanging_tracer_end_when_it_is_killed(tmp_path: Path) -> None:
     output, note = tmp_path / "trace.json", tmp_path / "pid"
     with pytest.raises(subprocess.TimeoutExpired):
         run(["-m", "ratc_runtime.trace", str(output)], zoo("hostile:sleeps", args={"note": str(note)}), timeout=20)

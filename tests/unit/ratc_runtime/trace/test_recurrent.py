@@ -1,4 +1,4 @@
-"""Recurrent layers in the trace, held to what cuDNN allocated on an H200 (torch 2.11, cuDNN 9.19, 26 November 2026)."""
+"""Traced recurrent layers against cuDNN on an H200 (torch 2.11, cuDNN 9.19, 26 November 2026)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def trace(content: Any) -> dict[str, Any]:
     return match(*record_both(request), request.content, "")
 
 
-def test_a_process_that_has_computed_with_several_threads_can_still_trace() -> None:
+def test_tracing_works_after_multithreaded_computation() -> None:
     """The children of one that has would wait for OpenMP's threads, which it has and they have not."""
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
@@ -76,7 +76,7 @@ def rounded(size: int) -> int:
 
 
 @pytest.mark.parametrize("row", MEASURED, ids=lambda row: "-".join(str(part) for part in row[:9]))
-def test_sizes_are_those_that_were_measured(row: tuple[Any, ...]) -> None:
+def test_cudnn_sizes_equal_the_measured_ones(row: tuple[Any, ...]) -> None:
     import torch
     from ratc_runtime.trace.recurrent import Shape
 
@@ -106,7 +106,7 @@ def peaks(made: dict[str, Any], micro_batch: int) -> tuple[int, int]:
     return found.peak_allocated_bytes, found.peak_reserved_bytes
 
 
-def test_a_step_of_an_lstm_is_as_measured() -> None:
+def test_peaks_of_an_lstm_step_equal_the_measured_ones() -> None:
     """`lstm, bf16` of benchmarks/memory/gpu.py, at both micro-batches: peaks of allocated and reserved bytes."""
     content = zoo(
         "Lstm",
@@ -146,7 +146,7 @@ def reserve(made: dict[str, Any]) -> list[float]:
 UPPER_BOUND = pytest.mark.xfail(reason="known lengths count as the longest possible: an upper bound", strict=False)
 
 
-def test_a_gru_over_800_steps_is_a_few_events() -> None:
+def test_a_gru_over_800_steps_is_traced_as_few_events() -> None:
     made = layer(kind="gru", image_size=(267, 64), hidden=256, layers=2)
     assert len(made["events"]) < 400
     assert reserve(made)[0] == 801 * 256 * 4 * 13
@@ -168,13 +168,13 @@ def test_a_gru_over_800_steps_is_a_few_events() -> None:
     ],
     ids=str,
 )
-def test_what_is_kept_for_backward(arguments: dict[str, Any], units: float) -> None:
+def test_the_reserve_space_for_backward_has_the_size_of_cudnn(arguments: dict[str, Any], units: float) -> None:
     """In numbers a hidden unit and step; sequences of half the length keep half, unknown lengths count as whole."""
     steps, hidden = 3 * 8, 32
     assert reserve(layer(**arguments))[0] == units * steps * hidden * 4
 
 
-def test_dropout_keeps_one_bit_a_number_and_a_state_for_good() -> None:
+def test_dropout_reserves_one_bit_per_value_and_a_permanent_state() -> None:
     arguments = {"layers": 2, "changes": {"compute_capability": "9.0"}}
     plain = layer(**arguments)
     made = layer(dropout=0.1, **arguments)
@@ -184,7 +184,7 @@ def test_dropout_keeps_one_bit_a_number_and_a_state_for_good() -> None:
     assert [states[0]] not in made["events"]
 
 
-def test_weights_lie_in_one_buffer_and_so_do_their_gradients() -> None:
+def test_weights_and_gradients_are_flattened_into_one_buffer_each() -> None:
     made = layer(layers=2, bidirectional=True)
     kinds, modules = made["kinds"], made["modules"]
     whole = sum(2 * 4 * 32 * (given + 32 + 2) for given in (16, 64)) * 4
@@ -209,29 +209,29 @@ def test_autocast_copies_the_weights_into_a_buffer_at_each_call() -> None:
     assert (count(once), count(twice)) == (2, 4)  # two steps
 
 
-def test_a_layer_that_is_not_trained_keeps_nothing() -> None:
+def test_a_frozen_layer_reserves_nothing() -> None:
     made = layer("Frozen", hidden=64)
     assert not reserve(made)
 
 
-def test_without_cudnn_it_runs_step_by_step() -> None:
+def test_without_cudnn_a_layer_runs_step_by_step() -> None:
     fused, single = layer(hidden=32), layer("WithoutCudnn", hidden=32)
     assert len(single["events"]) > 3 * len(fused["events"])
 
 
-def test_the_cpus_semantics_are_left_as_they_are() -> None:
+def test_cpu_semantics_do_not_use_cudnn() -> None:
     made = layer("WithoutCudnn", changes={"semantics": "cpu"})
     assert 5 * 24 * 32 * 4 not in [event[2] for event in made["events"] if len(event) == 6]
 
 
-def test_deepspeed_flattens_nothing_and_so_compacts_at_each_call() -> None:
+def test_under_deepspeed_weights_are_compacted_at_each_call() -> None:
     made = layer(changes={"engine": "deepspeed"})
     whole = 4 * 32 * (16 + 32 + 2) * 4
     found = [e for e in made["events"] if len(e) == 6 and e[1:3] == [whole, 0] and made["phases"][e[3]] == "forward"]
     assert len(found) == 2
 
 
-def test_an_evaluating_layer_cannot_be_trained_through() -> None:
+def test_backward_through_a_layer_in_evaluation_mode_fails() -> None:
     from ratc_runtime.trace.failure import TraceError
 
     with pytest.raises(TraceError) as met:

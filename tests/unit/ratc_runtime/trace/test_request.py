@@ -1,4 +1,4 @@
-"""The request of a trace: what is no request is refused, and what it leaves out is as a lock has it."""
+"""Trace requests: invalid ones are refused, and omitted keys have the defaults of a lock."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ pytestmark = [
         request(model__args={"width": 10**30}),
     ],
 )
-def test_a_bad_request_is_refused(tmp_path: Path, content: Any) -> None:
+def test_an_invalid_request_is_refused(tmp_path: Path, content: Any) -> None:
     output = tmp_path / "trace.json"
     done = run(["-m", "ratc_runtime.trace", str(output)], content)
     assert (done.returncode, done.stdout, output.exists()) == (2, "", False)
@@ -51,7 +51,7 @@ def test_a_bad_request_is_refused(tmp_path: Path, content: Any) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_request_is_a_lock_that_leaves_out_what_takes_no_memory() -> None:
+def test_a_request_is_a_lock_without_the_keys_that_take_no_memory() -> None:
     from ratc_runtime.config.lock import Lock
     from ratc_runtime.trace.request import BadRequest, read
 

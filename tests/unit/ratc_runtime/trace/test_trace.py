@@ -1,4 +1,4 @@
-"""The trace: its form, and CUDA's semantics put back on CPU tensors."""
+"""The trace: its format, and the semantics of CUDA restored on CPU tensors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def total(made: dict[str, Any], **wanted: str) -> tuple[float, float]:
     return sum(event[1] for event in found), sum(event[2] for event in found)
 
 
-def test_the_file_is_as_documented(tmp_path: Path) -> None:
+def test_the_trace_file_has_the_documented_format(tmp_path: Path) -> None:
     content = request()
     made = trace(content, tmp_path)
     assert made["trace_version"] == 4
@@ -74,19 +74,19 @@ def test_a_step_has_its_phases_kinds_and_modules(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_sizes_are_linear_in_the_batch(tmp_path: Path, precision: str) -> None:
+def test_sizes_are_linear_in_the_micro_batch(tmp_path: Path, precision: str) -> None:
     content = request(training__precision=precision)
     one, other = trace(content, tmp_path), trace({**content, "batch_sizes": [3, 8]}, tmp_path)
     assert one["events"] == other["events"]
 
 
-def test_pairs_of_samples_take_memory_with_the_square_of_the_batch(tmp_path: Path) -> None:
+def test_pairwise_models_have_sizes_quadratic_in_the_micro_batch(tmp_path: Path) -> None:
     """At 1,000 samples and 16 prototypes, not only at the batches that were traced."""
     made = parse(trace(zoo("Pairs", args={"width": 256}), tmp_path))
     assert max(made.program.sizes(1000)) == 4 * 1016 * 1016 * 256
 
 
-def test_one_sample_has_a_trace_of_its_own(tmp_path: Path) -> None:
+def test_a_micro_batch_of_one_has_a_separate_trace(tmp_path: Path) -> None:
     """A transposed batch of 1 is still contiguous, and is not copied."""
     made = trace({**request(), "batch_sizes": [1]}, tmp_path)
     assert made["batch_sizes"] == [1]
@@ -104,14 +104,14 @@ def test_a_linear_layer_adds_its_bias_in_place(tmp_path: Path) -> None:
     assert {kind for *_, kind in found if kind != "workspace"} == {"activation"}  # no product beside the sum
 
 
-def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
+def test_two_traces_are_identical(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         trace(request(), tmp_path / folder)
     assert (tmp_path / "a/trace.json").read_bytes() == (tmp_path / "b/trace.json").read_bytes()
 
 
-def test_the_autocast_lists_are_torchs() -> None:
+def test_the_autocast_lists_equal_those_of_torch() -> None:
     import torch
     from ratc_runtime.trace import autocast
 
@@ -174,7 +174,7 @@ def test_dropout_keeps_a_mask_of_one_byte(tmp_path: Path) -> None:
     assert on_host - on_card == elements * (4 - 1)
 
 
-def test_each_thread_has_a_workspace(tmp_path: Path) -> None:
+def test_each_thread_has_a_cublas_workspace(tmp_path: Path) -> None:
     given = {"cublas_workspace": 4096}
     for capability, asked, size in (("8.0", {}, 8_519_680), ("9.0", {}, 32 * 2**20), ("9.0", given, 4096)):
         made = trace(request(compute_capability=capability, **asked), tmp_path)
@@ -227,7 +227,7 @@ TABLES = {"adamw_8bit": 2 * 4 * 256, "lion_8bit": 4 * 256}
     "optimizer",
     ["adamw", "adam", "sgd", "adafactor", "muon", "lion", *(pytest.param(name, marks=EIGHT_BITS) for name in TABLES)],
 )
-def test_an_optimizer_s_states_are_those_counted_by_hand(tmp_path: Path, optimizer: str) -> None:
+def test_optimizer_states_equal_those_counted_by_hand(tmp_path: Path, optimizer: str) -> None:
     width = 48 if optimizer in TABLES else 24
     made = trace(zoo("Mlp", args={"width": width, "depth": 1}, training__optimizer=optimizer), tmp_path)
     shapes = [(width, 3), (width,), (width,), (width,), (4 * width, width), (4 * width,), (width, 4 * width), (width,)]
@@ -255,7 +255,7 @@ print(sum({one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one 
 
 
 @pytest.mark.parametrize("optimizer", ["lion", *(pytest.param(name, marks=EIGHT_BITS) for name in TABLES)])
-def test_predicted_states_are_those_of_the_real_optimizer(tmp_path: Path, optimizer: str) -> None:
+def test_predicted_optimizer_states_equal_the_real_ones(tmp_path: Path, optimizer: str) -> None:
     """Of a model with an embedding, whose states stay in fp32, and a weight whose last block of 256 is not full."""
     sizes = {"n_embd": 60, "n_layer": 1, "n_head": 2, "n_positions": 32, "vocab_size": 101}
     content = zoo("LanguageModel", args={"kind": "gpt2", "tokens": 16, **sizes}, training__optimizer=optimizer)
@@ -264,7 +264,7 @@ def test_predicted_states_are_those_of_the_real_optimizer(tmp_path: Path, optimi
     assert total(trace(content, tmp_path), kind="optimizer") == (int(done.stdout) - TABLES.get(optimizer, 0), 0)
 
 
-def test_deepspeed_has_half_weights_and_no_optimizer(tmp_path: Path) -> None:
+def test_a_deepspeed_trace_has_half_precision_weights_and_no_optimizer(tmp_path: Path) -> None:
     made = trace(request(engine="deepspeed", training__precision="bf16"), tmp_path)
     assert made["parameters"]["bytes"] == 2 * made["parameters"]["count"]
     assert total(made, kind="optimizer") == (0, 0)
@@ -272,13 +272,13 @@ def test_deepspeed_has_half_weights_and_no_optimizer(tmp_path: Path) -> None:
     assert total(made, kind="gradient")[0] <= 2 * made["parameters"]["bytes"]
 
 
-def test_accumulation_finds_gradients_alive(tmp_path: Path) -> None:
+def test_with_accumulation_gradients_stay_allocated(tmp_path: Path) -> None:
     one, two = (trace(request(accumulation=number), tmp_path) for number in (1, 2))
     assert replay(two, 2)[0] > replay(one, 2)[0]
     assert total(two, phase="input")[1] == 2 * total(one, phase="input")[1]
 
 
-def test_scales_and_checkpointing_count(tmp_path: Path) -> None:
+def test_scales_add_memory_and_activation_checkpointing_saves_it(tmp_path: Path) -> None:
     plain = request(model__args={"feature_dims": 16, "num_blocks": 3, "num_heads": 2})
     scales = request(model={**plain["model"], "multi_scale": True}, data__scales=[1.0, 0.5])
     recomputed = request(model=plain["model"], training__activation_checkpointing=True)
@@ -288,7 +288,7 @@ def test_scales_and_checkpointing_count(tmp_path: Path) -> None:
     assert kept[1] < 0.7 * kept[0]
 
 
-def test_the_tracer_is_a_command_of_its_own(tmp_path: Path) -> None:
+def test_the_tracer_runs_as_a_command(tmp_path: Path) -> None:
     """Most tests here share one import of torch; this starts an interpreter as a user would."""
     output = tmp_path / "trace.json"
     content = zoo("Mlp", args={"width": 64, "depth": 1})
@@ -299,7 +299,7 @@ def test_the_tracer_is_a_command_of_its_own(tmp_path: Path) -> None:
     assert json.loads(output.read_text()) == trace(content, tmp_path)
 
 
-def test_what_is_freed_in_two_orders_is_put_in_one() -> None:
+def test_simultaneous_frees_are_sorted_into_one_order() -> None:
     """A hash table of addresses frees in another order in each process."""
     from ratc_runtime.trace.match import in_order
 
@@ -322,7 +322,7 @@ def custom(**data: Any) -> dict[str, Any]:
     return {**made, "task_type": "custom", "data": {**made["data"], **data}}
 
 
-def test_a_custom_task_is_traced_by_the_example_of_its_data_set(tmp_path: Path) -> None:
+def test_a_custom_task_is_traced_with_the_example_of_its_data_set(tmp_path: Path) -> None:
     made = trace(custom(dataset="zoo:Words", args={"length": 16}), tmp_path)
     # Ids, mask and labels of 16 tokens, in int64, in each of the two steps.
     assert total(made, phase="input") == (0, 2 * 3 * 16 * 8)
@@ -332,6 +332,6 @@ def test_a_custom_task_is_traced_by_the_example_of_its_data_set(tmp_path: Path) 
     assert 16 * 50 * 4 in sizes
 
 
-def test_a_custom_task_without_an_example_says_what_to_add(tmp_path: Path) -> None:
+def test_a_custom_task_without_an_example_is_refused_with_help(tmp_path: Path) -> None:
     found = failure(custom(dataset="zoo:NoExample", args={}), tmp_path)
     assert "give zoo:NoExample a static method example" in json.dumps(found)

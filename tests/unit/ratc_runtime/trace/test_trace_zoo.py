@@ -133,7 +133,7 @@ def compare(content: dict[str, Any], folder: Path) -> tuple[float, int, float, i
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_predicted_peak_is_the_allocators(name: str, tmp_path: Path) -> None:
+def test_the_predicted_peak_equals_that_of_the_cpu_allocator(name: str, tmp_path: Path) -> None:
     predicted, peak, left, live = compare(CASES[name], tmp_path)
     assert predicted == pytest.approx(peak, rel=0.01)
     assert left == pytest.approx(live, rel=0.01)

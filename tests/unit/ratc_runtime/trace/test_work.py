@@ -24,7 +24,7 @@ def operations(rows: list[list[Any]], batch: int) -> float:
 
 
 @pytest.mark.slow
-def test_a_linear_layer_makes_six_operations_for_each_weight_and_row(tmp_path: Path) -> None:
+def test_a_linear_layer_has_six_operations_per_weight_and_row(tmp_path: Path) -> None:
     """2 forward and 4 backward, 2 less in the first layer, whose input needs no gradient. AdamW moves 8 numbers."""
     width, pixels = 36, 32 * 32
     made = trace(zoo("Mlp", args={"width": width, "depth": 2}, training__precision="bf16"), tmp_path)
@@ -44,7 +44,9 @@ def test_a_linear_layer_makes_six_operations_for_each_weight_and_row(tmp_path: P
 @pytest.mark.parametrize(
     ("tf32", "capability", "kind"), [(True, "8.0", "tf32"), (False, "8.0", "fp32"), (True, "7.0", "fp32")]
 )
-def test_fp32_products_are_tf32_if_allowed_and_there(tf32: bool, capability: str, kind: str, tmp_path: Path) -> None:
+def test_fp32_products_use_tf32_if_allowed_and_supported(
+    tf32: bool, capability: str, kind: str, tmp_path: Path
+) -> None:
     content = zoo("Mlp", args={"width": 32}, training__tf32=tf32, compute_capability=capability)
     rows = products(trace(content, tmp_path), "mm", "addmm")
     assert rows
@@ -52,7 +54,7 @@ def test_fp32_products_are_tf32_if_allowed_and_there(tf32: bool, capability: str
 
 
 @pytest.mark.slow
-def test_chunked_attention_counts_the_rounds_that_are_not_traced(tmp_path: Path) -> None:
+def test_chunked_attention_counts_the_iterations_left_out_of_the_trace(tmp_path: Path) -> None:
     """Full attention makes two products with each map; chunked, which makes the maps again, at least as many."""
     rat = {"feature_dims": 32, "num_blocks": 1, "num_heads": 16, "iters": 1}
     size = {"data__image_size": [256, 256], "training__precision": "bf16"}
@@ -66,7 +68,7 @@ def test_chunked_attention_counts_the_rounds_that_are_not_traced(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_recurrent_layer_is_counted_by_its_weights_and_rows(tmp_path: Path) -> None:
+def test_work_of_a_recurrent_layer_is_weights_times_rows(tmp_path: Path) -> None:
     content = zoo("Lstm", args={"width": 32, "hidden": 64, "layers": 1}, data__image_size=[16, 32])
     made = trace(content, tmp_path)
     rows = {row[0]: row for row in made["work"] if row[0].startswith("_cudnn_rnn")}
@@ -76,7 +78,7 @@ def test_a_recurrent_layer_is_counted_by_its_weights_and_rows(tmp_path: Path) ->
         assert operations([row], 5) == pytest.approx(2 * 5 * 48 * 4 * 64 * (32 + 64))
 
 
-def test_a_shortened_loop_says_for_how_many_rounds_each_one_stands() -> None:
+def test_a_shortened_loop_records_the_weight_of_each_iteration() -> None:
     from ratc_runtime.models import chunked_maps
 
     with chunked_maps.only_enough_for_memory():
@@ -88,7 +90,7 @@ def test_a_shortened_loop_says_for_how_many_rounds_each_one_stands() -> None:
     assert chunked_maps.rounds() == 1
 
 
-def test_bytes_and_order_of_tensors() -> None:
+def test_moved_bytes_and_memory_order_of_tensors() -> None:
     import torch
     from ratc_runtime.trace.work import Work, aligned, moved, ordered
 
