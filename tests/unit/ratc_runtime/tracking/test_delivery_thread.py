@@ -1,4 +1,4 @@
-"""The thread that delivers: a server that hangs or fails stops nobody, and gets everything later."""
+"""The delivery thread: a server that hangs or fails blocks nothing, and gets all records later."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Held(Backend):
         self.sent += records
 
 
-def test_a_server_that_hangs_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_server_does_not_block_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_thread, "PERIOD", 0.01)
     backend = Held(about(tmp_path), {})
     journal = Journal(tmp_path / "j")
@@ -60,7 +60,7 @@ def test_a_server_that_hangs_stops_nobody(tmp_path: Path, monkeypatch: pytest.Mo
     assert journal.waiting() == 0
 
 
-def test_a_server_that_fails_gets_everything_later(
+def test_a_failing_server_gets_all_records_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(delivery_thread, "PERIOD", 0.01)
@@ -96,7 +96,7 @@ class SafeAfterClose(Held):
             raise ConnectionResetError("its process was killed")
 
 
-def test_what_a_backend_loses_before_its_close_is_sent_again(tmp_path: Path) -> None:
+def test_records_lost_before_the_close_of_a_backend_are_sent_again(tmp_path: Path) -> None:
     backend = SafeAfterClose(about(tmp_path), {})
     backend.patience = backend.patience_after_failure = 60.0
     backend.answers.set()
@@ -110,7 +110,7 @@ def test_what_a_backend_loses_before_its_close_is_sent_again(tmp_path: Path) -> 
     assert journal.waiting() == 0
 
 
-def test_a_journal_keeps_what_was_handed_over_until_it_is_settled(tmp_path: Path) -> None:
+def test_a_journal_keeps_delivered_records_until_they_are_confirmed(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.append([point(1, loss=1.0), point(2, loss=1.0)])
     found: list[Record] = []
@@ -126,7 +126,7 @@ def test_a_journal_keeps_what_was_handed_over_until_it_is_settled(tmp_path: Path
     assert (tmp_path / "j.jsonl").stat().st_size == 0
 
 
-def test_without_a_journal_a_failure_is_the_end_of_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_journal_a_failure_turns_the_backend_off(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     backend = Held(about(tmp_path), {})
     backend.patience = 60.0
     backend.errors = [OSError("no space")]
@@ -137,7 +137,7 @@ def test_without_a_journal_a_failure_is_the_end_of_it(tmp_path: Path, capfd: pyt
     assert "held is off for the rest of this run: OSError: no space" in capfd.readouterr().err
 
 
-def test_reasons_and_addresses_in_one_line() -> None:
+def test_reasons_are_one_line_and_addresses_hide_passwords() -> None:
     wrapped = ValueError("wrapped")
     wrapped.__cause__ = ConnectionRefusedError(111, "Connection\nrefused")
     assert reason(wrapped) == "ConnectionRefusedError: [Errno 111] Connection refused"

@@ -1,4 +1,4 @@
-"""The journal of what waits for a server: it outlives its process, is bounded, and loses nothing."""
+"""The journal of records for a server: it outlives its process, is bounded, and loses nothing."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def test_a_journal_outlives_its_process(tmp_path: Path) -> None:
     assert third.waiting() == 0
 
 
-def test_a_mark_behind_the_end_sends_again_instead_of_losing(tmp_path: Path) -> None:
+def test_an_invalid_mark_sends_records_again_instead_of_losing_them(tmp_path: Path) -> None:
     (tmp_path / "j.json").write_text('{"sent": 10000}')
     (tmp_path / "j.jsonl").write_text(json.dumps(point(1, loss=1.0)) + "\nno record\n")
     assert drain(Journal(tmp_path / "j")) == [point(1, loss=1.0)]
 
 
-def test_a_journal_is_bounded_and_keeps_what_is_no_curve(tmp_path: Path) -> None:
+def test_a_bounded_journal_drops_only_points_of_curves(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j", limit=500)
     for step in range(100):
         journal.append([point(step, loss=1.0)])
@@ -83,7 +83,7 @@ def test_a_full_disk_leaves_records_in_memory(tmp_path: Path, monkeypatch: pytes
     assert drain(journal) == [point(2, loss=2.0), point(3, loss=3.0)]
 
 
-def test_one_process_has_a_journal(tmp_path: Path) -> None:
+def test_a_journal_is_held_by_one_process(tmp_path: Path) -> None:
     holder = Journal(tmp_path / "j")
     code = "import sys, pathlib; from ratc_runtime.tracking.journal import Journal; Journal(pathlib.Path(sys.argv[1]))"
 

@@ -1,4 +1,4 @@
-"""A study in MLflow: one run for the whole and its trials below it, in a store of its own or where they were logged."""
+"""A study in MLflow: one parent run with its trials below it, in a local store or on a server."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare()
 
 
-def test_trials_with_files_of_their_own_are_copied_below_one_run(tmp_path: Path) -> None:
+def test_trials_in_local_stores_are_copied_below_one_run(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "demo")
     for name in TRIALS:
         (tmp_path / "demo" / name).mkdir()
@@ -84,7 +84,7 @@ def test_trials_with_files_of_their_own_are_copied_below_one_run(tmp_path: Path)
             ]
 
 
-def test_trials_of_a_server_get_their_parent_there(
+def test_trials_on_a_server_get_a_parent_run_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_study(tmp_path / "demo")

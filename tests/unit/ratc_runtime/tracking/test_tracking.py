@@ -1,4 +1,4 @@
-"""Tracking: what a run does while a server hangs or dies, and what is sent in the end."""
+"""Tracking while a server hangs or dies, and the records that are sent in the end."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_server_that_answers_500_loses_nothing(
 
 
 @pytest.mark.slow
-def test_a_run_with_a_server_that_hangs_finishes_and_is_sent_later(
+def test_a_run_with_a_hanging_server_finishes_and_is_sent_later(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lock = write_lock(project / "compiled", logging__mlflow=True, training__epochs=2)
@@ -80,7 +80,7 @@ def test_a_run_with_a_server_that_hangs_finishes_and_is_sent_later(
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_and_comes_back(
+def test_a_server_killed_and_restarted_receives_all_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A real MLflow server: killed in the middle, and started again, while a run logs."""
@@ -143,7 +143,7 @@ def wait_until(true: Any) -> None:
     raise AssertionError("it did not happen")
 
 
-def test_what_a_server_refuses_costs_only_itself(
+def test_a_refused_record_does_not_block_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
@@ -170,7 +170,7 @@ def test_what_a_server_refuses_costs_only_itself(
     assert rows(store, "select status from runs") == [("KILLED",)]
 
 
-def test_names_that_mlflow_refuses_do_not_hold_the_curves_back(
+def test_parameter_names_that_mlflow_refuses_do_not_block_curves(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The lock of own code has keys such as `parts.<module>`."""
@@ -183,7 +183,7 @@ def test_names_that_mlflow_refuses_do_not_hold_the_curves_back(
     assert "warning" not in capfd.readouterr().err
 
 
-def test_sync_of_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_sync_without_records(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert sync.main([str(tmp_path)]) == 1
     assert f"error[R522]: {tmp_path} holds nothing to send" in capfd.readouterr().err
     tracker = tracker_of(tmp_path, logging__mlflow=True)

@@ -1,4 +1,4 @@
-"""Weights & Biases and TensorBoard: what an offline run leaves, and what is not lost when a process is killed."""
+"""Weights & Biases and TensorBoard: the files of an offline run, and no loss if a process is killed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def wandb_curve(file: Path, name: str) -> list[tuple[int, float]]:
 
 
 @pytest.mark.slow
-def test_weights_and_biases_offline_and_tensorboard_over_a_stop(project: Path) -> None:
+def test_wandb_offline_and_tensorboard_continue_after_a_stop(project: Path) -> None:
     lock = write_lock(
         project / "compiled", logging__wandb=True, logging__tensorboard=True, logging__wandb_project="demo"
     )
@@ -107,7 +107,7 @@ def wandb_steps(folder: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_weights_and_biases_loses_nothing_when_its_process_is_killed(tmp_path: Path) -> None:
+def test_wandb_loses_no_point_if_its_process_is_killed(tmp_path: Path) -> None:
     """In a process of its own: wandb's process is killed after it took two points and before the third."""
     code = f"""
 import json, time, psutil
@@ -145,7 +145,7 @@ print("left", delivery.close())
 
 
 @pytest.mark.slow
-def test_sync_writes_what_a_killed_run_left_for_weights_and_biases(
+def test_sync_sends_the_wandb_records_of_a_killed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "tracking" / "run"
@@ -169,7 +169,7 @@ def test_sync_writes_what_a_killed_run_left_for_weights_and_biases(
     assert Journal(folder / "wandb").waiting() == 0
 
 
-def test_a_tracker_that_is_not_installed_is_found_before_the_start(tmp_path: Path) -> None:
+def test_r524_for_a_missing_tracker_before_the_start(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     (tmp_path / "wandb").mkdir()  # what wandb leaves wherever it ran is no package
     lock = write_lock(tmp_path / "compiled", logging__wandb=True)
@@ -185,7 +185,7 @@ def test_a_tracker_that_is_not_installed_is_found_before_the_start(tmp_path: Pat
     assert "error[R524]: the lock tracks with Weights & Biases, which is not installed" in done.stderr
 
 
-def test_online_without_an_account_or_a_server_is_offline(
+def test_wandb_online_without_account_or_server_falls_back_to_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from ratc_runtime.tracking import wandb
