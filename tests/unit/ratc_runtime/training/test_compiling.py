@@ -1,4 +1,4 @@
-"""The compiler's cache lies where the next start finds it, and what it takes is set-up."""
+"""The cache of the compiler is kept for the next start, and its time counts as set-up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lock(request: pytest.FixtureRequest, tmp_path: Path) -> Lock:
     return read_lock(write_lock(tmp_path, **request.param))
 
 
-def test_kernels_are_kept_in_the_output_folder_unless_a_folder_was_named(lock: Lock, tmp_path: Path) -> None:
+def test_compiled_kernels_are_cached_in_the_output_folder_by_default(lock: Lock, tmp_path: Path) -> None:
     environment = {"TRITON_CACHE_DIR": "/fast/disk"}
     compiling.prepare(lock, tmp_path / "outputs", environment)
     assert environment == {
@@ -32,7 +32,7 @@ def test_kernels_are_kept_in_the_output_folder_unless_a_folder_was_named(lock: L
     }
 
 
-def test_a_run_that_compiles_nothing_is_left_alone(tmp_path: Path) -> None:
+def test_a_run_without_compiling_sets_no_cache_variables(tmp_path: Path) -> None:
     environment: dict[str, str] = {}
     lock = read_lock(write_lock(tmp_path))
     compiling.prepare(lock, tmp_path, environment)
@@ -43,7 +43,7 @@ def test_a_run_that_compiles_nothing_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"])
-def test_a_compiler_that_is_switched_off_is_not_what_the_lock_says(
+def test_a_disabled_compiler_contradicts_the_lock(
     name: str, lock: Lock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Engine(BaseEngine):
@@ -69,7 +69,7 @@ def test_a_compiler_that_is_switched_off_is_not_what_the_lock_says(
     Engine().verify(read_lock(write_lock(tmp_path / "plain")))
 
 
-def test_the_clock_runs_while_torch_compiles(lock: Lock) -> None:
+def test_the_clock_measures_the_time_of_torch_compile(lock: Lock) -> None:
     torch._dynamo.reset()  # what this process has compiled before
     clock = compiling.Clock(lock)
     function = torch.compile(lambda x: x * 2, backend="eager")
@@ -80,7 +80,7 @@ def test_the_clock_runs_while_torch_compiles(lock: Lock) -> None:
     assert clock() == first, "nothing was compiled again"
 
 
-def test_compiling_is_setup_whenever_it_happens() -> None:
+def test_compile_time_counts_as_setup_at_any_step() -> None:
     time, compiled = [100.0], [5.0]
     account = TimeAccounting(Progress(), lambda: time[0], lambda: compiled[0])
     account.start_interval()

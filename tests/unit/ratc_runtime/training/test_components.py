@@ -1,4 +1,4 @@
-"""The parts of a run that a lock names."""
+"""The components of a run that a lock names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def callbacks(folder: Path, arguments: list[dict[str, Any]]) -> list[Any]:
     return list(make_parts(lock.replace(training=training), {}, Own()).callbacks)
 
 
-def test_callbacks_take_their_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callbacks_get_their_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hooks_of_mine.py").write_text(HOOKS)
     monkeypatch.chdir(tmp_path)
     assert [made.decay for made in callbacks(tmp_path, [])] == [0.9]

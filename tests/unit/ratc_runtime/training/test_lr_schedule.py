@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, step by step."""
+"""Learning-rate schedules, step by step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ratc_runtime.training.lr_schedule import learning_rate
 from tests.helpers.lockfile import lock_with
 
 
-def test_schedules(tmp_path: Path) -> None:
+def test_each_scheduler_gives_its_learning_rates(tmp_path: Path) -> None:
     def rates(**changes: Any) -> list[float]:
         training = lock_with(tmp_path, training__epochs=4, training__learning_rate=1.0, **changes).training
         return [learning_rate(training, step, 10) for step in range(40)]
@@ -29,7 +29,7 @@ def test_schedules(tmp_path: Path) -> None:
     assert rates(training__scheduler="none", training__warmup_epochs=0) == [1.0] * 40
 
 
-def test_added_epochs_begin_the_schedule_again(tmp_path: Path) -> None:
+def test_added_epochs_restart_the_schedule(tmp_path: Path) -> None:
     def rates(epochs: int, **changes: Any) -> list[float]:
         lock = lock_with(tmp_path, training__epochs=epochs, training__learning_rate=1.0, training__warmup_epochs=0.5)
         training = lock.training.replace(**changes)
@@ -45,7 +45,7 @@ def test_added_epochs_begin_the_schedule_again(tmp_path: Path) -> None:
     assert all_of_them[30:] == rates(2, learning_rate=0.01, warmup_epochs=1)
 
 
-def test_a_plan_continues_those_that_it_only_adds_epochs_to(tmp_path: Path) -> None:
+def test_a_plan_continues_another_only_if_it_adds_epochs(tmp_path: Path) -> None:
     def plan(epochs: int, scheduler: str = "cosine", **changes: Any) -> Lock:
         lock = lock_with(tmp_path, training__epochs=epochs, training__scheduler=scheduler)
         return lock.replace(training=lock.training.replace(**changes))

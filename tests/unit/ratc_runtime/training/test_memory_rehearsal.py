@@ -1,4 +1,4 @@
-"""The rehearsal in this process: what it allocates when, what it leaves as it was, and what it finds."""
+"""The rehearsal in this process: its allocations, the state that it restores, and its outcome."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def attempt(net: Net, lock: Lock) -> tuple[str, str]:
     return memory_rehearsal._attempt(engine_of(net, lock), criterion, make_task(lock), lock)
 
 
-def test_it_makes_three_steps_of_at_most_three_micro_batches(lock: Lock) -> None:
+def test_a_rehearsal_makes_three_steps_of_at_most_three_micro_batches(lock: Lock) -> None:
     net = Net()
     assert attempt(net, lock) == (memory_rehearsal.FITS, "")
     assert net.calls == 3 * 3
@@ -84,9 +84,7 @@ def test_it_makes_three_steps_of_at_most_three_micro_batches(lock: Lock) -> None
     assert net.calls == 3
 
 
-def test_the_optimizer_s_state_comes_after_backward_and_stays_over_the_later_steps(
-    lock: Lock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_optimizer_state_is_allocated_after_backward_and_kept(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net()
     made: list[tuple[int, bool]] = []  # forward passes before, and whether the weight had its gradient
     kept: list[int] = []
@@ -112,7 +110,7 @@ def test_the_optimizer_s_state_comes_after_backward_and_stays_over_the_later_ste
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_sgd_keeps_its_momentum_alone(lock: Lock, monkeypatch: pytest.MonkeyPatch, momentum: float) -> None:
+def test_sgd_allocates_only_its_momentum(lock: Lock, monkeypatch: pytest.MonkeyPatch, momentum: float) -> None:
     net = Net()
     kept: list[int] = []
     original = memory_rehearsal.RehearsalEngine.update
@@ -129,7 +127,7 @@ def test_sgd_keeps_its_momentum_alone(lock: Lock, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "muon", "lion", pytest.param("adamw_8bit", marks=EIGHT_BITS)])
-def test_other_optimizers_run_and_leave_no_trace(lock: Lock, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+def test_other_optimizers_run_and_leave_no_state(lock: Lock, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
     """Both without a state, as in a new run, and with one, as in a continued run."""
     net = Net()
     net.matrix = nn.Parameter(torch.zeros(2, 3))
@@ -151,7 +149,7 @@ def test_other_optimizers_run_and_leave_no_trace(lock: Lock, monkeypatch: pytest
         assert same(before, (net.state_dict(), engine.optimizer.state_dict()))
 
 
-def test_an_optimizer_state_of_a_checkpoint_is_not_created_again(lock: Lock) -> None:
+def test_optimizer_state_of_a_checkpoint_is_not_allocated_again(lock: Lock) -> None:
     net = Net()
     engine = engine_of(net, lock)
     criterion(net(torch.rand(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8)).backward()  # type: ignore[no-untyped-call]
@@ -164,7 +162,7 @@ def test_an_optimizer_state_of_a_checkpoint_is_not_created_again(lock: Lock) -> 
 
 
 @pytest.mark.parametrize("fails", [0, 1, 3, 4, 9])
-def test_all_is_as_it_was_whether_it_fits_or_not(lock: Lock, fails: int) -> None:
+def test_a_rehearsal_restores_model_optimizer_and_random_state(lock: Lock, fails: int) -> None:
     torch.manual_seed(3)
     net = Net(fails)
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -188,7 +186,7 @@ def test_all_is_as_it_was_whether_it_fits_or_not(lock: Lock, fails: int) -> None
     assert torch.equal(torch.get_rng_state(), torch.as_tensor(random["torch"]))
 
 
-def test_the_cache_is_emptied_with_cublas_s_workspaces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_emptied_with_the_workspaces_of_cublas(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: done.append("workspaces"), raising=False)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("cache"))

@@ -1,4 +1,4 @@
-"""What passes the rehearsal passes the steps: both replayed through the model of PyTorch's allocator.
+"""A micro-batch that passes the rehearsal fits in training: both replayed in a model of PyTorch's allocator.
 
 The order of allocations is what counts, so no GPU is needed. The programs are random models whose layers have sizes of
 their own; a workspace of cuBLAS is made by the first product of each thread and stays.
@@ -124,7 +124,7 @@ def settle(card: Card, workspaces: bool, whole: bool) -> int:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_what_passes_the_rehearsal_passes_the_steps(seed: int) -> None:
+def test_a_micro_batch_that_passes_the_rehearsal_passes_training(seed: int) -> None:
     model = Model(seed)
     tried = 0
     for wanted in (8, 4):
@@ -137,7 +137,7 @@ def test_what_passes_the_rehearsal_passes_the_steps(seed: int) -> None:
     assert tried > 20
 
 
-def test_one_pass_and_workspaces_that_stay_were_not_enough() -> None:
+def test_a_rehearsal_of_one_pass_with_kept_workspaces_is_insufficient() -> None:
     """The fault that three steps and an emptied cache cure: some caps pass the rehearsal and fail in the steps."""
     failed = 0
     for seed in range(8):
@@ -149,7 +149,7 @@ def test_one_pass_and_workspaces_that_stay_were_not_enough() -> None:
     assert failed > 0
 
 
-def test_two_steps_are_not_enough_and_a_fourth_adds_nothing() -> None:
+def test_two_steps_are_insufficient_and_a_fourth_adds_nothing() -> None:
     passed = dict.fromkeys((1, 2, 3, 9), 0)
     for seed in range(8):
         model = Model(seed)

@@ -1,4 +1,4 @@
-"""More epochs for a finished run: what is kept, what is trained, and what cannot be continued."""
+"""More epochs for a finished run: kept results, trained epochs, and refused extensions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder, request.param
 
 
-def test_the_result_is_that_of_the_longer_plan_from_the_start(
+def test_an_extended_run_has_the_result_of_the_longer_plan(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     folder, schedule = finished
@@ -55,7 +55,7 @@ def test_the_result_is_that_of_the_longer_plan_from_the_start(
     assert "error[R518]" in back.stderr
 
 
-def test_a_cosine_schedule_of_all_epochs_is_not_continued(
+def test_a_finished_cosine_schedule_cannot_be_extended(
     finished: tuple[Path, dict[str, Any]],
 ) -> None:
     folder, schedule = finished

@@ -1,7 +1,7 @@
-"""Running out of memory: the same global batch in smaller pieces, agreed by all ranks, recorded, and said aloud.
+"""Out of memory: the same global batch in smaller micro-batches, agreed by all ranks, recorded and reported.
 
-No GPU here: the model's own forward raises what torch would where a micro-batch is larger than a file allows. All else
-is real training in real processes. The rehearsal, which GPUs get, is switched on by the script that starts training.
+No GPU here: the model's forward raises torch's error if a micro-batch is larger than a file allows. The rest is real
+training in real processes. The rehearsal, which only GPUs get, is switched on by the script that starts training.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 # The arithmetic.
 
 
-def test_the_split_halves_and_keeps_the_global_batch(tmp_path: Path) -> None:
+def test_the_split_halves_the_micro_batch_and_keeps_the_global_batch(tmp_path: Path) -> None:
     lock = read_lock(
         write_lock(
             tmp_path,
@@ -171,18 +171,18 @@ def test_the_split_halves_and_keeps_the_global_batch(tmp_path: Path) -> None:
         (RuntimeFinding("R506", "CUDA out of memory"), CUDA, False),
     ],
 )
-def test_which_errors_are_the_want_of_memory(error: Exception, device: torch.device, known: bool) -> None:
+def test_out_of_memory_errors_are_recognised(error: Exception, device: torch.device, known: bool) -> None:
     assert (out_of_memory.explain(error, device) is not None) is known
 
 
-def test_an_error_that_the_want_of_memory_caused_is_known_too() -> None:
+def test_an_error_caused_by_out_of_memory_is_recognised() -> None:
     inner, outer = torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), RuntimeError("the backend failed")
     outer.__cause__ = inner
     assert out_of_memory.explain(outer, CUDA) == "CUDA out of memory. Tried 2 GiB"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', '{"version": 1, "lock_sha256": "a"}'])
-def test_a_broken_record_is_left_out_with_a_warning(
+def test_a_damaged_record_is_ignored_with_a_warning(
     tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lock = read_lock(write_lock(tmp_path))
@@ -192,7 +192,7 @@ def test_a_broken_record_is_left_out_with_a_warning(
     assert "micro_batch.json cannot be read and is left out" in capsys.readouterr().err
 
 
-def test_a_record_holds_for_the_lock_that_it_was_made_under(tmp_path: Path) -> None:
+def test_a_record_applies_only_to_its_own_lock(tmp_path: Path) -> None:
     lock = read_lock(write_lock(tmp_path))
     split = Split(lock, "sha256:one", tmp_path, fresh=False)
     split.reduce("in a test", 0, "CUDA out of memory", everywhere=True)
@@ -207,7 +207,7 @@ def test_a_record_holds_for_the_lock_that_it_was_made_under(tmp_path: Path) -> N
 # One process.
 
 
-def test_one_process_goes_on_from_the_step_boundary(folder: Path, undisturbed: dict[str, Any]) -> None:
+def test_one_process_continues_from_the_step_boundary(folder: Path, undisturbed: dict[str, Any]) -> None:
     # The third forward pass is the second step of the first epoch.
     done = start(folder, lock_of(folder, "mid", micro=8, limit=3, spared=1))
     assert done.returncode == 0, done.stderr
@@ -223,7 +223,7 @@ def test_one_process_goes_on_from_the_step_boundary(folder: Path, undisturbed: d
     assert "Traceback" not in done.stderr
 
 
-def test_an_evaluation_that_does_not_fit_is_made_again_in_smaller_pieces(
+def test_an_evaluation_out_of_memory_is_repeated_with_smaller_batches(
     folder: Path, undisturbed: dict[str, Any]
 ) -> None:
     done = start(folder, lock_of(folder, "eval", micro=8, limit=4, when="eval"))
@@ -232,7 +232,7 @@ def test_an_evaluation_that_does_not_fit_is_made_again_in_smaller_pieces(
     assert "OUT OF MEMORY in the evaluation of epoch 1" in done.stderr
 
 
-def test_a_rehearsal_leaves_no_trace_in_the_run(folder: Path, undisturbed: dict[str, Any]) -> None:
+def test_a_rehearsal_does_not_change_the_losses_of_the_run(folder: Path, undisturbed: dict[str, Any]) -> None:
     done = start(folder, lock_of(folder, "first", micro=8, limit=4), rehearse=True)
     assert done.returncode == 0, done.stderr
     assert "OUT OF MEMORY in the rehearsal of the first step (rank 0): micro-batch 8 does not fit" in done.stderr
@@ -245,7 +245,7 @@ def test_a_rehearsal_leaves_no_trace_in_the_run(folder: Path, undisturbed: dict[
     same_losses(results(folder / "out-plain"), results(folder / "out-rehearsed"))
 
 
-def test_rat_with_dropout_is_the_same_after_a_rehearsal(folder: Path) -> None:
+def test_a_rehearsal_does_not_change_rat_with_dropout(folder: Path) -> None:
     found = []
     for name, rehearse in (("plain", False), ("rehearsed", True)):
         lock = write_lock(folder / name, output_dir=f"out-{name}", training__epochs=1)
@@ -256,14 +256,14 @@ def test_rat_with_dropout_is_the_same_after_a_rehearsal(folder: Path) -> None:
     assert found[0]["test"] == found[1]["test"]
 
 
-def test_batch_norm_is_named(folder: Path) -> None:
+def test_a_smaller_micro_batch_warns_about_batch_norm(folder: Path) -> None:
     done = start(folder, lock_of(folder, "norm", micro=8, limit=4, norm=True))
     assert done.returncode == 0, done.stderr
     assert "batch norm now takes its statistics over 4 samples instead of 8" in done.stderr
 
 
 @pytest.mark.parametrize("rehearse", [False, True])
-def test_where_one_sample_does_not_fit_it_is_a_finding(folder: Path, rehearse: bool) -> None:
+def test_r511_if_one_sample_does_not_fit(folder: Path, rehearse: bool) -> None:
     done = start(folder, lock_of(folder, "none", micro=8, limit=0), rehearse=rehearse)
     assert done.returncode == 1
     assert "error[R511]: out of memory" in done.stderr
@@ -271,7 +271,7 @@ def test_where_one_sample_does_not_fit_it_is_a_finding(folder: Path, rehearse: b
     assert "Traceback" not in done.stderr
 
 
-def test_the_next_start_takes_the_smaller_split_and_fresh_forgets_it(folder: Path) -> None:
+def test_the_next_start_keeps_the_smaller_micro_batch_and_fresh_resets_it(folder: Path) -> None:
     lock = lock_of(folder, "again", micro=8, limit=4, logging__mlflow=True)
     assert start(folder, lock).returncode == 0
     (folder / "out-again/results.json").unlink()
@@ -292,7 +292,7 @@ def test_the_next_start_takes_the_smaller_split_and_fresh_forgets_it(folder: Pat
     assert parameters["training.micro_batch_size"] == "8"
 
 
-def test_a_model_that_does_not_fit_at_all_is_a_finding(folder: Path) -> None:
+def test_a_model_that_does_not_fit_gives_a_finding(folder: Path) -> None:
     (folder / "net.py").write_text(MODEL.replace("super().__init__()", "raise torch.OutOfMemoryError(SAID)"))
     done = start(folder, lock_of(folder, "model", micro=8, limit=8))
     assert done.returncode == 1
@@ -301,7 +301,7 @@ def test_a_model_that_does_not_fit_at_all_is_a_finding(folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_killed_loader_process_is_a_finding(folder: Path) -> None:
+def test_r513_for_a_killed_loader_process(folder: Path) -> None:
     (folder / "mine.py").write_text(
         "import os, signal\n"
         "from ratc_runtime.data.sources import *\n"
@@ -322,7 +322,7 @@ def test_a_killed_loader_process_is_a_finding(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_ranks_follow_the_one_that_ran_out(folder: Path, undisturbed: dict[str, Any]) -> None:
+def test_all_ranks_reduce_the_micro_batch_if_one_runs_out_of_memory(folder: Path, undisturbed: dict[str, Any]) -> None:
     lock = lock_of(folder, "two", micro=4, limit=1, world=2, rank=1)
     done = start(folder, lock, world=2, rehearse=True)
     assert done.returncode == 0, done.stderr
@@ -334,7 +334,7 @@ def test_all_ranks_follow_the_one_that_ran_out(folder: Path, undisturbed: dict[s
 
 
 @pytest.mark.slow
-def test_in_the_middle_of_a_step_several_end_and_continue_with_less(folder: Path, undisturbed: dict[str, Any]) -> None:
+def test_r512_inside_a_step_of_two_ranks_and_the_restart_uses_less(folder: Path, undisturbed: dict[str, Any]) -> None:
     # Two steps an epoch: the third forward pass of rank 1 is the first of the second epoch.
     lock = lock_of(folder, "late", micro=4, limit=2, world=2, rank=1, spared=2)
     done = start(folder, lock, world=2)
@@ -358,7 +358,7 @@ def launched(folder: Path, lock: Path, rehearse: bool) -> subprocess.CompletedPr
 
 
 @pytest.mark.slow
-def test_accelerate_follows(folder: Path, undisturbed: dict[str, Any]) -> None:
+def test_accelerate_ranks_reduce_the_micro_batch_together(folder: Path, undisturbed: dict[str, Any]) -> None:
     engine = {**BASE["engine"], "use_accelerate": True}
     artifacts = {"accelerate.yaml": ACCELERATE}
     lock = lock_of(folder, "acc", micro=4, limit=2, world=2, rank=1, engine=engine, artifacts=artifacts)
@@ -369,7 +369,7 @@ def test_accelerate_follows(folder: Path, undisturbed: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_one_process_of_accelerate_goes_on_in_the_middle_of_a_step(folder: Path, undisturbed: dict[str, Any]) -> None:
+def test_one_accelerate_process_continues_inside_a_step(folder: Path, undisturbed: dict[str, Any]) -> None:
     engine = {**BASE["engine"], "use_accelerate": True}
     # The fourth micro-batch is the second of the second step: gradients of the first are there.
     lock = lock_of(folder, "acc1", micro=4, limit=2, spared=3, engine=engine)
@@ -381,7 +381,7 @@ def test_one_process_of_accelerate_goes_on_in_the_middle_of_a_step(folder: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
-def test_deepspeed_follows(folder: Path, undisturbed: dict[str, Any], stage: int) -> None:
+def test_deepspeed_ranks_reduce_the_micro_batch_together(folder: Path, undisturbed: dict[str, Any], stage: int) -> None:
     """ZeRO-2 rehearses without a collective. ZeRO-3 cannot; it ends, and its next start has DeepSpeed take less."""
     name = f"zero{stage}"
     engine = {**BASE["engine"], "use_accelerate": True, "deepspeed": True, "zero_stage": stage}

@@ -1,4 +1,4 @@
-"""The rule for an early end of training."""
+"""The rule of early stopping."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAN = float("nan")
         ([NAN, NAN], -1, 0, 2),
     ],
 )
-def test_epochs_without_an_improvement(
+def test_early_stopping_counts_epochs_without_improvement(
     values: list[float | None], sign: float, min_delta: float, expected: int
 ) -> None:
     assert without_improvement(values, sign, min_delta) == expected
