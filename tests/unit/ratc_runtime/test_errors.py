@@ -1,11 +1,11 @@
-"""A finding on its way between processes."""
+"""A finding is passed between processes."""
 
 from __future__ import annotations
 
 from ratc_runtime.errors import RuntimeFinding
 
 
-def test_a_finding_survives_the_way_between_processes() -> None:
+def test_a_finding_survives_pickling() -> None:
     import pickle
 
     finding = RuntimeFinding("R506", "what", "why\nand where", "do", everywhere=False)

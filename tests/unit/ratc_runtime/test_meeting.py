@@ -1,4 +1,4 @@
-"""The way to the head node: names that lead nowhere, and names that lead a node to itself."""
+"""The rendezvous at the head node: names that do not resolve, and names that resolve to the node itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_name_that_is_not_known_is_refused_on_every_node(names: dict[str, list[str]], rank: int) -> None:
+def test_r563_for_an_unknown_head_on_every_node(names: dict[str, list[str]], rank: int) -> None:
     with pytest.raises(RuntimeFinding, match="R563") as caught:
         meeting.check("n1", 12000, rank, {})
     assert caught.value.message == "the head node n1 cannot be resolved on the node n2"
@@ -34,7 +34,7 @@ def test_a_name_that_is_not_known_is_refused_on_every_node(names: dict[str, list
 
 @pytest.mark.parametrize("addresses", [["10.0.0.1"], ["fe80::1%eth0"], ["127.0.1.1", "10.0.0.1"]])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_address_that_others_reach_is_right(
+def test_a_reachable_address_of_the_head_is_accepted(
     names: dict[str, list[str]], addresses: list[str], rank: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names["n1"] = addresses
@@ -43,7 +43,7 @@ def test_an_address_that_others_reach_is_right(
 
 
 @pytest.mark.parametrize("address", ["127.0.1.1", "127.0.0.1", "::1"])
-def test_a_node_that_takes_itself_for_the_head_is_refused(names: dict[str, list[str]], address: str) -> None:
+def test_r564_if_the_head_resolves_to_loopback_on_another_node(names: dict[str, list[str]], address: str) -> None:
     names["n1"] = [address]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -56,7 +56,7 @@ def test_a_node_that_takes_itself_for_the_head_is_refused(names: dict[str, list[
         meeting.check("n1", port, 1, {}, patience=0)
 
 
-def test_a_head_with_a_loopback_address_is_named_unless_an_interface_is(
+def test_a_loopback_head_gives_a_warning_unless_an_interface_is_set(
     names: dict[str, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     names["n2"] = ["127.0.1.1"]
@@ -90,7 +90,7 @@ def test_a_lost_rank_names_its_own_loopback_address(
     assert "127.0.1.1" not in lost()
 
 
-def test_the_command_ends_with_a_code() -> None:
+def test_the_command_prints_a_code_and_returns_1() -> None:
     import os
     import subprocess
     import sys

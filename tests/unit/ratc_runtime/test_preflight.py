@@ -1,4 +1,4 @@
-"""What is refused before torch is imported."""
+"""Refusals before torch is imported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def code_of(lock: Path, launched: bool = True, **variables: str) -> str:
     return caught.value.code
 
 
-def test_a_sound_lock_passes(tmp_path: Path) -> None:
+def test_a_valid_lock_passes(tmp_path: Path) -> None:
     artifacts = {"deepspeed.json": json.dumps(DEEPSPEED), "accelerate.yaml": "num_processes: 1\n"}
     lock = write_lock(tmp_path, artifacts, engine__use_accelerate=True, engine__deepspeed=True, engine__zero_stage=2)
     assert check(lock, {}, launched=True).training.micro_batch_size == 2
@@ -54,7 +54,7 @@ def test_r502_for_another_world_size(tmp_path: Path, size: str) -> None:
     check(lock, {"WORLD_SIZE": size}, launched=False)
 
 
-def test_r503_for_a_batch_that_does_not_add_up(tmp_path: Path) -> None:
+def test_r503_for_inconsistent_batch_sizes(tmp_path: Path) -> None:
     assert code_of(write_lock(tmp_path, training__micro_batch_size=3)) == "R503"
 
 
@@ -116,7 +116,7 @@ def test_r504_for_another_card(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cards")
-def test_nominal_memory_is_met_by_what_the_driver_reports(tmp_path: Path) -> None:
+def test_memory_reported_by_the_driver_satisfies_the_nominal_memory(tmp_path: Path) -> None:
     lock = cuda_lock(tmp_path, compute_capability="7.5", memory_bytes=16 * 2**30)
     check(lock, {"CUDA_VISIBLE_DEVICES": "1"}, launched=True)
 
@@ -131,7 +131,7 @@ def nvmlDeviceGetMigDeviceHandleByIndex(card, number): return {0: SLICES[0], 2: 
 """
 
 
-def test_a_slice_of_a_card_is_a_device_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mig_slice_counts_as_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "nvml"
     folder.mkdir()
     (folder / "pynvml.py").write_text(FAKE_NVML + SLICES)
@@ -184,7 +184,7 @@ def test_r553_if_fused_attention_has_no_triton_or_an_old_torch(tmp_path: Path, m
             check(lock, {}, launched=False)
 
 
-def test_the_command_needs_no_torch_and_speaks_plainly(tmp_path: Path) -> None:
+def test_the_command_imports_no_torch_and_prints_findings(tmp_path: Path) -> None:
     lock = write_lock(tmp_path, {"run.sh": "true\n"})
 
     def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -208,7 +208,7 @@ def test_the_command_needs_no_torch_and_speaks_plainly(tmp_path: Path) -> None:
     assert folder.stderr.startswith("error[R505]")
 
 
-def test_training_refuses_before_torch(tmp_path: Path) -> None:
+def test_training_refuses_a_lock_before_importing_torch(tmp_path: Path) -> None:
     lock = write_lock(tmp_path / "compiled")
     # Importing torch would fail here, so the refusal came before it.
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
@@ -231,7 +231,9 @@ def test_training_refuses_before_torch(tmp_path: Path) -> None:
         ({"LOCAL_RANK": "3", "WORLD_SIZE": "4"}, "RANK is missing"),
     ],
 )
-def test_what_a_launcher_left_in_a_shell_is_named(tmp_path: Path, left: dict[str, str], says: str) -> None:
+def test_r502_names_variables_that_a_launcher_left_in_the_shell(
+    tmp_path: Path, left: dict[str, str], says: str
+) -> None:
     refused = run_alone(write_lock(tmp_path), **left)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error[R502]")
@@ -239,7 +241,7 @@ def test_what_a_launcher_left_in_a_shell_is_named(tmp_path: Path, left: dict[str
     assert "unset RANK" in refused.stderr
 
 
-def test_r503_looks_in_the_data_folder_of_the_script(
+def test_r503_checks_the_data_folder_of_the_script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last `--data-dir` counts, then RAT_DATA_DIR, then the lock; what else is said is for training."""

@@ -1,4 +1,4 @@
-"""UnifiedTrainer: parts that people bring, from a lock, a compiled folder, a spec or a mapping."""
+"""UnifiedTrainer: the user's own parts, with a lock, a compiled folder, a spec or a mapping."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def bring(folder: Path, config: Any, *words: str) -> dict[str, Any]:
     return found
 
 
-def test_a_mapping_is_compiled_and_kept_and_parts_of_ones_own_are_trained(tmp_path: Path) -> None:
+def test_a_mapping_is_compiled_and_the_user_s_parts_are_trained(tmp_path: Path) -> None:
     found = bring(tmp_path, {**SMALL, "task_type": "segmentation"}, "pair", "plain", "discs")
     start, *steps, end = found["seen"]
     assert (start, end) == ("start", "finished")
@@ -125,7 +125,7 @@ def test_a_mapping_is_compiled_and_kept_and_parts_of_ones_own_are_trained(tmp_pa
     assert (tmp_path / "made/compiled/discs/local/run.sh").is_file()
 
 
-def test_scores_of_ones_own_and_pyramids(tmp_path: Path) -> None:
+def test_custom_scores_work_with_pyramids(tmp_path: Path) -> None:
     lock = write_lock(
         tmp_path / "compiled", data__image_size=[16, 16], training__epochs=1, checkpoint__best_metric="loss"
     )
@@ -136,7 +136,7 @@ def test_scores_of_ones_own_and_pyramids(tmp_path: Path) -> None:
     assert found["test"]["samples"] == 3
 
 
-def test_a_spec_that_does_not_compile_is_named_with_its_findings(tmp_path: Path) -> None:
+def test_a_spec_that_does_not_compile_is_refused_with_its_findings(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text("experiment_name: x\ndata: {data_dir: data}\ntraining: {epocs: 3}\n")
     code = "from ratc_runtime.trainer import UnifiedTrainer; UnifiedTrainer('spec.yaml').train()"
     done = subprocess.run(
@@ -160,7 +160,7 @@ for config in ("nowhere", "a\\0b", "", "/dev/zero", {"training": {"epochs": obje
 """
 
 
-def test_a_configuration_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", HOSTILE],
         cwd=tmp_path,
@@ -174,7 +174,7 @@ def test_a_configuration_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-def test_data_sets_come_together() -> None:
+def test_a_training_data_set_without_the_others_is_refused() -> None:
     from ratc_runtime.trainer import UnifiedTrainer
 
     with pytest.raises(ValueError, match="go together"):
@@ -210,7 +210,7 @@ class Note(Callback):
 """
 
 
-def test_a_custom_task_by_names_in_the_lock(tmp_path: Path) -> None:
+def test_a_custom_task_is_built_from_names_in_the_lock(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CUSTOM)
     lock = write_lock(
         tmp_path / "compiled",
