@@ -230,7 +230,7 @@ def test_early_stopping_keeps_its_count_over_a_stop(tmp_path: Path) -> None:
     assert same(ends[0]["model"], ends[1]["model"])
 
 
-def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
     slow_project(tmp_path)
     lock = write_lock(tmp_path / "compiled", data__dataset="mine:open_slow")
 

@@ -38,7 +38,7 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir() if path.is_dir()))
-def test_case(case, tmp_path, capsys, monkeypatch):
+def test_a_case_gives_its_expected_files_and_messages(case, tmp_path, capsys, monkeypatch):
     expected, words = CASES / case / "expected", CASES / case / "stderr.txt"
     assert expected.is_dir() or words.is_file(), "the case expects nothing"
     status, said, files = run_case(CASES / case, tmp_path / "case", capsys, monkeypatch)

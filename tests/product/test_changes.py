@@ -50,7 +50,7 @@ TRACED = {"larger-images"}
         for path in folders()
     ],
 )
-def test_change(folder):
+def test_a_change_gives_its_expected_diff_in_each_format(folder):
     assert (folder / "expected.txt").exists(), "the case expects nothing"
     for name, form in FORMS.items():
         if (folder / name).exists():

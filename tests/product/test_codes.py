@@ -185,7 +185,7 @@ def test_explain_prints_the_explanation(capsys):
     assert main(["explain", "R999"]) == 1
 
 
-def test_the_table_is_up_to_date():
+def test_the_committed_table_of_codes_is_up_to_date():
     assert TABLE.read_text() == table(), "run `python -m tests.product.test_codes`"
 
 

@@ -214,7 +214,7 @@ def test_the_check_reads_a_custom_data_set(
     assert (tmp_path / "pictures/samples.png").is_file()
 
 
-def test_the_command_reads_a_spec(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_check_reads_a_spec(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ratc.cli import main
 
     (project / "spec.yaml").write_text(

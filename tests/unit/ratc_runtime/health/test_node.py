@@ -77,7 +77,7 @@ DIES = "def memory(device): import os; os.abort()\nmeasure.memory = memory"
 
 
 @pytest.mark.slow
-def test_a_test_that_hangs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_health_test_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     node = spoilt(tmp_path, monkeypatch, HANGS)
     try:
         node.ready(time.monotonic() + 60)
@@ -95,7 +95,9 @@ def test_a_test_that_hangs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (DIES, "a test failed: memory: status -6"),
     ],
 )
-def test_a_test_that_fails_is_a_problem(what: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_health_test_is_a_problem(
+    what: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = spoilt(tmp_path, monkeypatch, what)
     try:
         node.ready(time.monotonic() + 60)
