@@ -1,8 +1,8 @@
 """Every code has an explanation, `ratc/codes/Rxxx.md`, which `ratc explain` prints, and every example in it is true.
 
-Under `## Fails` and `## Fix` stand fenced blocks: `yaml` is `spec.yaml`, `yaml NAME` is `NAME.yaml`, and `sh` holds
+`## Fails` and `## Fix` hold fenced blocks: `yaml` is `spec.yaml`, `yaml NAME` is `NAME.yaml`, and `sh` holds
 commands, run in a folder with these files. Without commands the spec is compiled by the pure pipeline, for a machine of
-8 cores and no GPU. What fails must give the code and no other; the fix must give no error and not the code.
+8 cores and no GPU. The failing example must give the code and no other; the fixed one no error and not the code.
 
 `docs/reference/codes.md` is the table of all codes. After a change: `python -m tests.product.test_codes` writes it
 again.

@@ -1,4 +1,4 @@
-"""A study as an array job on a real Slurm: four trials, each on two nodes, one of them stopped and continued."""
+"""Studies on a real Slurm, as an array job and with Ray: trials on two nodes, stopped and continued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ratc submit` with a real Slurm: what it submits, what it refuses, and what it waits for."""
+"""`ratc submit` with a real Slurm: submission, refusals, and waiting for the end of a job."""
 
 from __future__ import annotations
 

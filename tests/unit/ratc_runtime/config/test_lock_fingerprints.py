@@ -1,4 +1,4 @@
-"""A checkpoint goes on under the fingerprint that it was written with: that of a lock never changes.
+"""The fingerprint of a lock never changes, so that a run can continue from an old checkpoint.
 
 `fingerprints.json` was recorded once. A line of it changes only with what its lock says of training.
 """

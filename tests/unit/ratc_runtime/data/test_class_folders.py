@@ -54,7 +54,7 @@ def test_unsupported_folder_layouts_are_refused(tmp_path: Path, names: list[str]
     assert says in raised.value.message
 
 
-def test_class_names_of_the_lock_must_equal_the_folder_names(tmp_path: Path) -> None:
+def test_class_names_come_from_folders_and_others_are_refused(tmp_path: Path) -> None:
     data(tmp_path)
     opened = {"train": ClassFolders(tmp_path, "train", (4, 4), 1, num_classes=3)}
     unnamed = make_task(lock_of(data__class_names=[f"class {number}" for number in range(3)]))

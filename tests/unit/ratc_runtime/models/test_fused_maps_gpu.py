@@ -1,5 +1,6 @@
-"""FlexAttention's kernels on a GPU: RAT's attention by them against the published one. Skipped without a GPU; the
-algebra around the kernels is tested on the CPU (tests/unit/ratc_runtime/models/test_lean_attention.py).
+"""RAT's attention with FlexAttention's kernels on a GPU, against the published attention. Skipped without a GPU.
+
+tests/unit/ratc_runtime/models/test_lean_attention.py tests the algebra around the kernels on the CPU.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Classification: targets, loss and scores against plain references, real runs that stop and continue, two processes,
-and what evaluation and prediction write.
+"""Classification: targets, loss and scores against plain references, and real runs.
+
+The runs stop and continue, use two processes, and end with evaluation and prediction.
 """
 
 from __future__ import annotations
