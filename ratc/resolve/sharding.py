@@ -75,7 +75,9 @@ def _refused(context: Context) -> Iterator[Diagnostic]:
 
 
 def group(context: Context) -> int | None:
-    """Return the number of processes that share one copy of the states; None if it does not divide all processes."""
+    """Return the number of processes that share one copy of the states; with `hybrid`, None unless it is a true divisor
+    of the number of all processes.
+    """
     settings, world = context.settings, int(context.value("parallel.world_size"))
     if settings["parallel.shard"].value != "hybrid":
         return world
