@@ -57,12 +57,12 @@ class DetectionModel(nn.Module):
         self.read = _Reading(features, classes)
 
     def forward(self, image: torch.Tensor | list[torch.Tensor]) -> dict[str, Any]:
-        """Return logits, boxes and proposals for images in [0, 1]."""
+        """Return logits, boxes and proposals (shapes above) for images (B, C, H, W) in [0, 1]."""
         images = [image] if isinstance(image, torch.Tensor) else list(image)
         return self.read_groups(images, self.backbone(images, input_spacing=self.spacings))
 
     def read_groups(self, images: list[torch.Tensor], groups: list[Any]) -> dict[str, Any]:
-        """Return logits, boxes and proposals from RAT's groups of the images."""
+        """Return logits, boxes and proposals from RAT's groups of the images, one mapping for each scale."""
         memory, anchors = self._memory(images, groups)
         places = anchors[:, :2]
         waves = sine(places, self.features).to(memory.dtype)
