@@ -28,7 +28,7 @@ from ratc_runtime.distributed.heartbeat import Beat, Heartbeats, kill, process_s
 from ratc_runtime.errors import RuntimeFinding, warn
 
 VARIABLE = "RATC_TIMEOUT_SECONDS"
-#: The process group's own timeout is longer by this, so that the watchdog, which can say more, speaks first.
+#: Seconds by which the process group's own timeout is longer, so that the watchdog, which reports more, comes first.
 GROUP_MARGIN = 60.0
 #: Seconds for a process to notice by itself that another one is gone, before the watchdog ends it.
 GRACE = 15.0
