@@ -52,8 +52,9 @@ class AccountingRecord:
     """The scheduler's record of one start of a job, or of one task of an array.
 
     ``task`` is its number, ``state`` the scheduler's own word and ``reason`` the words behind it, ``hosts`` the nodes
-    as the scheduler writes them. Seconds, bytes, and the exit status as a shell has it; None if not known. ``place`` is
-    the folder that it was submitted from, ``log`` the file of its output: empty if not told.
+    as the scheduler writes them. ``ran_s`` and ``limit_s`` are seconds, ``memory`` and ``asked_memory`` bytes, used and
+    requested; ``status`` is the exit status as a shell has it: None if not known. ``place`` is the folder that it was
+    submitted from, ``log`` the file of its output: empty if not known.
     """
 
     task: str
@@ -91,7 +92,7 @@ class Dialect(Protocol):
 
     @property
     def cluster_command(self) -> tuple[str, ...]:
-        """The command that asks for the cluster's name."""
+        """The command that prints the cluster's name."""
 
     def cluster(self, answer: Answer) -> str | None:
         """The cluster's name in the answer to `cluster_command`; None if nobody answered."""
@@ -109,7 +110,7 @@ class Dialect(Protocol):
         """Whether a failed `submit` may have submitted the job."""
 
     def state(self, job: str) -> tuple[str, ...]:
-        """The command that asks for a job's state."""
+        """The command that prints a job's state."""
 
     def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
         """The job's tasks in the answer to `state`: none if the scheduler has forgotten it; None for no answer."""
