@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-#: The score that an untrained head gives, so that the many queries without an object do not drown the few with one.
+#: The score that an untrained head gives, so that the many queries without an object do not dominate the loss. Chosen,
+#: not measured.
 PRIOR = 0.02
 #: Sides of an untrained group's box: so many groups, and at most this share of the image.
 FIRST_GROUPS, LARGEST_FIRST = 4, 0.5
