@@ -150,7 +150,9 @@ class Searcher:
     def choose_stage(
         self, variant: Variant, strategy: Strategy, device: Device, stages: Iterable[int]
     ) -> Choice | None:
-        """The lowest ZeRO stage that needs no more accumulation than any of them; None if none fits."""
+        """Return the choice at the lowest of the ZeRO stages that needs no more accumulation steps than any other; None
+        if none fits.
+        """
         best: Choice | None = None
         for stage in sorted(stages):
             needed = best.accumulation if best else None
@@ -165,7 +167,11 @@ class Searcher:
         cards: Sequence[Device] = (),
         stages: Sequence[int] = (),
     ) -> Nothing:
-        """Why nothing fits, and every single change that is known to help: each was predicted, none is a guess."""
+        """Return the bytes that a micro-batch of 1 needs, and single changes with which training is predicted to fit.
+
+        They are changes of the variant, of the card (the smallest three of ``cards``), or of the ZeRO stage (one of
+        ``stages``).
+        """
         predictor = self.predictor(variant, strategy, 1)
         estimate = predictor.estimate(device, 1)
         ways = [*self._variants(variant, strategy, device), *self._stages(variant, strategy, device, stages)]

@@ -130,7 +130,7 @@ class Breakdown:
     by_both: Mapping[tuple[str, str], int]
 
     def largest(self, count: int = 3) -> tuple[tuple[str, int], ...]:
-        """The modules that hold most, largest first, ties by name."""
+        """Return the modules with the most bytes, and these bytes, largest first; equal ones by name."""
         return tuple(sorted(self.by_module.items(), key=lambda item: (-item[1], item[0]))[:count])
 
 

@@ -78,7 +78,7 @@ class Engine:
         return round(self.program.fixed[op] / self.width)
 
     def allocate_and_free(self, name: str, kind: str, size: int, stream: int = 0) -> None:
-        """Allocate a block and free it at once."""
+        """Allocate a block of ``size`` bytes and free it at once."""
         self.program.drop(self.program.add(name, kind, size, stream))
 
 
