@@ -302,8 +302,8 @@ def own_searcher(plan: Plan, library: Library) -> Searcher:
 
 
 def variants(plan: Plan, device: Device, precision: str | None = None) -> list[Variant]:
-    """Return the variants of the plan's step on a card, for each attention and checkpointing that the spec leaves open,
-    best first; in the plan's own precision or another.
+    """Return the variants of the plan's step on a card, best first: one for each attention and checkpointing that the
+    spec allows. ``precision`` replaces the plan's.
     """
     wanted = variant(plan, device.kernels)
     if precision is not None:
