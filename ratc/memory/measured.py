@@ -119,7 +119,7 @@ def nearest(measurements: Sequence[Measurement], wanted: Conditions) -> tuple[Me
 
 def at(measurement: Measurement, micro_batch: int, key: str) -> int | None:
     """Return the bytes at a micro-batch size, rounded up, on the line through the first and the last point; ``key`` is
-    a field of `Point`. None above a single point, where nothing is known.
+    a field of `Point`. None above a single point: nothing is known there.
 
     A line that falls counts as level.
     """
