@@ -101,7 +101,7 @@ class Dialect(Protocol):
         """The command that submits a script, and whether it reads the script from standard input."""
 
     def check(self, script: str, after: Sequence[str]) -> tuple[str, ...] | None:
-        """The command that asks whether a script would be taken; None if the scheduler has no such question."""
+        """The command that checks whether the scheduler would accept a script; None if it has no such command."""
 
     def job(self, answer: Answer) -> str | None:
         """The job's number in the answer to `submit`."""
@@ -116,16 +116,16 @@ class Dialect(Protocol):
         """The job's tasks in the answer to `state`: none if the scheduler has forgotten it; None for no answer."""
 
     def record_commands(self, job: str) -> tuple[tuple[str, ...], ...]:
-        """The commands that ask for the records of a job's starts: the next one if nothing comes of the first."""
+        """The commands that print the records of a job's starts; each is tried if the one before prints none."""
 
     def records(self, answer: Answer) -> tuple[AccountingRecord, ...]:
-        """The accounts in the answer to one of these, the latest start of a task last; none if it gave none."""
+        """The records in the answer to one of `record_commands`, the latest start of a task last; empty if none."""
 
     def queue(self) -> str:
-        """The command with which a person looks for a job."""
+        """The command, as one line for people, that lists their own jobs."""
 
     def cancel(self, job: str) -> str:
-        """The command with which a person takes a job back."""
+        """The command, as one line for people, that cancels a job."""
 
     def log(self, name: str, job: str, array: bool) -> str:
         """The file that the emitted script writes its log to; `*` stands for the tasks of an array."""
