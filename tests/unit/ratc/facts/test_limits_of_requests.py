@@ -222,7 +222,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("scheduler", "lines", "code", "at", "message", "note", "help_text"), REFUSED)
-def test_request_that_the_cluster_would_refuse_is_an_error_at_its_line(scheduler, lines, code, at, message, note, help_text):
+def test_request_that_the_cluster_would_refuse_is_an_error_at_its_line(
+    scheduler, lines, code, at, message, note, help_text
+):
     lines = lines if any("walltime" in text for text in lines) else [*lines, WALL]
     values, found = resolve(lines, example(scheduler), scheduler)
     assert values is None

@@ -1,4 +1,4 @@
-"""The speed of a finished run counts for the same step, and for no other; bad files are passed over."""
+"""The step time from the results of an earlier run: used only for the same step; malformed files are ignored."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def finished(tmp_path, monkeypatch):
     return write_results
 
 
-def test_the_same_step_takes_the_time_that_it_took(finished):
+def test_step_time_is_taken_from_an_earlier_run_of_the_same_step(finished):
     assert found() is None
     finished()
     step = found()
@@ -60,14 +60,14 @@ def test_the_same_step_takes_the_time_that_it_took(finished):
     assert found().seconds == 0.5
 
 
-def test_another_step_is_not_measured(finished):
+def test_earlier_run_of_another_step_is_ignored(finished):
     finished()
     write(batch=8)
     assert found() is None
 
 
 @pytest.mark.parametrize("path", ["model.name", "training.precision", "data.num_workers", "hardware.device"])
-def test_a_value_that_a_step_depends_on_has_to_be_there(finished, path):
+def test_earlier_run_without_a_value_of_its_step_is_ignored(finished, path):
     finished()
     results = json.loads(Path("outputs/demo/results.json").read_text())
     section, _, key = path.partition(".")
@@ -80,7 +80,7 @@ def test_a_value_that_a_step_depends_on_has_to_be_there(finished, path):
     "text",
     ["{", "[]", "null", '{"lock": 1}', '{"lock": {}, "account": {}}', "[" * 100_000, '"' + "\\ud800" + '"', "\0"],
 )
-def test_a_file_that_is_no_runs_is_passed_over(finished, text):
+def test_malformed_results_file_is_ignored(finished, text):
     finished(text)
     assert found() is None
 
@@ -90,19 +90,19 @@ def test_a_file_that_is_no_runs_is_passed_over(finished, text):
     [{"samples_per_second": value} for value in (0, -1, "8", None, True, float("nan"), float("inf"))]
     + [{"steps": 19}, {"steps": "100"}],
 )
-def test_a_speed_that_is_none_is_passed_over(finished, changes):
+def test_earlier_run_with_an_invalid_speed_is_ignored(finished, changes):
     finished(**changes)
     assert found() is None
 
 
-def test_a_link_in_place_of_the_file_is_passed_over(finished, tmp_path):
+def test_symlinked_results_file_is_ignored(finished, tmp_path):
     finished()
     Path("outputs/demo/results.json").rename("elsewhere.json")
     Path("outputs/demo/results.json").symlink_to(tmp_path / "elsewhere.json")
     assert found() is None
 
 
-def test_a_real_run_is_taken(tmp_path, monkeypatch, capsys, checks_given):
+def test_step_time_is_read_from_the_results_of_a_real_run(tmp_path, monkeypatch, capsys, checks_given):
     """10 images, 2 steps an epoch: the runtime's own file is what the compiler reads."""
     write_data(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
