@@ -1,4 +1,4 @@
-"""What a plan asks the runtime to trace."""
+"""The trace request of a plan."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,5 +36,5 @@ def asked(folder: Path, own: str = "", cluster: dict[str, object] | None = None)
         ("CUBLAS_WORKSPACE_CONFIG: ':16:8'", {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}, 128 * 2**10),
     ],
 )
-def test_the_workspaces_of_cublas_are_as_the_job_s_variables_set_them(tmp_path, own, cluster, size):
+def test_cublas_workspace_follows_the_variables_of_the_job(tmp_path, own, cluster, size):
     assert asked(tmp_path, own, cluster).get("cublas_workspace") == size

@@ -79,7 +79,7 @@ def library(found: Mapping[Variant, Trace]) -> dict[Variant, Pair]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_a_trace_put_together_needs_what_the_real_one_does(name: str) -> None:
+def test_composed_checkpointing_trace_needs_the_memory_of_a_real_one(name: str) -> None:
     """The bytes in use agree to a hundredth at any size, and those that the allocator reserves to a twentieth."""
     found = traced(name)
     assumed = Assumed(library({PLAIN: found[PLAIN], replace(PLAIN, activation_checkpointing=True): every(found)}))
@@ -99,7 +99,7 @@ def every(found: Mapping[Variant, Trace]) -> Trace:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_it_has_the_size_that_trying_every_set_finds(name: str) -> None:
+def test_smallest_set_has_the_size_found_by_exhaustive_search(name: str) -> None:
     found = traced(name)
     searcher = Searcher(library(found), MICRO)
     strategy = Strategy()
