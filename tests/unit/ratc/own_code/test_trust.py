@@ -1,6 +1,6 @@
-"""Code that a spec names is run for a user who trusts its folder, and for nobody else.
+"""Custom code of a spec is run only if the user trusts its folder.
 
-Every model here leaves a file beside the spec as soon as its module is imported, so that a test sees that it was run.
+Every model here writes a file beside the spec when its module is imported, so that a test can see that it was run.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ READING = {
 
 @pytest.fixture
 def stranger(tmp_path, monkeypatch, untrusted, checks_given):
-    """A folder of somebody's with code of its own, in a repository; nothing is kept of former predictions."""
+    """An untrusted folder with custom code, in a git repository, with an empty prediction cache."""
     monkeypatch.setenv("RATC_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "stranger"
     folder.mkdir()
@@ -67,7 +67,7 @@ def stranger(tmp_path, monkeypatch, untrusted, checks_given):
 
 
 @pytest.mark.parametrize("words", READING.values(), ids=READING)
-def test_no_command_runs_the_code_of_a_folder_that_is_not_trusted(words, stranger, capsys, monkeypatch):
+def test_no_command_runs_code_of_an_untrusted_folder(words, stranger, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO())
     main(words)
     said = capsys.readouterr()
@@ -81,7 +81,7 @@ def test_no_command_runs_the_code_of_a_folder_that_is_not_trusted(words, strange
 
 @pytest.mark.parametrize("name", ["subprocess:getoutput", "os:system", "builtins:eval", "importlib.util:find_spec"])
 @pytest.mark.parametrize("key", ["model", "dataset", "loss", "callback"])
-def test_the_standard_library_is_refused_for_everybody(name, key, tmp_path, monkeypatch, capsys):
+def test_standard_library_callable_is_refused_even_with_trust(name, key, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     parts = {
         "model": f'model: {{name: "{name}", args: {{cmd: "touch RUN"}}}}\ndata: {{data_dir: data}}\n',
@@ -106,7 +106,7 @@ OF_A_LOSS = {
 
 
 @pytest.mark.parametrize("keys", OF_A_LOSS.values(), ids=OF_A_LOSS)
-def test_the_loss_of_a_built_in_model_is_code_too(keys, stranger, capsys):
+def test_custom_loss_of_a_built_in_model_needs_trust(keys, stranger, capsys):
     """Also the loss of one of several tasks, which stands elsewhere in what a trace is asked for."""
     model = "model: {feature_dims: 16, num_heads: 2, num_blocks: 1}\n"
     Path("spec.yaml").write_text(f"experiment_name: demo\n{model}{keys}{SPEC.splitlines()[-1]}\n")
@@ -116,7 +116,7 @@ def test_the_loss_of_a_built_in_model_is_code_too(keys, stranger, capsys):
         assert not Path("RUN").exists()
 
 
-def test_a_built_in_model_needs_no_trust(tmp_path, monkeypatch, untrusted, capsys):
+def test_built_in_model_needs_no_trust(tmp_path, monkeypatch, untrusted, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RATC_CACHE", str(tmp_path / "cache"))
     asked = []
@@ -127,7 +127,7 @@ def test_a_built_in_model_needs_no_trust(tmp_path, monkeypatch, untrusted, capsy
 
 
 @pytest.mark.slow
-def test_what_a_user_has_predicted_is_there_without_trust(stranger, capsys):
+def test_cached_prediction_is_used_without_trust(stranger, capsys):
     """Another command, and another revision of the same code, take the prediction from what is kept."""
     assert main(["compile", "spec.yaml", "--trust"]) == 0
     (stranger / "RUN").unlink()
@@ -149,7 +149,7 @@ def test_what_a_user_has_predicted_is_there_without_trust(stranger, capsys):
 
 
 @pytest.mark.slow
-def test_python_does_not_look_into_the_folder_for_its_own_modules(stranger, monkeypatch):
+def test_modules_in_the_spec_folder_do_not_shadow_installed_ones(stranger, monkeypatch):
     """Nor for those that are installed: a built-in model runs nothing of a stranger's."""
     evil = 'import pathlib; pathlib.Path(__file__).with_name("RUN").touch()\n'
     for name in ("random", "profile", "json", "torch", "yaml", "numpy", "timm", "sitecustomize", "ratc_runtime"):
@@ -168,7 +168,7 @@ def test_python_does_not_look_into_the_folder_for_its_own_modules(stranger, monk
         assert not Path("RUN").exists(), words
 
 
-def test_the_trust_file_is_added_to_shown_and_taken_from(stranger, untrusted, capsys, monkeypatch):
+def test_trust_command_adds_shows_and_removes_folders(stranger, untrusted, capsys, monkeypatch):
     assert main(["trust"]) == 0
     assert "this folder is not trusted" in capsys.readouterr().err
     assert main(["trust", "."]) == 0
@@ -186,7 +186,7 @@ def test_the_trust_file_is_added_to_shown_and_taken_from(stranger, untrusted, ca
     assert main(["trust", "nowhere"]) == 1
 
 
-def test_a_link_is_trusted_for_what_it_leads_to(stranger, untrusted, tmp_path):
+def test_symlink_in_a_trusted_folder_does_not_trust_its_target(stranger, untrusted, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     trust.add(str(other))
@@ -195,7 +195,7 @@ def test_a_link_is_trusted_for_what_it_leads_to(stranger, untrusted, tmp_path):
 
 
 @pytest.mark.parametrize(("answer", "trusted"), [("y\n", True), ("\n", False), ("n\n", False)])
-def test_a_terminal_is_asked_once(answer, trusted, stranger, untrusted, monkeypatch):
+def test_trust_question_is_asked_once_in_a_terminal(answer, trusted, stranger, untrusted, monkeypatch):
     """The answer yes is kept; the other one holds for the command."""
     trust.begin(False, True)
     leader, follower = pty.openpty()
@@ -216,7 +216,7 @@ def test_a_terminal_is_asked_once(answer, trusted, stranger, untrusted, monkeypa
     assert trust.is_listed(".") is trusted
 
 
-def test_only_commands_that_write_or_run_ask(stranger, monkeypatch):
+def test_only_commands_that_write_or_run_ask_for_trust(stranger, monkeypatch):
     asked = []
     monkeypatch.setattr("ratc.own_code.trust._ask", lambda place, name: asked.append(place))
     monkeypatch.setattr("sys.stdin", _Terminal())
@@ -240,7 +240,7 @@ class _Terminal:
     def flush(self): ...
 
 
-def test_the_recorded_command_trusts_nothing(stranger, capsys):
+def test_trust_option_in_a_recorded_command_is_ignored(stranger, capsys):
     """The head of a stranger's lock says how to make it again; trust is not for it to give."""
     lock = Path("old/lock.yaml")
     lock.write_text(lock.read_text().replace(" --no-predict", " --trust", 1))
@@ -275,7 +275,7 @@ resources: {num_gpus: 0, cpus: 2}
 
 @pytest.fixture
 def own(tmp_path, monkeypatch, capsys, untrusted):
-    """A folder with a loss of its own that was compiled; nothing in it is trusted."""
+    """A compiled, untrusted folder with a custom loss."""
     monkeypatch.chdir(tmp_path)
     Path("spec.yaml").write_text(OWN)
     Path("losses.py").write_text(LOSSES)
@@ -290,13 +290,13 @@ def locked():
     return parse("lock.yaml", Path("compiled/demo/local/lock.yaml").read_bytes())[0].root
 
 
-def test_a_lock_has_the_digest_of_every_module_that_is_reached(own):
+def test_lock_has_the_digest_of_every_imported_own_module(own):
     assert sorted(locked().find(("own_code",)).value) == ["helpers.py", "losses.py"]
     assert sorted(locked().find(("own_code", "losses.py", "parts")).value) == ["<module>", "Kept", "squared"]
     assert locked().find(("checkpoint", "own_code")).value == "strict"
 
 
-def test_a_spec_without_own_code_has_the_lock_that_it_had(own):
+def test_spec_without_own_code_has_no_own_code_in_its_lock(own):
     Path("spec.yaml").write_text(OWN.replace('loss: "losses:squared", ', ""))
     assert main(["compile", "spec.yaml"]) == 0
     assert locked().find(("own_code",)) is None
@@ -319,7 +319,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("file", "old", "new", "words"), CHANGES.values(), ids=CHANGES)
-def test_check_names_own_code_that_changed(file, old, new, words, own, capsys):
+def test_check_names_the_changed_own_code(file, old, new, words, own, capsys):
     Path(file).write_text(Path(file).read_text().replace(old, new))
     for command in (["check"], ["compile", "spec.yaml", "--check"]):
         assert main(command) == 1
@@ -329,7 +329,7 @@ def test_check_names_own_code_that_changed(file, old, new, words, own, capsys):
         assert words in said
 
 
-def test_diff_says_what_moved_between_two_revisions(own, capsys):
+def test_diff_names_own_code_that_changed_between_revisions(own, capsys):
     identity = ["-c", "user.name=n", "-c", "user.email=e"]
     for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "all"]):
         subprocess.run(["git", *words], check=True)
@@ -344,7 +344,7 @@ def test_diff_says_what_moved_between_two_revisions(own, capsys):
         assert "breaks resume" in said
 
 
-def test_a_module_that_goes_or_comes_is_reported(own, capsys):
+def test_removed_or_added_own_module_is_reported(own, capsys):
     Path("helpers.py").unlink()
     assert main(["check"]) == 1
     assert "your own code `helpers.py` has changed since" in capsys.readouterr().err
@@ -353,7 +353,7 @@ def test_a_module_that_goes_or_comes_is_reported(own, capsys):
     assert "your own code `unrelated.py`" in capsys.readouterr().err
 
 
-def test_points_of_a_sweep_reach_what_they_name(own):
+def test_modules_named_by_sweep_points_are_in_the_shared_lock(own):
     Path("other.py").write_text("from losses import Kept\n\n\ndef net(): ...\n")
     Path("spec.yaml").write_text(
         "experiment_name: demo\nmodel: {}\ntraining: {batch_size: 2}\ndata: {data_dir: data}\n"
@@ -364,7 +364,7 @@ def test_points_of_a_sweep_reach_what_they_name(own):
     assert sorted(root.find(("own_code",)).value) == ["helpers.py", "losses.py", "other.py"]
 
 
-def test_modules_are_followed_as_python_imports_them(tmp_path):
+def test_imports_of_own_modules_are_followed_as_python_does(tmp_path):
     from ratc.own_code.digests import files
 
     texts = {
