@@ -1,4 +1,4 @@
-"""The digest of the weights that a spec starts from: where it comes from, and what a change of them means."""
+"""The digest of the start weights of a spec: its source, and the effect of changed weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def started_from() -> dict[str, object]:
     return found
 
 
-def test_the_lock_has_the_file_and_its_digest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lock_has_the_weights_file_and_its_digest(capsys: pytest.CaptureFixture[str]) -> None:
     run_of(b"weights")
     assert main(["compile", write("outputs/first", ', skip: ["head.*"]')]) == 0
     assert started_from() == {
@@ -66,7 +66,7 @@ def test_the_lock_has_the_file_and_its_digest(capsys: pytest.CaptureFixture[str]
     assert "breaks resume" in told
 
 
-def test_another_place_of_the_same_weights_changes_no_weight(capsys: pytest.CaptureFixture[str]) -> None:
+def test_moved_weights_with_the_same_digest_do_not_break_resume(capsys: pytest.CaptureFixture[str]) -> None:
     Path("one.safetensors").write_bytes(b"same")
     Path("two.safetensors").write_bytes(b"same")
     write("one.safetensors", name="one.yaml"), write("two.safetensors", name="two.yaml")
@@ -76,7 +76,7 @@ def test_another_place_of_the_same_weights_changes_no_weight(capsys: pytest.Capt
     assert "breaks resume" not in told
 
 
-def test_a_digest_stands_for_a_file_that_is_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+def test_given_digest_replaces_a_missing_weights_file(capsys: pytest.CaptureFixture[str]) -> None:
     digest = hashlib.sha256(b"weights").hexdigest()
     assert main(["compile", write("/cluster/weights.pt", f', sha256: "{digest}"')]) == 0
     assert started_from()["digest"] == f"sha256:{digest}"
@@ -87,7 +87,7 @@ def test_a_digest_stands_for_a_file_that_is_elsewhere(capsys: pytest.CaptureFixt
     assert "the weights of `training.init_from` are not there: `nowhere.pt`" in capsys.readouterr().err
 
 
-def test_points_of_a_sweep_may_start_from_different_weights() -> None:
+def test_sweep_points_may_start_from_different_weights() -> None:
     Path("one.pt").write_bytes(b"1")
     Path("two.pt").write_bytes(b"2")
     spec = write("one.pt") and Path("spec.yaml")
