@@ -31,7 +31,7 @@ def spec(fewest: int, most: int, gpus: int, training: str, head: str = LOOP, mor
     return f"{head}training: {{{training}}}\nresources: {{nodes: {nodes}, gpus_per_node: {gpus}, gpu: h100}}\n{more}"
 
 
-def own(plan: Plan, nodes: int) -> dict[str, object]:
+def elastic_row(plan: Plan, nodes: int) -> dict[str, object]:
     paths = {name: f"elastic.{nodes}.{name}" for name in (path.rpartition(".")[2] for path in OWN)}
     return {name: plan.values[path].value for name, path in paths.items() if path in plan.values}
 
@@ -60,7 +60,7 @@ def test_plan_lists_only_node_counts_that_keep_the_global_batch(fewest, more, gp
     assert [size.values["parallel.nodes"].value for size in plan.sizes] == able
     assert ("R370" in [one.code for one in found]) == (len(able) <= more)
     for nodes, size in zip(able, plan.sizes, strict=True):
-        row = own(plan, nodes)
+        row = elastic_row(plan, nodes)
         assert row["world_size"] == nodes * each
         assert row["micro_batch_size"] * row["gradient_accumulation_steps"] * row["world_size"] == batch
         assert size.values["training.global_batch_size"].value == batch

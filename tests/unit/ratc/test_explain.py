@@ -208,7 +208,7 @@ def test_values_decided_by_memory_are_predicted_under_any_name(path, predicted, 
     assert bool(asked) == predicted
 
 
-def test_value_is_found_by_its_last_key_or_its_former_name(spec, capsys):
+def test_value_is_found_by_its_last_key_or_its_spec_key(spec, capsys):
     assert run_explain(capsys, spec, "batch_size")[1].startswith("training.micro_batch_size = 2 ")
     assert run_explain(capsys, spec, "training.mixed_precision")[1].startswith("training.precision = ")
     rows = {line.split()[0] for line in run_explain(capsys, spec, "resources")[1].splitlines()}

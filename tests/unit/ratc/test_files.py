@@ -92,7 +92,7 @@ def test_symlink_in_place_of_the_temporary_file_is_not_followed(working_folder, 
     assert Path("new.txt").read_bytes() == b"new"
 
 
-def dead() -> int:
+def dead_process_id() -> int:
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
@@ -101,9 +101,9 @@ def dead() -> int:
 @pytest.mark.parametrize("form", [".lock.yaml.ratc-{pid}", ".lock.yaml.ratc-{pid}-3@{host}"])
 def test_temporary_files_of_a_dead_process_are_removed_by_the_next_run(working_folder, form):
     host = files._host()
-    leftover = Path("out") / form.format(pid=dead(), host=host)
+    leftover = Path("out") / form.format(pid=dead_process_id(), host=host)
     living = Path("out") / form.format(pid=os.getppid(), host=host)
-    elsewhere = Path("out") / f".lock.yaml.ratc-{dead()}-0@another-host"
+    elsewhere = Path("out") / f".lock.yaml.ratc-{dead_process_id()}-0@another-host"
     mine = Path("out") / ".notes.ratc-x"
     leftover.parent.mkdir()
     for path in (leftover, living, elsewhere, mine):
@@ -119,7 +119,7 @@ def test_temporary_files_of_a_dead_process_are_removed_by_the_next_run(working_f
 
 
 def test_locked_temporary_file_is_not_removed(working_folder):
-    path = f".x.ratc-{dead()}-0@{files._host()}"
+    path = f".x.ratc-{dead_process_id()}-0@{files._host()}"
     code = f"import fcntl, time; f = open({path!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True)"
     code += "; time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
@@ -217,7 +217,7 @@ def test_device_is_written_to_and_not_replaced(working_folder, capfd):
 
 def test_temporary_folder_is_private_and_dead_ones_are_removed(working_folder, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(working_folder))
-    left = working_folder / f"ratc-{dead()}-0@{files._host()}-abcdefgh"
+    left = working_folder / f"ratc-{dead_process_id()}-0@{files._host()}-abcdefgh"
     (left / "inner").mkdir(parents=True)
     with files.temporary_folder() as folder:
         assert os.stat(folder).st_mode & 0o777 == 0o700
@@ -252,7 +252,7 @@ def test_unfinished_cache_entries_are_removed(working_folder, monkeypatch):
     place.mkdir(parents=True)
     (place / "tmpold.part").write_text("half")
     (place / "tmpnew.part").write_text("half")
-    (place / f".abc.ratc-{dead()}-0@{files._host()}").write_text("half")
+    (place / f".abc.ratc-{dead_process_id()}-0@{files._host()}").write_text("half")
     os.utime(place / "tmpold.part", (0, time.time() - 2 * 86_400))
     cache_folder.keep(str(place / "a.json"), b"{}", 3)
     assert sorted(os.listdir(place)) == ["a.json", "tmpnew.part"]

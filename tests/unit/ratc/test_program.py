@@ -148,7 +148,7 @@ def test_placeholder_in_the_program_name_is_refused(spec: Path, capsys: pytest.C
     assert f"spec.yaml:2:{spec.read_text().splitlines()[1].index('$') + 1}" in said
 
 
-def test_commands_take_the_spec_and_its_compiled_folder(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_commands_accept_the_spec_and_its_compiled_folder(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Those that refuse it are in the tests above."""
     assert main(["compile", str(spec), "-o", "out"]) == 0
     for words in (

@@ -50,7 +50,7 @@ def compiled(sweep: str, *options: str, spec: str = SPEC) -> int:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 

@@ -22,7 +22,7 @@ GIB = 1 << 30
         (80 * GIB, "80.0 GiB", "80.0 GiB"),
     ],
 )
-def test_size_is_shown_in_the_largest_unit_without_leading_zero(size, coarse, fine):
+def test_size_is_shown_in_the_largest_unit_that_does_not_show_0(size, coarse, fine):
     assert size_text(size) == coarse
     assert size_text(size, fine=True) == fine
     if size < 10 * GIB:

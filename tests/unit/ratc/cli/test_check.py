@@ -158,7 +158,7 @@ def test_check_terminates_on_symlink_loops_and_deep_folders(folder, capsys):
     assert check(capsys)[1] == "2 compiled specs checked: none differs\n"
 
 
-def test_a_check_waits_for_a_compile(folder, capsys):
+def test_check_waits_for_a_running_compile(folder, capsys):
     handle = os.open(folder, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     status = []

@@ -91,7 +91,7 @@ def test_spec_and_its_own_lock_do_not_differ(repository, capsys):
     assert diff(capsys, "specs/spec.yaml", "specs/compiled/demo/local") == (0, "", "ratc diff: nothing differs\n")
 
 
-def test_an_edited_lock_is_compared_by_its_own_values(repository, capsys):
+def test_edited_lock_is_compared_by_its_own_values(repository, capsys):
     path = Path("specs/compiled/demo/local/lock.yaml")
     path.write_text(path.read_text().replace("learning_rate: 0.0001", "learning_rate: 0.5"))
     status, out, _ = diff(capsys, "HEAD:specs/compiled/demo/local", str(path))
@@ -215,7 +215,7 @@ def test_json_output_has_the_old_and_the_new_value(repository, capsys):
     assert (change["old"]["value"], change["new"]["value"], change["causes"]) == (20, 30, ["spec:training.epochs"])
 
 
-def test_a_secret_in_a_setting_is_not_shown(tmp_path, capsys, monkeypatch):
+def test_secret_in_a_changed_setting_is_redacted(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     token = "hf_" + "a" * 30
     for name, text in (("a.yaml", SPEC), ("b.yaml", SPEC + f"description: {token}\n")):

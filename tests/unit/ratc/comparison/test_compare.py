@@ -89,11 +89,11 @@ def test_swapped_plans_give_the_mirrored_comparison(both):
     there, back = compare(*both), compare(*reversed(both))
     for ours, theirs in ((there.sources, back.sources), (there.changes, back.changes)):
         assert sorted(map(str, map(mirrored_row_of, ours))) == sorted(map(str, map(row_of, theirs)))
-    assert [(row.what, row.new, row.old) for row in there.amounts] == [tuple(vars_of(row)) for row in back.amounts]
+    assert [(row.what, row.new, row.old) for row in there.amounts] == [tuple(values_of(row)) for row in back.amounts]
     assert without_resume(there.effects) == without_resume(back.effects)
 
 
-def vars_of(row: Any) -> tuple[Any, ...]:
+def values_of(row: Any) -> tuple[Any, ...]:
     return row.what, row.old, row.new
 
 

@@ -163,13 +163,16 @@ def test_open_question_is_repeated_only_if_it_affects_the_job():
     text = HEAD + "partitions: {p: {nodes: {n: 2}}}\nquestions:\n  - 'interface: which network?'\n"
     text += "  - 'partitions.p.max_walltime: how long?'\n  - 'container: which?'\n  - 'scratch: where?'\n"
 
-    def asked(read, *lines):
+    def open_questions(read, *lines):
         return [item.message.rpartition("question: ")[2] for item in resolve([*lines, WALL], read)[1]]
 
-    assert asked(cluster(text)) == ["partitions.p.max_walltime: how long?"]
-    assert asked(cluster(text), "nodes: 2") == ["interface: which network?", "partitions.p.max_walltime: how long?"]
+    assert open_questions(cluster(text)) == ["partitions.p.max_walltime: how long?"]
+    assert open_questions(cluster(text), "nodes: 2") == [
+        "interface: which network?",
+        "partitions.p.max_walltime: how long?",
+    ]
     answered = text.replace("{n: 2}}", "{n: 2}, max_walltime: '24:00'}") + "interface: ib0\n"
-    assert asked(cluster(answered), "nodes: 2") == []
+    assert open_questions(cluster(answered), "nodes: 2") == []
 
 
 def test_spec_may_name_the_card_that_the_facts_leave_open():

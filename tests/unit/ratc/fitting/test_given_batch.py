@@ -55,12 +55,12 @@ def searcher(share: int = 64) -> Searcher:
     return Searcher(LIBRARY, share)
 
 
-def always(size: int) -> Variant:
+def same_variant(size: int) -> Variant:
     return VARIANT
 
 
 def verdict(gib: float, micro_batch: int, share: int = 64, stages=(), strategy=None) -> given.Verdict:
-    return given.predicted(searcher(share), always, strategy or Strategy(), device(gib), micro_batch, stages)
+    return given.predicted(searcher(share), same_variant, strategy or Strategy(), device(gib), micro_batch, stages)
 
 
 def test_given_micro_batch_that_fits_starts_no_search():
@@ -96,7 +96,7 @@ def test_lowest_zero_stage_that_makes_it_fit_is_suggested():
     heavy = {"weight": 256 * made_traces.MIB, "activation": 1024, "temporary": 1024}
     library = {VARIANT: made_traces.pair(**heavy)}
     for stage in (1, 2):
-        found = given.predicted(Searcher(library, 4), always, strategy, device(4.5), 2, range(stage + 1, 4))
+        found = given.predicted(Searcher(library, 4), same_variant, strategy, device(4.5), 2, range(stage + 1, 4))
         assert not found.fits
         assert [way.change for way in found.ways] in ([], ["`zero_stage: 2`"], ["`zero_stage: 3`"])
         for way in found.ways:

@@ -86,7 +86,7 @@ class Net(nn.Module):
 """
 
 
-def of_blocks(training):
+def spec_of_blocks(training):
     """The spec of a model with six equal blocks."""
     spec = re.sub(r"^model: .*$", "model: {name: 'net:Net'}", SPEC, flags=re.M)
     spec = spec.replace("image_size: 32", "image_size: 256")
@@ -96,7 +96,7 @@ def of_blocks(training):
 @pytest.mark.slow
 def test_fewest_blocks_are_checkpointed_that_let_one_sample_fit(compiled, tmp_path):
     (tmp_path / "net.py").write_text(BLOCKS)
-    spec = of_blocks("1")
+    spec = spec_of_blocks("1")
     _, lock, text, said = compiled(80000, spec=spec)
     assert lock["training"]["activation_checkpointing"] is False, said
     assert "activation_checkpointing: false  # it fits without" in text
@@ -115,7 +115,7 @@ def test_fewest_blocks_are_checkpointed_that_let_one_sample_fit(compiled, tmp_pa
 @pytest.mark.slow
 def test_fewest_blocks_are_checkpointed_that_let_a_given_micro_batch_fit(compiled, tmp_path, capsys):
     (tmp_path / "net.py").write_text(BLOCKS)
-    spec = of_blocks("32, batch_size: 8")
+    spec = spec_of_blocks("32, batch_size: 8")
     taken = {}
     for mib in (3000, 1700, 1000):
         status, lock, text, said = compiled(mib, spec=spec)
@@ -146,7 +146,7 @@ def test_fewest_blocks_are_checkpointed_that_let_a_given_micro_batch_fit(compile
 @pytest.mark.slow
 def test_auto_checkpointing_of_an_untraceable_model_is_off_with_a_warning(compiled, tmp_path):
     (tmp_path / "net.py").write_text("def net():\n    raise OSError('no weights')\n")
-    spec = of_blocks("32, batch_size: 8").replace("net:Net", "net:net")
+    spec = spec_of_blocks("32, batch_size: 8").replace("net:Net", "net:net")
     status, lock, _, said = compiled(3000, spec=spec)
     assert status == 0, said
     assert "warning[R374]: `activation_checkpointing: auto` recomputes nothing" in said

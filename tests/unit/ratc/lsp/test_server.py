@@ -170,7 +170,7 @@ def test_target_option_sets_the_target_of_the_diagnostics(spec: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["close", "kill"])
-def test_the_server_ends_with_its_client(spec: Path, end: str) -> None:
+def test_server_exits_when_its_client_exits(spec: Path, end: str) -> None:
     command = [sys.executable, "-m", "ratc", "lsp"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, cwd=spec.parent)
     assert process.stdin is not None

@@ -33,16 +33,18 @@ def library(**what):
     return {VARIANT: traces, CHECKPOINTED: traces}
 
 
-def taken(mib, asked="auto", share=64, variants=(VARIANT,), stages=(0,), strategy=None, **what):
+def choose_allocator(mib, asked="auto", share=64, variants=(VARIANT,), stages=(0,), strategy=None, **what):
     found = searchers(library(**(what or HOLES)), share, asked)
     return choose(found, variants, strategy or Strategy(), Device("card", mib * MIB, "8.0"), stages)
 
 
-def only():
+def expandable_only_mib():
     """MiB of a card on which one sample of LARGE fits with expandable segments alone."""
     sizes = range(2000, 9000, 20)
     return next(
-        mib for mib in sizes if taken(mib, "expandable_segments", **LARGE) and not taken(mib, "native", **LARGE)
+        mib
+        for mib in sizes
+        if choose_allocator(mib, "expandable_segments", **LARGE) and not choose_allocator(mib, "native", **LARGE)
     )
 
 
@@ -50,18 +52,18 @@ def only():
 
 
 def test_auto_chooses_expandable_segments_only_if_they_raise_the_micro_batch():
-    native, found = taken(HELPED, "native"), taken(HELPED)
+    native, found = choose_allocator(HELPED, "native"), choose_allocator(HELPED)
     assert found.allocator == "expandable_segments"
     assert found.choice.estimate.micro_batch > native.choice.estimate.micro_batch
     assert found.reason == "with expandable segments micro-batch 64 fits, without them 32"
-    found = taken(ALIKE)
+    found = choose_allocator(ALIKE)
     assert found.allocator == "native"
     assert found.reason == "expandable segments would not raise the micro-batch"
 
 
 @pytest.mark.parametrize("mib", range(900, 9000, 450))
 def test_auto_equals_the_better_allocator_and_prefers_native(mib):
-    found = {asked: taken(mib, asked) for asked in ("auto", "native", "expandable_segments")}
+    found = {asked: choose_allocator(mib, asked) for asked in ("auto", "native", "expandable_segments")}
     sizes = {asked: one.choice.estimate.micro_batch if one else 0 for asked, one in found.items()}
     assert sizes["auto"] == max(sizes["native"], sizes["expandable_segments"])
     if found["auto"]:
@@ -75,7 +77,8 @@ def test_auto_chooses_expandable_segments_if_they_lower_the_zero_stage():
     for mib in range(2500, 14000, 250):
         what = {"weight": 256 * MIB, "activation": 20 * MIB, "temporary": 33 * MIB}
         every = {
-            asked: taken(mib, asked, 16, stages=(1, 2, 3), strategy=strategy, **what) for asked in ("auto", "native")
+            asked: choose_allocator(mib, asked, 16, stages=(1, 2, 3), strategy=strategy, **what)
+            for asked in ("auto", "native")
         }
         if every["auto"] and every["auto"].allocator != "native":
             choice, native = every["auto"].choice, every["native"] and every["native"].choice
@@ -89,7 +92,7 @@ def test_auto_chooses_expandable_segments_if_they_lower_the_zero_stage():
 
 
 def test_expandable_segments_are_tried_before_checkpointing():
-    found = taken(only(), variants=(VARIANT, CHECKPOINTED), **LARGE)
+    found = choose_allocator(expandable_only_mib(), variants=(VARIANT, CHECKPOINTED), **LARGE)
     assert found.variant == VARIANT
     assert found.allocator == "expandable_segments"
     assert found.reason.startswith("nothing fits without expandable segments, with them micro-batch ")
@@ -98,7 +101,7 @@ def test_expandable_segments_are_tried_before_checkpointing():
 # Fused attention, which costs no time as far as is known.
 
 
-def attentions(mib, *names, share=64, asked="native"):
+def choose_attention(mib, *names, share=64, asked="native"):
     """What is taken of attentions that need 12, 3 and 2 MiB a sample: full, fused and chunked."""
     sizes = {"full": 12, "fused": 3, "chunked": 2}
     every = {
@@ -110,26 +113,26 @@ def attentions(mib, *names, share=64, asked="native"):
 
 
 def test_fused_attention_is_chosen_if_it_raises_the_micro_batch():
-    kept = attentions(4000, "full", "fused")
+    kept = choose_attention(4000, "full", "fused")
     assert (kept.variant.attention_memory, kept.choice.accumulation, kept.full) == ("full", 1, None)
-    found = attentions(1500, "full", "fused")
+    found = choose_attention(1500, "full", "fused")
     assert (found.variant.attention_memory, found.choice.accumulation) == ("fused", 1)
-    assert found.full == attentions(1500, "full").choice
+    assert found.full == choose_attention(1500, "full").choice
     assert found.full.accumulation > 1
-    alone = attentions(1500, "fused")
+    alone = choose_attention(1500, "fused")
     assert (alone.choice, alone.full) == (found.choice, None)
 
 
 def test_chunked_attention_is_not_chosen_if_full_attention_fits():
-    assert attentions(1500, "full", "chunked").variant.attention_memory == "full"
+    assert choose_attention(1500, "full", "chunked").variant.attention_memory == "full"
 
 
 @pytest.mark.parametrize("mib", range(900, 3000, 300))
 @pytest.mark.parametrize("asked", ["auto", "native"])
 def test_choice_of_attention_equals_the_better_of_full_and_fused(mib, asked):
-    alone = [attentions(mib, name, asked=asked) for name in ("full", "fused")]
+    alone = [choose_attention(mib, name, asked=asked) for name in ("full", "fused")]
     best = min((one.choice.accumulation for one in alone if one), default=None)
-    found = attentions(mib, "full", "fused", asked=asked)
+    found = choose_attention(mib, "full", "fused", asked=asked)
     assert (found and found.choice.accumulation) == best
 
 
@@ -370,7 +373,7 @@ def test_given_micro_batch_keeps_native_segments_and_suggests_expandable_ones(co
 
 def test_if_nothing_fits_natively_expandable_segments_are_suggested(compiled, runtime):  # noqa: F811
     runtime(answers(**LARGE))
-    status, _, _, said = compiled(only(), "allocator: native")
+    status, _, _, said = compiled(expandable_only_mib(), "allocator: native")
     assert status == 1
     assert "error[R317]" in said
     assert "would fit with `allocator: expandable_segments`" in said
@@ -382,7 +385,7 @@ echo "$2 [${PYTORCH_ALLOC_CONF-unset}] [${PYTORCH_CUDA_ALLOC_CONF-unset}]"
 """
 
 
-def started(script, *words, **environment):
+def run_script(script, *words, **environment):
     """The lines of a script whose interpreter is the stub."""
     stub = Path("stub").absolute()
     stub.write_text(STUB)
@@ -409,7 +412,7 @@ def started(script, *words, **environment):
 def test_run_sh_sets_both_allocator_variables_over_those_of_the_shell(compiled, mib, variables, wanted):
     assert compiled(mib, "", variables)[0] == 0
     inherited = "expandable_segments:True"
-    first, train = started("out/run.sh", PYTORCH_CUDA_ALLOC_CONF=inherited)
+    first, train = run_script("out/run.sh", PYTORCH_CUDA_ALLOC_CONF=inherited)
     # Preflight still sees what was inherited, so that it can warn.
     assert first == f"ratc_runtime.preflight [unset] [{inherited}]"
     assert train == f"ratc_runtime.train [{wanted}] [{wanted}]"
@@ -421,7 +424,7 @@ NODE = {"RAT_DATA_DIR": "data", "RAT_OUTPUT_DIR": "results", "SLURM_PROCID": "0"
 def test_node_sh_sets_both_allocator_variables(compiled):
     assert compiled(HELPED, options=("--target", "slurm"))[0] == 0
     Path("results/logs").mkdir(parents=True)
-    lines = started("out/node.sh", str(Path("out/lock.yaml").absolute()), "here", "1", "7", "0", **NODE)
+    lines = run_script("out/node.sh", str(Path("out/lock.yaml").absolute()), "here", "1", "7", "0", **NODE)
     assert lines[-1].endswith("[expandable_segments:True] [expandable_segments:True]")
 
 
@@ -433,7 +436,7 @@ def test_each_point_of_an_array_sets_its_own_allocator(compiled):
     Path("results/logs").mkdir(parents=True)
     seen = {}
     for lock in sorted(Path("out/points").glob("*/lock.yaml")):
-        lines = started("out/node.sh", str(lock.absolute()), "here", "1", "7", "0", **NODE)
+        lines = run_script("out/node.sh", str(lock.absolute()), "here", "1", "7", "0", **NODE)
         seen[yaml.safe_load(lock.read_text())["training"]["allocator"]] = lines[-1].split(" ", 1)[1]
     assert seen == {
         "native": "[expandable_segments:False] [expandable_segments:False]",

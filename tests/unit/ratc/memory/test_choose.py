@@ -81,12 +81,12 @@ def test_choice_equals_an_exhaustive_search_over_divisors(share, activation):
     assert (found.estimate.micro_batch if found else None) == max(fitting, default=None)
 
 
-def test_a_share_below_one_is_refused():
+def test_share_below_one_sample_raises_a_value_error():
     with pytest.raises(ValueError, match="share of 0"):
         Searcher({}, 0)
 
 
-def states(width=2):
+def large_model_states(width=2):
     """Much state, little activation: what ZeRO is for. 4 x 256 MiB of weights in 16 bits are 512 Mi parameters."""
     return {"weight": 256 * MIB, "activation": 200 * MIB, "temporary": MIB, "optimizer": False, "width": width}
 
@@ -94,7 +94,7 @@ def states(width=2):
 @pytest.mark.parametrize("gib", [6, 8, 10, 12, 16, 24])
 def test_lowest_zero_stage_without_more_accumulation_is_chosen(gib):
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: pair(**states())}, 32)
+    search = Searcher({wanted: pair(**large_model_states())}, 32)
     strategy, card = Strategy("deepspeed", 8), Device("card", gib * GIB, "8.0")
     stages = (0, 1, 2, 3)
     by_stage = {stage: search.choose(wanted, replace(strategy, zero_stage=stage), card) for stage in stages}
@@ -107,7 +107,7 @@ def test_lowest_zero_stage_without_more_accumulation_is_chosen(gib):
 
 def test_no_zero_stage_is_predicted_after_one_without_accumulation(monkeypatch):
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: pair(**states())}, 32)
+    search = Searcher({wanted: pair(**large_model_states())}, 32)
     predicted: list[int] = []
     predictor = search.predictor
     monkeypatch.setattr(
@@ -122,7 +122,7 @@ def test_no_zero_stage_is_predicted_after_one_without_accumulation(monkeypatch):
 
 def test_zero_stage_is_suggested_if_the_model_states_do_not_fit():
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: pair(**states())}, 8)
+    search = Searcher({wanted: pair(**large_model_states())}, 8)
     strategy, card = Strategy("deepspeed", 8), Device("card", 8 * GIB, "8.0")
     assert search.choose(wanted, strategy, card) is None
     assert search.choose_stage(wanted, strategy, card, (0, 1, 2, 3)).estimate.strategy.zero_stage >= 1
@@ -133,7 +133,7 @@ def test_zero_stage_is_suggested_if_the_model_states_do_not_fit():
 
 def test_offloading_is_suggested_if_no_zero_stage_fits():
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: pair(**states())}, 8)
+    search = Searcher({wanted: pair(**large_model_states())}, 8)
     card = Device("card", 6 * GIB, "8.0")
     strategy = Strategy("deepspeed", 2, 3)
     assert search.choose(wanted, strategy, card) is None
@@ -202,7 +202,7 @@ def test_untraceable_change_is_not_suggested():
         Searcher({FP32: Broken()}, 8).choose(FP32, Strategy(), SMALL)
 
 
-def lean():
+def variants_of_less_memory():
     """8.6 GiB a sample as asked for, half of it with chunked attention, a quarter with checkpointing, a tenth with
     both.
     """
@@ -222,12 +222,12 @@ def lean():
 def test_checkpointing_is_chosen_only_if_nothing_fits_without_it(gib, attention, checkpointed):
     card = Device("card", int(gib * GIB), "8.0")
     allowed = in_order(FP32, ("full", "chunked"), (False, True))
-    taken = choose(searchers(lean(), 1, "native"), allowed, Strategy(), card, (0,))
+    taken = choose(searchers(variants_of_less_memory(), 1, "native"), allowed, Strategy(), card, (0,))
     used = taken.variant
     assert (used.attention_memory, used.activation_checkpointing) == (attention, checkpointed)
     assert taken.choice.estimate.fits
     for passed in allowed[: allowed.index(used)]:
-        assert Searcher(lean(), 1).choose(passed, Strategy(), card) is None
+        assert Searcher(variants_of_less_memory(), 1).choose(passed, Strategy(), card) is None
 
 
 def test_variant_that_the_spec_does_not_allow_is_never_traced():
@@ -237,7 +237,7 @@ def test_variant_that_the_spec_does_not_allow_is_never_traced():
             return super().__getitem__(wanted)
 
     card = Device("card", 4 * GIB, "8.0")
-    search = searchers(Forbidden(lean()), 1, "native")
+    search = searchers(Forbidden(variants_of_less_memory()), 1, "native")
     assert choose(search, in_order(FP32, ("full", "chunked"), (False,)), Strategy(), card, (0,)) is None
     assert choose(search, [], Strategy(), card, (0,)) is None
 

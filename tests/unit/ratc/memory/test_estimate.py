@@ -49,12 +49,12 @@ def test_sizes_are_linear_in_the_micro_batch():
 SLOW = (37, 4, 18, 26, 14), (0, ~0, 1, 2, 3, 4, ~1, ~2, ~4, ~3)
 
 
-def made(sizes: Sequence[int], ops: Sequence[int], start: int) -> Program:
+def program_of(sizes: Sequence[int], ops: Sequence[int], start: int) -> Program:
     empty = [0] * len(sizes)
     return Program(list(ops), [size * MIB for size in sizes], empty, empty, empty, ("activation",), ("",), start)
 
 
-def again(step: Sequence[int], count: int, by: int) -> list[int]:
+def repeat(step: Sequence[int], count: int, by: int) -> list[int]:
     """A step ``count`` times over, each time with blocks of its own."""
     return [op + by * turn if op >= 0 else ~(~op + by * turn) for turn in range(count) for op in step]
 
@@ -65,14 +65,14 @@ def test_step_is_repeated_until_the_reserved_memory_is_stable():
     for count, reserved in ((1, 64), (2, 78), (3, 92), (4, 92)):
         allocator = Allocator()
         addresses: dict[int, int] = {}
-        for op in (*ops[:2], *again(step, count, 10)):
+        for op in (*ops[:2], *repeat(step, count, 10)):
             if op >= 0:
                 addresses[op] = allocator.malloc(sizes[op % 10] * MIB)
             else:
                 allocator.free(addresses[~op])
         assert allocator.peak_reserved == reserved * MIB
-    assert replay(made(sizes, ops, 2), 1).peak_reserved_bytes == 92 * MIB
-    at_cap = replay(made(sizes, ops, 2), 1, cap=80 * MIB)
+    assert replay(program_of(sizes, ops, 2), 1).peak_reserved_bytes == 92 * MIB
+    at_cap = replay(program_of(sizes, ops, 2), 1, cap=80 * MIB)
     assert at_cap.retries
     assert at_cap.peak_reserved_bytes <= 80 * MIB
 
@@ -90,7 +90,7 @@ def test_repeated_step_equals_the_same_step_written_out(sizes, chance):
         if alive and chance.random() < 0.5:
             step.append(~alive.pop(chance.randrange(len(alive))))
     step += [~number for number in alive]
-    program = made([*sizes, *sizes], [kept, *step], 1)
+    program = program_of([*sizes, *sizes], [kept, *step], 1)
     assert carried(program, program.sizes(1)) == {kept: left}
     allocator = Allocator()
     here = allocator.malloc(sizes[kept] * MIB)
@@ -111,7 +111,7 @@ def test_repeated_step_equals_the_same_step_written_out(sizes, chance):
 
 
 def test_step_that_leaks_memory_is_not_repeated():
-    program = made((8, 12), (0, 1, ~0), 1)
+    program = program_of((8, 12), (0, 1, ~0), 1)
     assert carried(program, program.sizes(1)) is None
     assert replay(program, 1).peak_reserved_bytes == 20 * MIB
 
@@ -214,7 +214,7 @@ def test_needed_memory_fits_and_3_percent_less_does_not():
     assert not replay(predictor.program, micro, int(cap * 0.97)).fits
 
 
-def test_a_card_smaller_than_its_context_fits_nothing():
+def test_card_smaller_than_its_cuda_context_fits_nothing():
     tiny = Device("tiny", 100 * MIB, "7.0")
     assert Predictor(trace()).cap(tiny) == 0
     assert not Predictor(trace()).estimate(tiny, 1).fits
@@ -234,7 +234,7 @@ def test_breakdown_counts_rounded_sizes():
     assert parts.by_kind["parameter"] == 4 * rounded(1000) == 4 * 1024
 
 
-def spoiled(path, value):
+def trace_with(path, value):
     data = copy.deepcopy(layers())
     *way, last = path
     place = data
@@ -254,41 +254,44 @@ CONVOLUTION += [[1, 0]] * 2
     [
         (None, "not an object"),
         ([], "not an object"),
-        (spoiled(["trace_version"], 1), "version 1"),
-        (spoiled(["kinds"], ["parameter"]), "kinds parameter"),
-        (spoiled(["steps"], []), "steps"),
-        (spoiled(["steps"], [10**9]), "steps"),
-        (spoiled(["events", 0], [0]), "event 0"),
-        (spoiled(["events", 0], [0, -1, 0, 0, 0, 0]), "event 0"),
-        (spoiled(["events", 0], [0, 4, 0, 99, 0, 0]), "event 0"),
-        (spoiled(["events", 0], "words"), "event 0"),
-        (spoiled(["events", 1, 0], 0), "event 1"),
-        *((spoiled(["events", 0, 1], size), "event 0") for size in (math.nan, math.inf, 10**400)),
-        *((spoiled(["events", 0, place], 0.5), "event 0") for place in (3, 4, 5)),
+        (trace_with(["trace_version"], 1), "version 1"),
+        (trace_with(["kinds"], ["parameter"]), "kinds parameter"),
+        (trace_with(["steps"], []), "steps"),
+        (trace_with(["steps"], [10**9]), "steps"),
+        (trace_with(["events", 0], [0]), "event 0"),
+        (trace_with(["events", 0], [0, -1, 0, 0, 0, 0]), "event 0"),
+        (trace_with(["events", 0], [0, 4, 0, 99, 0, 0]), "event 0"),
+        (trace_with(["events", 0], "words"), "event 0"),
+        (trace_with(["events", 1, 0], 0), "event 1"),
+        *((trace_with(["events", 0, 1], size), "event 0") for size in (math.nan, math.inf, 10**400)),
+        *((trace_with(["events", 0, place], 0.5), "event 0") for place in (3, 4, 5)),
         *(
-            (spoiled(["scratch"], [[0, "segments", [n, 0], [1, 0], [1, 0]]]), "Error")
+            (trace_with(["scratch"], [[0, "segments", [n, 0], [1, 0], [1, 0]]]), "Error")
             for n in (math.inf, math.nan, 1e300)
         ),
-        (spoiled(["scratch"], [[0, "convolution", *CONVOLUTION]]), "convolutions that `estimates` does not name"),
-        (spoiled(["scratch"], [[0, "convolution", [0, 1], *CONVOLUTION[1:]]]), "another convolution for every batch"),
-        (spoiled(["request"], None), "AttributeError"),
-        (spoiled(["optional"], [math.inf]), "OverflowError"),
-        (spoiled(["parameters"], {"count": 1}), "KeyError"),
-        (spoiled(["work"], None), "not a list of kernels"),
-        (spoiled(["work"], [["mm", "bf16", 1, 0, 1, 0, 0, 0]]), "not enough values"),
-        (spoiled(["work"], [["mm", "int4", 1, 0, 1, 0, 0, 0, 0]]), "kernel .*int4"),
-        (spoiled(["work"], [["mm", "bf16", 1, 99, 1, 0, 0, 0, 0]]), "kernel .*99"),
-        (spoiled(["work"], [["mm", "bf16", 1, 0, 0, 0, 0, 0, 0]]), "kernel"),
-        (spoiled(["work"], [["mm", "bf16", 1, 0, 1, math.nan, 0, 0, 0]]), "kernel"),
-        (spoiled(["parameters", "trainable"], 10**12), "more trainable"),
-        (spoiled(["blocks"], {"a": 1}), "`blocks` is not a list"),
-        (spoiled(["blocks"], [["a", [0, 1, 1], [], [], []]]), "block .*a"),
-        (spoiled(["blocks"], [["a", [2, 1, 3, 4], [], [], []]]), "block .*a"),
-        (spoiled(["blocks"], [["a", [0, 1, 2, 10**9], [], [], []]]), "block .*a"),
-        (spoiled(["blocks"], [["a", [0, 1, 2, math.nan], [], [], []]]), "block .*a"),
-        (spoiled(["blocks"], [["a", [0, 1, 1, 2], [10**9], [], []]]), "block .*a"),
-        (spoiled(["blocks"], [["a", [0, 1, 1, 2], [], [[]], []]]), "block .*a"),
-        *((spoiled(["blocks"], [["a", [0, 1, 1, 2], [], [], [[row, 1]]]]), "block .*a") for row in (-1, 10**6)),
+        (trace_with(["scratch"], [[0, "convolution", *CONVOLUTION]]), "convolutions that `estimates` does not name"),
+        (
+            trace_with(["scratch"], [[0, "convolution", [0, 1], *CONVOLUTION[1:]]]),
+            "another convolution for every batch",
+        ),
+        (trace_with(["request"], None), "AttributeError"),
+        (trace_with(["optional"], [math.inf]), "OverflowError"),
+        (trace_with(["parameters"], {"count": 1}), "KeyError"),
+        (trace_with(["work"], None), "not a list of kernels"),
+        (trace_with(["work"], [["mm", "bf16", 1, 0, 1, 0, 0, 0]]), "not enough values"),
+        (trace_with(["work"], [["mm", "int4", 1, 0, 1, 0, 0, 0, 0]]), "kernel .*int4"),
+        (trace_with(["work"], [["mm", "bf16", 1, 99, 1, 0, 0, 0, 0]]), "kernel .*99"),
+        (trace_with(["work"], [["mm", "bf16", 1, 0, 0, 0, 0, 0, 0]]), "kernel"),
+        (trace_with(["work"], [["mm", "bf16", 1, 0, 1, math.nan, 0, 0, 0]]), "kernel"),
+        (trace_with(["parameters", "trainable"], 10**12), "more trainable"),
+        (trace_with(["blocks"], {"a": 1}), "`blocks` is not a list"),
+        (trace_with(["blocks"], [["a", [0, 1, 1], [], [], []]]), "block .*a"),
+        (trace_with(["blocks"], [["a", [2, 1, 3, 4], [], [], []]]), "block .*a"),
+        (trace_with(["blocks"], [["a", [0, 1, 2, 10**9], [], [], []]]), "block .*a"),
+        (trace_with(["blocks"], [["a", [0, 1, 2, math.nan], [], [], []]]), "block .*a"),
+        (trace_with(["blocks"], [["a", [0, 1, 1, 2], [10**9], [], []]]), "block .*a"),
+        (trace_with(["blocks"], [["a", [0, 1, 1, 2], [], [[]], []]]), "block .*a"),
+        *((trace_with(["blocks"], [["a", [0, 1, 1, 2], [], [], [[row, 1]]]]), "block .*a") for row in (-1, 10**6)),
     ],
 )
 def test_malformed_trace_is_refused_with_the_reason(data, complaint):

@@ -27,12 +27,12 @@ def composed(strategy, **what):
     return compose(made, layout(made, strategy))
 
 
-def lasting(program):
+def bytes_between_steps(program):
     """Bytes by kind that live from one step to the next."""
     return breakdown(program, 1, len(program.ops) - 1).by_kind
 
 
-def most(program, name):
+def most_alive(program, name):
     """The most blocks of a name that are alive at once."""
     found = highest = 0
     for op in program.ops:
@@ -51,7 +51,7 @@ def test_fsdp2_units_are_the_modules_of_the_wrap_classes():
 
 @pytest.mark.parametrize("shards", [2, 4])
 def test_model_states_are_sharded_between_steps(shards):
-    kinds = lasting(composed(fsdp2(shards=shards)))
+    kinds = bytes_between_steps(composed(fsdp2(shards=shards)))
     assert kinds["parameter"] == 16 * MIB // shards
     assert kinds["optimizer"] == 2 * 16 * MIB // shards
     assert "gradient" not in kinds
@@ -60,26 +60,26 @@ def test_model_states_are_sharded_between_steps(shards):
 
 def test_offloaded_shards_take_host_memory_only():
     made = model()
-    kinds = lasting(composed(fsdp2(offload_optimizer=True)))
+    kinds = bytes_between_steps(composed(fsdp2(offload_optimizer=True)))
     assert not {"parameter", "optimizer", "gradient"} & kinds.keys()
     assert layout(made, fsdp2(offload_optimizer=True)).host_bytes > 0
 
 
 def test_at_most_two_units_are_all_gathered_at_once():
     program = composed(fsdp2())
-    assert most(program, "all-gathered unit") == 2
-    assert most(program, "gathered weights") == 1
-    assert most(program, "reduced unit") == 1
+    assert most_alive(program, "all-gathered unit") == 2
+    assert most_alive(program, "gathered weights") == 1
+    assert most_alive(program, "reduced unit") == 1
 
 
 def test_sharding_of_gradients_only_keeps_the_gathered_weights():
-    assert most(composed(fsdp2("grads")), "gathered weights") == 4
+    assert most_alive(composed(fsdp2("grads")), "gathered weights") == 4
     assert live_peak(composed(fsdp2("grads")), 1) > live_peak(composed(fsdp2()), 1)
 
 
 def test_model_without_units_is_gathered_at_once():
     alone, units = composed(fsdp2(wrap=())), composed(fsdp2())
-    assert most(alone, "gathered weights") == 1
+    assert most_alive(alone, "gathered weights") == 1
     assert live_peak(alone, 1) > live_peak(units, 1) + 8 * MIB
 
 

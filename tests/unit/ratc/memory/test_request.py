@@ -16,7 +16,7 @@ resources: {num_gpus: 1, gpu: a100-40, cpus: 8}
 """
 
 
-def asked(folder: Path, own: str = "", cluster: dict[str, object] | None = None) -> dict[str, object]:
+def request_of(folder: Path, own: str = "", cluster: dict[str, object] | None = None) -> dict[str, object]:
     made = plan(folder, TEXT + (f"environment: {{variables: {{{own}}}}}\n" if own else ""))
     if cluster is not None:
         made = replace(made, facts=Values({**made.facts, "cluster.variables": Value(cluster, "default")}))
@@ -37,4 +37,4 @@ def asked(folder: Path, own: str = "", cluster: dict[str, object] | None = None)
     ],
 )
 def test_cublas_workspace_follows_the_variables_of_the_job(tmp_path, own, cluster, size):
-    assert asked(tmp_path, own, cluster).get("cublas_workspace") == size
+    assert request_of(tmp_path, own, cluster).get("cublas_workspace") == size

@@ -357,7 +357,7 @@ def test_strategy_that_deepspeed_does_not_support_is_refused(strategy, complaint
 @pytest.mark.parametrize("ranks", [1, RANKS])
 @pytest.mark.parametrize("accumulating", [False, True])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_composed_step_frees_what_it_allocates_and_repeats(stage, accumulating, ranks, precision, offload):
+def test_composed_step_frees_what_it_allocates_and_can_repeat(stage, accumulating, ranks, precision, offload):
     if offload and not stage:
         pytest.skip("the optimizer is offloaded from stage 1 on")
     model = trace(optimizer=False, width=BYTES[precision], accumulating=accumulating)

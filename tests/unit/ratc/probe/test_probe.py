@@ -229,7 +229,7 @@ def commands(folder, monkeypatch, **scripts):
         (folder / name).chmod(stat.S_IRWXU)
 
 
-def speaking(folder, monkeypatch, recording):
+def replay_commands(folder, monkeypatch, recording):
     """Commands that answer as recorded."""
     reader = lsf if recording == "lsf" else slurm
     scripts = {}
@@ -244,7 +244,7 @@ def speaking(folder, monkeypatch, recording):
 def test_probe_writes_a_facts_file_that_a_spec_can_name(what, recording, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bin").mkdir()
-    speaking(tmp_path / "bin", monkeypatch, recording)
+    replay_commands(tmp_path / "bin", monkeypatch, recording)
     arguments = ["probe", what, "-o", "clusters/ours.yaml", "--name", "ours"]
     assert main(arguments) == 0
     said = capsys.readouterr().err

@@ -28,7 +28,7 @@ def digest(*files: Path) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def of_run(lock: str, **changes: Any) -> str:
+def results_text(lock: str, **changes: Any) -> str:
     content = {"status": "finished", "finished_locks": [lock], "lock_sha256": f"sha256:{lock}", "test": {"dice": 1.0}}
     return json.dumps({**content, **changes}, indent=2, sort_keys=True) + "\n"
 
@@ -47,28 +47,28 @@ def test_status_0_of_the_launcher_needs_finished_results_of_this_lock(target: st
 
     submissions = itertools.count(71)
 
-    def said(text: str | None) -> subprocess.CompletedProcess[str]:
+    def run_with_results(text: str | None) -> subprocess.CompletedProcess[str]:
         word.unlink(missing_ok=True)
         if text is not None:
             word.write_text(text)
         return job.run(str(next(submissions)), **index)
 
     other = "0" * 64
-    wrong = [None, "", "{", of_run(other), of_run(lock)[:-10], "null\n"]
+    wrong = [None, "", "{", results_text(other), results_text(lock)[:-10], "null\n"]
     if kind == "study":
         wrong.append(json.dumps({"trials": [{"status": "finished"}], "finished_locks": []}))
     else:
-        wrong.append(of_run(lock, status="stopped", finished_locks=[]))
+        wrong.append(results_text(lock, status="stopped", finished_locks=[]))
     if kind == "array":
         # The point's file is the same; what all points share is another.
-        wrong.append(of_run(other, lock_sha256=f"sha256:{digest(own)}"))
+        wrong.append(results_text(other, lock_sha256=f"sha256:{digest(own)}"))
     for text in wrong:
-        done = said(text)
+        done = run_with_results(text)
         assert done.returncode not in (0, 75, 99), (text, done.stdout)
         assert "error[R561]" in done.stderr, (text, done.stderr)
         assert "finished" not in done.stdout
         assert not (output / "DONE").exists()
-    done = said(of_run(lock))
+    done = run_with_results(results_text(lock))
     assert done.returncode == 0, done.stderr
     assert f"finished: {word}" in done.stdout
     assert (output / "DONE").read_text().split()[0] == lock
@@ -76,7 +76,7 @@ def test_status_0_of_the_launcher_needs_finished_results_of_this_lock(target: st
     # Again: nothing is run; and DONE alone, of somebody else's hand, says nothing.
     assert "finished before" in job.run(**index).stdout
     assert (job.notes / "calls").read_text() == calls
-    assert said(None).returncode == 1
+    assert run_with_results(None).returncode == 1
     assert (job.notes / "calls").read_text() != calls
     assert not (output / "DONE").exists()
 
@@ -84,7 +84,7 @@ def test_status_0_of_the_launcher_needs_finished_results_of_this_lock(target: st
 def test_results_of_an_earlier_run_do_not_finish_a_fresh_start(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", checkpoint__resume="never", **ONE)
     job.output.mkdir(parents=True)
-    (job.output / "results.json").write_text(of_run(digest(job.folder / "job/lock.yaml")))
+    (job.output / "results.json").write_text(results_text(digest(job.folder / "job/lock.yaml")))
     done = job.run()
     assert done.returncode == 1, done.stdout
     assert "error[R561]" in done.stderr

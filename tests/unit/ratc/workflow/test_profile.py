@@ -90,7 +90,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def with_a_card(folder, monkeypatch, limit, machine=MACHINE):
+def fake_gpu(folder, monkeypatch, limit, machine=MACHINE):
     """This machine gets a card: NVML's answer and the card's counters, nothing else."""
     monkeypatch.setattr("ratc.probe.local.machine", lambda environment: machine)
     (folder / "shim.py").write_text(SHIM.format(limit=limit))
@@ -100,7 +100,7 @@ def with_a_card(folder, monkeypatch, limit, machine=MACHINE):
     monkeypatch.setenv("RATC_PYTHON", str(interpreter))
 
 
-def measured_before():
+def write_measurement():
     """A facts file with a measurement of the very step of spec.yaml, as if it had been made elsewhere."""
     settings, found = compiler.analyse(compiler.Inputs(File("spec.yaml", Path("spec.yaml").read_bytes())))
     assert settings is not None, found
@@ -121,7 +121,7 @@ def micro_batch(*options):
 
 @pytest.mark.slow
 def test_untraceable_model_is_measured_and_compiled(folder, monkeypatch, capsys):
-    with_a_card(folder, monkeypatch, limit=100)
+    fake_gpu(folder, monkeypatch, limit=100)
     assert main(["profile", "spec.yaml", "--measure", "-o", "facts.yaml"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^ +2 +4\.00 +5\.00 +6\.00 +\d+\.\d$", out, re.MULTILINE), out
@@ -147,7 +147,7 @@ def test_untraceable_model_is_measured_and_compiled(folder, monkeypatch, capsys)
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "sizes"), [(3, [1, 2]), (1, [1]), (0, None)])
 def test_smaller_sizes_are_measured_if_memory_runs_out(folder, monkeypatch, capsys, limit, sizes):
-    with_a_card(folder, monkeypatch, limit)
+    fake_gpu(folder, monkeypatch, limit)
     status = main(["profile", "spec.yaml", "--measure", "-o", "facts.yaml"])
     said = capsys.readouterr().err
     if sizes is None:
@@ -171,7 +171,7 @@ def test_smaller_sizes_are_measured_if_memory_runs_out(folder, monkeypatch, caps
     ],
 )
 def test_measurement_of_another_step_is_ignored_with_a_warning(folder, capsys, option, reason):
-    measured_before()
+    write_measurement()
     size, _ = micro_batch("--set", option)
     said = capsys.readouterr().err
     assert size == 8  # neither measured nor traceable
@@ -182,7 +182,7 @@ def test_measurement_of_another_step_is_ignored_with_a_warning(folder, capsys, o
 
 @pytest.mark.slow
 def test_measurement_is_ignored_after_a_change_of_the_model_code(folder, capsys):
-    measured_before()
+    write_measurement()
     assert micro_batch()[0] == 32
     assert capsys.readouterr().err.count("warning") == 0
     (folder / "net.py").write_text(NET + "\n# wider\n")
@@ -197,7 +197,7 @@ def test_measurement_is_ignored_after_a_change_of_the_model_code(folder, capsys)
 def test_rat_is_measured_with_the_attention_that_compile_tries_first(folder, monkeypatch, capsys):
     spec = SPEC.replace('{name: "net:Net"}', "{feature_dims: 16, num_blocks: 1, num_heads: 2, iters: 1}")
     (folder / "spec.yaml").write_text(spec)
-    with_a_card(folder, monkeypatch, limit=100)
+    fake_gpu(folder, monkeypatch, limit=100)
     assert main(["profile", "spec.yaml", "--measure", "-o", "facts.yaml"]) == 0
     size, text = micro_batch()
     assert size == 32

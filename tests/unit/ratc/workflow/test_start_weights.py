@@ -19,7 +19,7 @@ resources: {{num_gpus: 0, cpus: 2}}
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -28,7 +28,7 @@ def write(path: str, more: str = "", name: str = "spec.yaml") -> str:
     return name
 
 
-def run_of(content: bytes, folder: str = "outputs/first") -> Path:
+def write_run(content: bytes, folder: str = "outputs/first") -> Path:
     """The output folder of a run with a best checkpoint, as far as a compiler sees it."""
     checkpoints = Path(folder, "checkpoints")
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def started_from() -> dict[str, object]:
 
 
 def test_lock_has_the_weights_file_and_its_digest(capsys: pytest.CaptureFixture[str]) -> None:
-    run_of(b"weights")
+    write_run(b"weights")
     assert main(["compile", write("outputs/first", ', skip: ["head.*"]')]) == 0
     assert started_from() == {
         "path": "outputs/first/checkpoints/epoch-0003-step-000000.pt",
@@ -56,7 +56,7 @@ def test_lock_has_the_weights_file_and_its_digest(capsys: pytest.CaptureFixture[
         "skip": ["head.*"],
     }
     assert main(["check", "."]) == 0
-    run_of(b"others")
+    write_run(b"others")
     capsys.readouterr()
     assert main(["check", "."]) == 1
     assert "digest" in capsys.readouterr().err

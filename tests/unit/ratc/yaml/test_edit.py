@@ -17,22 +17,22 @@ WRITTEN = """- name: new
 """
 
 
-def below(dash: str) -> str:
+def indented(dash: str) -> str:
     return "".join(dash + line for line in WRITTEN.splitlines(keepends=True))
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("", "list:\n" + below("  ")),
-        ("a: 1", "a: 1\nlist:\n" + below("  ")),
-        ("list: []\nb: 1\n", "list:\n" + below("  ") + "b: 1\n"),
-        ("list: null\n\n# of b\nb: 1\n", "list:\n" + below("  ") + "\n# of b\nb: 1\n"),
-        ("list: [{name: 'y'}]\n", "list:\n  - {name: 'y'}\n" + below("  ")),
+        ("", "list:\n" + indented("  ")),
+        ("a: 1", "a: 1\nlist:\n" + indented("  ")),
+        ("list: []\nb: 1\n", "list:\n" + indented("  ") + "b: 1\n"),
+        ("list: null\n\n# of b\nb: 1\n", "list:\n" + indented("  ") + "\n# of b\nb: 1\n"),
+        ("list: [{name: 'y'}]\n", "list:\n  - {name: 'y'}\n" + indented("  ")),
         ("list:  # all\n- name: y  # one\nb: 1", "list:  # all\n- name: y  # one\n" + WRITTEN + "b: 1"),
-        ("list:\n    -   name: y\n", "list:\n    -   name: y\n" + below("    ")),
-        ("list:\n  -\n    q: |\n      # text\n", "list:\n  -\n    q: |\n      # text\n" + below("  ")),
-        ("list:\r\n  - name: y\r\n", ("list:\n  - name: y\n" + below("  ")).replace("\n", "\r\n")),
+        ("list:\n    -   name: y\n", "list:\n    -   name: y\n" + indented("    ")),
+        ("list:\n  -\n    q: |\n      # text\n", "list:\n  -\n    q: |\n      # text\n" + indented("  ")),
+        ("list:\r\n  - name: y\r\n", ("list:\n  - name: y\n" + indented("  ")).replace("\n", "\r\n")),
     ],
 )
 def test_new_item_has_the_style_of_the_list(before, after):
