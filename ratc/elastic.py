@@ -29,15 +29,15 @@ def settled(settings: Values) -> Values:
 
 
 def is_range(settings: Values) -> bool:
-    """Whether the job takes from so many to so many nodes."""
+    """Whether `resources.nodes` is a range of more than one number of nodes."""
     return FEWEST in settings
 
 
 def fewest(settings: Values) -> int:
-    """The fewest nodes that the job takes."""
+    """Return the smallest number of nodes on which the job can run."""
     return settings.get_as(int, FEWEST if is_range(settings) else NODES)
 
 
 def at(settings: Values, nodes: int) -> Values:
-    """The settings of a range for one number of its nodes. They still say that there is a range."""
+    """Return the settings of a range for one of its numbers of nodes. `is_range` still holds for them."""
     return Values({**settings, NODES: replace(settings[NODES], value=nodes)})

@@ -56,7 +56,7 @@ def replace(
 
 
 def make_folders(path: str) -> None:
-    """Make a folder and those above it. Raises OSError, also for more folders than Python goes through."""
+    """Make a folder and its missing parents. Raises OSError, also for a path too deep for Python's recursion."""
     try:
         os.makedirs(path, exist_ok=True)
     except RecursionError:
@@ -227,7 +227,7 @@ def refuse_link(folder: str, name: str) -> None:
 
 
 def _host() -> str:
-    """Return 6 hexadecimal digits for this host: sockets lie below such names, with paths of at most 107 bytes."""
+    """Return 6 hexadecimal digits for this host. They are short, because the path of a socket has at most 107 bytes."""
     return sha256(os.uname().nodename.encode()).hexdigest()[:6]
 
 

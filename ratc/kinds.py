@@ -1,4 +1,4 @@
-"""What a YAML or JSON file is, by the keys at its top: a file of another kind is one mistake, not one for each key."""
+"""The kind of a YAML or JSON file, by its top-level keys: a file of another kind is one mistake, not one for a key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratc.yaml.parse import Document
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of file: it is of this kind if it has all of some keys. ``use`` is what takes it."""
+    """A kind of file, recognised by keys that it must all have. ``use`` names the command that reads it."""
 
     name: str
     keys: tuple[str, ...]

@@ -97,7 +97,7 @@ def key_paths(schema: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def is_section(schema: dict[str, Any]) -> bool:
-    """Whether a key holds other keys. A mapping in whose place a number may stand is a value."""
+    """Whether a key holds other keys. A mapping that may be replaced by a number is a value."""
     return "properties" in schema and "integer" not in _types(schema)
 
 

@@ -79,19 +79,19 @@ def unfollowed(text: str) -> list[str]:
 
 
 def fraction(variables: Mapping[str, object]) -> float:
-    """The smallest share of a card's memory that an environment's variables let the allocator reserve, 0 to 1."""
+    """Return the least share of a card's memory, 0 to 1, that variables of an environment let the allocator reserve."""
     said = [options(str(variables.get(name, ""))).get(_SHARE, "") for name in READ]
     return min((float(text) for text in said if re.fullmatch(_FRACTION, text)), default=1.0)
 
 
 def implied(text: str) -> str | None:
-    """The allocator that a variable's value asks for; None if it does not say, or asks for another backend."""
+    """Return the allocator that a variable's value selects; None if it selects none, or another backend."""
     found = options(text).get(EXPANDABLE)
     return {"True": EXPANDABLE, "False": NATIVE}.get(found or "")
 
 
 def by_variables(variables: Mapping[str, object]) -> str | None:
-    """The allocator that an environment's variables ask for; None if they leave it open."""
+    """Return the allocator that an environment's variables select; None if they leave it open."""
     said = [allocator for name in READ if (allocator := implied(str(variables.get(name, ""))))]
     return said[0] if said else None
 

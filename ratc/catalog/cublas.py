@@ -16,13 +16,13 @@ _PAIR = re.compile(r":([0-9]{1,9}):([0-9]{1,9})", re.ASCII)
 
 
 def workspace_bytes(variables: Mapping[str, object]) -> int | None:
-    """Return the size of a workspace by an environment's variables; None if it is torch's default for the card."""
+    """Return the bytes of a workspace by an environment's variables; None if it is torch's default for the card."""
     pairs = _PAIR.findall(str(variables.get(NAME, "")))
     return sum(int(size) * 1024 * int(count) for size, count in pairs) if pairs else None
 
 
 def fault(text: str) -> str | None:
-    """Return what is wrong with a value of `NAME`, as the rest of a sentence; None if cuBLAS takes it."""
+    """Return the error in a value of `NAME`, as the rest of a sentence; None if cuBLAS accepts it."""
     if re.fullmatch(rf"({_PAIR.pattern})+", text):
         return None
     return f"is `{text}`, and cuBLAS takes `:SIZE:COUNT` in KiB, such as `:4096:8`"

@@ -43,7 +43,8 @@ MPI_PREFIXES = ("OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "PMIX_", "JSM_NAM
 MPI_NAMES = ("MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_LOCALID")
 #: The logs of torch: with an unknown name in it, torch cannot be imported.
 LOGS = ("TORCH_LOGS",)
-#: What torch reads with fixed words, in any case, when it is imported: with another one it cannot be imported.
+#: Variables that torch reads when it is imported, and their valid words, in any case: with another word torch cannot be
+#: imported.
 WORDS = {"TORCH_DISTRIBUTED_DEBUG": ("OFF", "INFO", "DETAIL")}
 #: From Python 3.11 on `python -m` does not import from the working folder then: a spec's `types.py` is not Python's.
 SAFE = {"PYTHONSAFEPATH": "1"}
@@ -67,7 +68,7 @@ def without(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def fault(name: str, value: str) -> str | None:
-    """What torch would refuse in a variable, as the rest of a sentence; None if nothing is known of it."""
+    """Return torch's objection to a variable's value, as the rest of a sentence; None if no objection is known."""
     words = WORDS.get(name)
     if words is None or value.upper() in words:
         return None

@@ -63,12 +63,12 @@ OPTIMIZERS = {
 
 
 def of(name: str) -> Optimizer:
-    """Return what is known of the optimizer of a spec: of `package.module:callable` nothing."""
+    """Return the facts on the optimizer of a spec; for `package.module:callable` those of an unknown optimizer."""
     return OPTIMIZERS.get(name) or Optimizer(f"`{name}`", unsharded=_WHOLE, largest_rate=math.inf)
 
 
 def names(sharded: bool = False, zero: bool = False) -> str:
-    """Return the built-in optimizers that FSDP2 or ZeRO go with, in the words of a help."""
+    """Return the built-in optimizers that work with FSDP2 or ZeRO, in the words of a help."""
     found = [
         f"`{name}`" for name, one in OPTIMIZERS.items() if (not sharded or not one.unsharded) and (not zero or one.zero)
     ]

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A built-in data set: the dimensions of what it holds, 2 for images, grey or RGB, and 3 for volumes; and what it
-    reads in a folder of data, if it looks for names.
+    """A built-in data set.
+
+    Attributes:
+        dimensions: 2 for images, grey or RGB, and 3 for volumes.
+        layout: The names of the files and folders that it reads in a folder of data; empty if they are not fixed.
     """
 
     dimensions: int = 2
@@ -23,7 +26,7 @@ class Task:
 
     Attributes:
         scores: Its scores; the first chooses the best checkpoint if a spec names none.
-        losses: Its built-in losses, the one that is taken if a spec names none first.
+        losses: Its built-in losses; the first is the default.
         datasets: Its built-in data sets, by name.
         part: Whether it may be one of several tasks of a run.
         counts: If its classes have no background, what they are of, and the number of what they are as many as.

@@ -128,5 +128,5 @@ def _matches_plan(given: Value | None, kept: Value | None) -> bool:
 
 
 def _kept(given: Any, kept: Any) -> bool:
-    """Whether the plan's value equals the spec's: one number may stand for one on each axis."""
+    """Whether the plan's value equals the spec's. A number equals a list that has it for each axis."""
     return same(given, kept) or (isinstance(kept, (list, tuple)) and all(same(given, item) for item in kept))

@@ -31,7 +31,7 @@ class World:
 
 
 def problem(text: str, world_size: int) -> str:
-    """Return DeepSpeed's complaint on a text; empty if it accepts it."""
+    """Return DeepSpeed's complaint about a text for that number of processes; empty if it accepts the text."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file, contextlib.redirect_stdout(io.StringIO()):
         file.write(text)
         file.flush()

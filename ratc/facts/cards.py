@@ -21,7 +21,9 @@ _SLICE = re.compile(r"(?:^|[-:.])(?:\d+c\.)?\d+g\.\d+gb(?:\+[\w.]+)*$")
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """A card's peaks by its vendor: operations a second by type, bytes of memory a second, and watts of the board."""
+    """A card's peak rates by its vendor's data sheet: ``operations`` a second by type, ``bandwidth`` of its memory in
+    bytes a second, and ``watts`` of the board.
+    """
 
     operations: tuple[tuple[str, float], ...]
     bandwidth: float

@@ -235,5 +235,5 @@ def _count_with_verb(number: int, noun: str, each: str = "") -> str:
 
 
 def size(number: int) -> str:
-    """Bytes for people: ``256 GB``, ``32000 MB``, in powers of 1024 as schedulers count."""
+    """Return a size in bytes as text: ``256 GB``, ``32000 MB``, in powers of 1024 as schedulers count."""
     return f"{number >> 30} GB" if number % (1 << 30) == 0 else f"{number >> 20} MB"

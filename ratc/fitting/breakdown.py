@@ -16,7 +16,7 @@ from ratc.memory.margin import text
 from ratc.render.html.memory import Part
 from ratc.timing.run import span_text
 
-#: Kinds of the trace in the order in which people ask for them, with their names.
+#: Kinds of the trace in the order in which they are shown, with their names.
 _WORDS = {
     "parameter": "parameters",
     "buffer": "buffers",
@@ -28,9 +28,9 @@ _WORDS = {
     "bucket": "communication buckets",
     "workspace": "workspaces of cuBLAS and cuDNN",
 }
-#: Told even if none of it is alive at the peak.
+#: Shown even if none of it is alive at the peak.
 _ALWAYS = ("parameter", "gradient", "optimizer", "activation")
-#: Modules named for each kind, and the share of the kind below which a module is not worth its line.
+#: Modules named for each kind at most, and the least share of the kind's bytes for a module to be named.
 _MODULES, _SHARE = 3, 0.05
 
 
@@ -137,7 +137,7 @@ def _way(way: WayOut) -> str:
 
 
 def size_text(size: int) -> str:
-    """Bytes for people."""
+    """Return a size in bytes as text."""
     return units.size_text(size, fine=True)
 
 

@@ -19,13 +19,15 @@ from ratc.memory.zero import Strategy
 from ratc.timing.roofline import Rates, launch_seconds
 from ratc.timing.run import span_text
 
-#: Sets that are traced, before all blocks are taken.
+#: Sets that are traced, before all blocks are taken. Chosen, not measured: a trace takes seconds.
 MOST_TRACED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Smallest:
-    """The step with the smallest set of blocks that makes a micro-batch fit, of so many blocks that could be taken."""
+    """The step with the smallest set of recomputed blocks that makes a micro-batch fit; ``blocks`` is the number of all
+    blocks that could be recomputed.
+    """
 
     variant: Variant
     recomputed: tuple[Recomputed, ...]
@@ -63,8 +65,8 @@ def smallest(
 
 
 def forward_seconds(trace: Trace, device: Device, micro_batch: int, accumulation: int) -> dict[str, float]:
-    """Return the time of each block's forward in an optimizer step, by the roofline of its kernels; empty if the card's
-    peaks or the kernels are not known.
+    """Return the seconds of each block's forward in an optimizer step, by the roofline of its kernels; empty if the
+    card's peak rates or the kernels are not known.
     """
     card = facts.find_card(device.name)
     if not isinstance(card, facts.Card) or card.peaks is None or not trace.work:

@@ -16,21 +16,21 @@ from ratc.timing import run
 from ratc.timing.run import Prediction
 
 NAME = "results.json"
-#: A run of many epochs has a line for each; a file beyond this size is none of a run's.
+#: The largest results.json that is read, in bytes. A run of many epochs has a line for each.
 MOST_BYTES = 64 << 20
 #: Sections of a plan with values that the time of a step may depend on.
 SECTIONS = ("task_type", "debug", "model", "training", "engine", "data", "parallel", "hardware")
 #: Values in these sections that the time of a step does not depend on, beside those that memory has nothing to do with.
 _WITHOUT_EFFECT = ("training.max_steps_per_epoch", "data.data_dir", "data.class_names", "parallel.timeout_seconds")
-#: Steps of a run below which its speed is that of its start.
+#: The least number of steps of a run whose speed counts: the first steps are slower. Chosen, not measured.
 LEAST_STEPS = 20
 
 
 def measured(plan: Plan, folder: str) -> Prediction | None:
-    """The step as the last finished run of the plan's output folder took it; None if there was none, if its values
-    differ from the plan's, or if it was too short. ``folder`` is the spec's.
+    """Return the step time of the last finished run in the plan's output folder. ``folder`` is the spec's.
 
-    Its speed is that of training on all processes: waits for data and communication count.
+    None if there is no such run, if its values differ from the plan's, or if it was too short. The time is that of
+    training on all processes, and so includes waits for data and communication.
     """
     place = os.path.join(folder, str(plan.values["output_dir"].value))
     results = _read(os.path.join(place, NAME))
@@ -59,7 +59,7 @@ def _at(tree: Any, path: str) -> Any:
 
 
 def _number(value: Any) -> float:
-    """A finite number as it is; 0 for anything else."""
+    """Return a finite number unchanged; 0 for any other value."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if is_number else 0.0
 

@@ -71,9 +71,9 @@ def decide_like(plan: Plan, folder: str, chosen: Decision) -> tuple[Decision | N
 
 
 def decide_one(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
-    """Decide the micro-batch from a measurement of the plan's step, or if there is none from a prediction.
+    """Decide the micro-batch from a measurement of the plan's step or, if there is none, from a prediction.
 
-    For a micro-batch that the spec gives, nothing but the blocks to recompute is decided.
+    If the spec gives the micro-batch, only the blocks to recompute are decided.
     Codes: R516 (a warning), and those of `predict.decide`.
 
     ``folder`` is the spec's. If the spec leaves attention or checkpointing open, the prediction chooses them, unless

@@ -14,10 +14,10 @@ from ratc.units import size_text
 
 
 def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
-    """Return the verdict on the plan's own micro-batch; or None, and the reason. ``folder`` is the spec's.
+    """Return the verdict on the plan's own micro-batch and ""; or None and the reason. ``folder`` is the spec's.
 
-    Raises NoTrace if the model's output is of no use to its task, no sample can be normalised, or wrap names match
-    nothing.
+    Raises NoTrace if the task cannot use the model's output, if a layer normalises one value of each sample, or if wrap
+    names match nothing.
     """
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)
     wanted = variant(plan, device.kernels)

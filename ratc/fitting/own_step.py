@@ -9,7 +9,7 @@ from ratc.program import OF_A_PROGRAM, is_program
 
 
 def unpredicted(plan: Plan) -> str:
-    """Return in a sentence why no memory can be predicted for the plan's hardware; empty if it can."""
+    """Return a sentence with the reason why no memory is predicted for the plan's hardware; empty if it is."""
     values = plan.values
     if is_program(plan.settings):
         return OF_A_PROGRAM
@@ -21,11 +21,11 @@ def unpredicted(plan: Plan) -> str:
 
 
 def lines(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
-    """Return the memory of the micro-batch part by part, and the time of the step; or the reason in one line.
+    """Return lines of text: the memory of the micro-batch part by part, and the time of the step. If the memory is not
+    predicted, the reason takes its place.
 
-    ``decision`` is that of the plan's prediction, None if it has none or could not be predicted. ``folder`` is the
-    spec's.
-    Raises NoTrace as :func:`ratc.fitting.given_batch.judge` does.
+    ``decision`` is that of the plan's prediction; None if the plan needs none, or if the prediction failed. ``folder``
+    is the spec's. Raises NoTrace as `ratc.fitting.given_batch.judge` does.
     """
     if decision is not None and not decision.is_given:
         return [*breakdown.lines(decision.choice, decision.measured), *_time_lines(plan, folder)]
@@ -42,13 +42,13 @@ def lines(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
 
 
 def _time_lines(plan: Plan, folder: str) -> list[str]:
-    """The time of the plan's step, and the classes of kernels that it goes to; nothing if it is not predicted."""
+    """Return the time of the plan's step, and of each class of its kernels; empty if it is not predicted."""
     step, _ = step_time.predict_step(plan, folder)
     return [] if step is None else ["", *step_time.lines(plan, step, None), *step_time.parts(step)]
 
 
 def time_sentence(plan: Plan, folder: str) -> str:
-    """Return the time of the plan's step in a sentence, or why it is not predicted."""
+    """Return a sentence with the time of the plan's step, or with the reason why it is not predicted."""
     step, why = step_time.predict_step(plan, folder)
     text = step.sentence() if step else f"the time of a step is not predicted: {why}"
     return f"{text[0].upper()}{text[1:]}."

@@ -249,8 +249,8 @@ def check_units(plan: Plan, searcher: Searcher, wanted: Variant, micro_batch: in
 
 
 def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Candidate]:
-    """Return the strategies that `auto` may take, the simplest first; none if the spec names one, or nothing is to be
-    divided.
+    """Return the strategies that `auto` may take, the simplest first; none if the spec names one, or if there is only
+    one process.
     """
     settings, values = plan.settings, plan.values
     if settings["parallel.strategy"].value != "auto" or own.world_size == 1:
@@ -274,7 +274,7 @@ def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Ca
 
 
 def _fsdp2(plan: Plan, size: int) -> Strategy:
-    """Return FSDP2 as the spec asks for it, in groups of that many processes."""
+    """Return FSDP2 as the spec asks for it, in groups of ``size`` processes."""
     settings, wrap = plan.settings, plan.settings["parallel.wrap"].value
     return Strategy(
         "fsdp2",
@@ -296,14 +296,14 @@ def asked_allocator(plan: Plan) -> str:
 
 
 def own_searcher(plan: Plan, library: Library) -> Searcher:
-    """A searcher with the plan's own allocator and share of the global batch."""
+    """Return a searcher with the plan's own allocator and share of the global batch (samples of one rank and step)."""
     share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
     return Searcher(library, share, expandable=plan.values["training.allocator"].value == EXPANDABLE)
 
 
 def variants(plan: Plan, device: Device, precision: str | None = None) -> list[Variant]:
-    """Return the variants of the plan's step on a card, for each attention and checkpointing that the spec leaves open,
-    best first; in the plan's own precision or another.
+    """Return the variants of the plan's step on a card, best first: one for each attention and checkpointing that the
+    spec allows. ``precision`` replaces the plan's.
     """
     wanted = variant(plan, device.kernels)
     if precision is not None:
@@ -313,13 +313,13 @@ def variants(plan: Plan, device: Device, precision: str | None = None) -> list[V
 
 
 def device_of(plan: Plan) -> Device:
-    """The plan's card."""
+    """Return the plan's card as a device, with the fraction of its memory that a process may reserve."""
     hardware = {key: plan.values[f"hardware.{key}"].value for key in ("card", "memory_bytes", "compute_capability")}
     return Device(hardware["card"], hardware["memory_bytes"], hardware["compute_capability"], _fraction(plan))
 
 
 def device_for(plan: Plan, card: facts.Card) -> Device:
-    """Another card in the plan's environment."""
+    """Return another card as a device, with the plan's fraction of the memory that a process may reserve."""
     return Device(card.id, card.memory_bytes, card.compute_capability, _fraction(plan))
 
 
@@ -328,7 +328,7 @@ def _fraction(plan: Plan) -> float:
 
 
 def strategy_of(plan: Plan) -> Strategy:
-    """How the plan spreads a step over its processes."""
+    """Return the strategy by which the plan spreads a step over its processes."""
     values = plan.values
     if "fsdp2.shard_size" in values:
         return _fsdp2(plan, values.get_as(int, "fsdp2.shard_size"))

@@ -12,22 +12,22 @@ from ratc.plan import Plan, Value, Values
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Cards and precisions by name; without any, those of the spec."""
+    """The cards and precisions of the table, by name; those of the spec if there are none."""
 
     cards: tuple[str, ...] = ()
     all_cards: bool = False
     precisions: tuple[str, ...] = ()
 
 
-#: From the one that is tried first.
+#: In the order in which they are tried.
 PRECISIONS = ("bf16", "fp16", "fp32")
 #: Helps for a card without a prediction.
 _OTHERS = ("name other cards: `--card CARD`", "or measure a step on it: `ratc profile SPEC --measure`")
 
 
 def on_a_card(question: Question, settings: Values) -> Values:
-    """Return the settings with the first card in the options, if the spec requests GPUs and names no card: the question
-    is not about this machine's GPUs.
+    """Return the settings with the first card of the question, if the spec requests GPUs and names no card. Otherwise
+    the answer would depend on this machine's GPUs.
     """
     named = question.cards[:1] or (table.COMMON[:1] if question.all_cards else [])
     counts = [settings[f"resources.{key}"].value for key in ("num_gpus", "gpus_per_node")]
@@ -58,6 +58,9 @@ def cards_of(question: Question, plan: Plan) -> tuple[list[facts.Card], tuple[Di
 
 
 def precisions_of(question: Question, plan: Plan, card: facts.Card) -> list[str]:
+    """Return the precisions to show for a card: the named ones, else the spec's, without those that the card lacks. For
+    `auto` they are the card's best and fp32.
+    """
     can = {"bf16": card.bf16, "fp16": card.fp16, "fp32": True}
     if question.precisions:
         return [kind for kind in question.precisions if can[kind]]

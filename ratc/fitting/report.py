@@ -24,7 +24,11 @@ from ratc.render.timeline import Drawing
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """Each part, or in one sentence why it is missing. ``found`` are the diagnostics that stopped a prediction."""
+    """The parts of a report, each with a sentence that gives the reason if it is missing.
+
+    ``unpredicted`` is the reason for ``account``, ``undrawn`` for ``drawing``, ``no_cards`` for ``cards``.
+    ``cards_note`` gives the conditions of the table. ``found`` are the diagnostics that stopped a prediction.
+    """
 
     account: CardMemory | None = None
     unpredicted: str = ""
@@ -138,7 +142,7 @@ def _cards(
 
 
 def _precisions(plan: Plan, card: facts.Card) -> list[str]:
-    """Return the plan's precision if the card has it; else, if the spec leaves it open, the card's best."""
+    """Return the plan's precision if the card has it; else the card's best, if the spec leaves the precision open."""
     can = {"bf16": card.bf16, "fp16": card.fp16, "fp32": True}
     own = plan.values.get_as(str, "training.precision")
     if can[own]:

@@ -22,13 +22,15 @@ from ratc.timing.roofline import FITTED, Rates, StepTime, step_time
 from ratc.timing.run import Links, Prediction, Prices, Run
 from ratc.units import counted
 
-#: Bytes that AdamW moves for each weight of its partition: it reads weight, gradient and two moments, and writes three.
+#: Bytes that AdamW moves for each weight of its partition, in fp32: it reads weight, gradient and two moments, and
+#: writes all but the gradient.
 ADAMW_BYTES = 28
 
 
 def predict_step(plan: Plan, folder: str, earlier: bool = True) -> tuple[Prediction | None, str]:
-    """The time of the plan's optimizer step; or None, and the reason. ``folder`` is the spec's. With ``earlier`` the
-    speed of the last run in the plan's output folder counts.
+    """Return the time of the plan's optimizer step and ""; or None and the reason. ``folder`` is the spec's.
+
+    With ``earlier`` the time in the last run of the plan's output folder comes before a measurement and a prediction.
     """
     values = plan.values
     if is_program(plan.settings):
@@ -62,7 +64,10 @@ def predict_step(plan: Plan, folder: str, earlier: bool = True) -> tuple[Predict
 def of_trace(
     plan: Plan, card: facts.Card, trace: Trace, strategy: Strategy, micro: int, accumulation: int
 ) -> tuple[Prediction | None, str]:
-    """The time of a traced step of the plan's model on a card; or None, and the reason."""
+    """Return the time of a traced step of the plan's model on a card and ""; or None and the reason.
+
+    A step has ``accumulation`` micro-batches of ``micro`` samples on each process.
+    """
     values = plan.values
     if values["training.compile"].value:
         return None, "the kernels of compiled models are not counted"
@@ -95,8 +100,8 @@ def _measurement(plan: Plan, folder: str) -> Measurement | None:
 
 
 def _micro_seconds(found: Measurement, micro_batch: int) -> float:
-    """Seconds of a micro-batch, by a line through the measured ones; in proportion if only one was measured, and for a
-    smaller one at least.
+    """Return the seconds of a micro-batch by a line through the measured ones. If only one was measured, they are in
+    proportion to its size; for a smaller micro-batch they are at least that.
     """
     times = [(point.micro_batch, point.micro_batch / point.samples_per_second) for point in found.points]
     (small, first), (large, last) = times[0], times[-1]
@@ -113,13 +118,13 @@ def _with_optimizer(step: StepTime, trace: Trace, stage: int, world: int, rates:
 
 
 def links_of(plan: Plan) -> Links:
-    """The links between GPUs that the facts give, in bytes a second."""
+    """Return the bandwidths between GPUs that the facts give, in bytes a second."""
     within, between = (_fact(plan, key) for key in ("gpu_link_gb_s", "network_gb_s"))
     return Links(within and 1e9 * within, between and 1e9 * between)
 
 
 def prices_of(plan: Plan) -> Prices:
-    """What a GPU costs by the facts."""
+    """Return the price of a GPU hour and the watts of a GPU by the facts."""
     currency = plan.facts.get("cluster.currency")
     name = str(currency.value) if currency is not None and currency.value is not None else None
     return Prices(_fact(plan, "price_per_gpu_hour"), name, _fact(plan, "watts_per_gpu"))
@@ -131,8 +136,9 @@ def _fact(plan: Plan, key: str) -> float | None:
 
 
 def training(plan: Plan, step: Prediction, samples: int | None) -> Run | None:
-    """The whole training of a plan with so many samples in an epoch; None if its steps are not known. A smaller last
-    batch counts as a whole step.
+    """Return the whole training of a plan with ``samples`` in an epoch; None if its number of steps is not known.
+
+    A smaller last batch counts as a whole step.
     """
     most = plan.values["training.max_steps_per_epoch"].value
     whole = None
@@ -144,8 +150,9 @@ def training(plan: Plan, step: Prediction, samples: int | None) -> Run | None:
 
 
 def with_loading(plan: Plan, step: Prediction, loader_rate: float | None) -> Prediction:
-    """The step with its waits for samples, if the samples a second of a loader process are given and the step is not
-    that of a run, whose time includes them.
+    """Return the step with its waits for samples. ``loader_rate`` are the samples a second of one loader process.
+
+    The step is unchanged if the rate is not given, or if the step is that of a run, whose time includes the waits.
     """
     if loader_rate is None or step.waits is not None:
         return step
@@ -153,14 +160,16 @@ def with_loading(plan: Plan, step: Prediction, loader_rate: float | None) -> Pre
 
 
 def lines(plan: Plan, step: Prediction, samples: int | None) -> list[str]:
-    """The time of a plan's step, and the time and cost of its training if the samples of an epoch are known."""
+    """Return lines with the time of a plan's step and, if the ``samples`` of an epoch are known, the time and cost of
+    its training.
+    """
     told = [step.sentence()]
     whole = training(plan, step, samples)
     return told if whole is None else [*told, *whole.lines(prices_of(plan))]
 
 
 def parts(step: Prediction) -> list[str]:
-    """The classes of kernels of a step, the longest first, each with its time on the card."""
+    """Return a line for each class of a step's kernels with its time on the card, longest first."""
     words = {"product": "matrix products", "memory": "elementwise kernels, norms, copies and the optimizer"}
     words |= {"convolution": "convolutions", "attention": "fused attention", "recurrent": "recurrent layers"}
     found = sorted(step.by_class.items(), key=lambda one: -one[1])
@@ -168,7 +177,10 @@ def parts(step: Prediction) -> list[str]:
 
 
 def too_long(plan: Plan, step: Prediction, samples: int | None) -> tuple[Diagnostic, ...]:
-    """A warning if the walltime of the plan's job is too short for all of its steps. Code: R354."""
+    """Return a warning if the walltime of the plan's job is too short for all steps of its training. Code: R354.
+
+    ``samples`` are those of an epoch; None if they are not known.
+    """
     whole = training(plan, step, samples)
     walltime = plan.values.get("job.walltime_seconds")
     if whole is None or walltime is None or not walltime.value:

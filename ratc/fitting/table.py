@@ -72,7 +72,7 @@ def own_card(plan: Plan) -> facts.Card | None:
 
 
 def unpredictable(plan: Plan, card: facts.Card) -> str:
-    """Return why a card has no prediction; empty if it has one."""
+    """Return the reason why a card has no prediction; empty if it has one."""
     if not card.compute_capability:
         return "ratc does not know its attention kernels and libraries; it predicts for NVIDIA cards only"
     fused = plan.settings["model.attention_memory"].value == "fused" and full_at_least(plan.settings)
@@ -91,7 +91,7 @@ def note(plan: Plan) -> str:
 
 
 def drawing(model: str, searcher: Searcher, wanted: Variant, strategy: Strategy, choice: Choice) -> Drawing:
-    """One step of a choice over its allocations."""
+    """Return the drawing of one step of a choice: the bytes in use over the step's allocations."""
     found = choice.estimate
     program = searcher.predictor(wanted, strategy, found.micro_batch).program
     size = " x ".join(map(str, wanted.image_size))

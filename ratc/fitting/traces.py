@@ -14,7 +14,7 @@ from ratc.tracing import fetch
 
 
 class NoTrace(Untraceable):
-    """A trace that a search needs is not available; ``found`` says why."""
+    """A trace that a search needs cannot be made. ``found`` are the diagnostics with the reason."""
 
     def __init__(self, found: tuple[Diagnostic, ...]) -> None:
         self.found = found
@@ -28,7 +28,7 @@ class _Fetched:
         self._traces: dict[tuple[bool, bool], Trace] = {}
 
     def trace(self, accumulating: bool, one_sample: bool) -> Trace:
-        """The trace of a step of one micro-batch or of several; of one sample, or of more. Raises NoTrace."""
+        """Return a trace as `ratc.memory.choose.Traces` describes it. Raises NoTrace."""
         key = accumulating, one_sample
         if key not in self._traces:
             asked = request(self._plan, self._variant, 2 if accumulating else 1, one_sample)
@@ -44,7 +44,9 @@ class _Fetched:
 
 
 class Library(Mapping[Variant, Traces]):
-    """Every variant that may be traced; a search looks for ways out only among those named in ``known``."""
+    """The traces of every variant of a plan. A search looks for ways out only among the variants in ``known``, which
+    iteration yields.
+    """
 
     def __init__(self, plan: Plan, folder: str, span: Span | None) -> None:
         self._plan, self._folder, self._span = plan, folder, span

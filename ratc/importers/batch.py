@@ -24,7 +24,7 @@ _LAUNCH = re.compile(r"^(?:exec )?(?:\S*/)?(?:srun|mpirun|jsrun|torchrun|acceler
 
 
 def slurm_walltime(text: str) -> str | None:
-    """``D-HH:MM:SS`` of Slurm's minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    """Return ``D-HH:MM:SS`` for a walltime of Slurm: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S; None for others."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if not match:
         return None

@@ -38,8 +38,9 @@ _RATCS = "ratc writes the command"
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A command that starts a program. ``own`` are the words before it; ``args`` those behind it, None for what the
-    shell works out when it runs.
+    """A command that starts a program. ``own`` are the words before the program, ``args`` those after it.
+
+    None stands for a word that the shell computes when it runs.
     """
 
     text: str
@@ -52,8 +53,10 @@ class Launch:
 
 
 def split(command: Command, span: Span) -> Launch:
-    """A launching command in its parts; all of it is the launcher's if the program cannot be told, or if there are
-    several: `srun` and `mpirun` start another one behind a `:`.
+    """Return the parts of a launching command.
+
+    All of it belongs to the launcher if the program cannot be recognised, or if there are several: `srun` and `mpirun`
+    start another program after a `:`.
     """
     words = list(command.words or ())
     text = re.sub(r"\\\n", " ", command.text)
@@ -66,7 +69,7 @@ def split(command: Command, span: Span) -> Launch:
 
 
 def _program(words: Sequence[str]) -> tuple[str, int, str | None] | None:
-    """The kind of the program, its place among the words, and what starts its processes, if something does."""
+    """Return the kind of the program, its index among the words, and the launcher of its processes, if there is one."""
     at = 1 if words[:1] == ["exec"] else 0
     named = words[at].rpartition("/")[2] if at < len(words) else ""
     starter = named if named in _STARTERS else None
@@ -91,7 +94,7 @@ def _program(words: Sequence[str]) -> tuple[str, int, str | None] | None:
 
 
 def _launched(words: Sequence[str], at: int, launcher: str | None) -> tuple[str, int, str | None] | None:
-    """The program behind a launcher's options, some of which have values: a file of Python's, or what `-m` names."""
+    """Return the program after a launcher's options, some of which have values: a Python file or `-m`'s module."""
     for number in range(at, len(words)):
         if words[number] in ("-m", "--module"):
             named = number + 1

@@ -18,7 +18,7 @@ REQUIRED = {"experiment_name": "imported", "data.data_dir": "data"}
 
 
 def required(values: Iterable[str]) -> dict[str, str]:
-    """What a spec with values of these paths must say: beside an `entrypoint` no folder of data."""
+    """Return the required keys of a spec with these paths, with default values: none for data with an `entrypoint`."""
     is_program = any(path.startswith("entrypoint.") for path in values)
     return {path: stand_in for path, stand_in in REQUIRED.items() if not is_program or path != "data.data_dir"}
 

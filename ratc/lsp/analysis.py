@@ -86,7 +86,9 @@ def _plan(request: CompileRequest, loaded: Loaded) -> Plan | None:
 
 
 def hover(analysis: Analysis, line: int, column: int) -> tuple[str, Span] | None:
-    """Markdown on the key or value at a place, and the range of the key: the value, its reason, the text of the key."""
+    """Return Markdown on the key or value at a place (its value, its reason, the key's description), and the key's
+    range; None if there is none.
+    """
     found = _at(analysis.document, line, column)
     if found is None:
         return None
@@ -138,7 +140,7 @@ def _holds(node: Node, line: int, column: int) -> bool:
 
 
 def completions(text: str, line: int, column: int) -> list[Completion]:
-    """The keys, or the values of a key, that may stand at a place of a text that may be half written."""
+    """Return the keys, or the values of a key, that are valid at a place of a text. The text may be incomplete."""
     lines = text.split("\n")
     if not 0 < line <= len(lines):
         return []

@@ -24,7 +24,10 @@ RESERVATION = 32 << 20
 
 
 class OutOfMemory(Exception):
-    """The allocator at its cap, all cached segments given back, had no room."""
+    """The allocator is at its cap, has given back all cached segments, and still has no room for a segment.
+
+    ``wanted_bytes`` is the size of that segment, ``reserved_bytes`` the bytes reserved at that moment.
+    """
 
     def __init__(self, wanted_bytes: int, reserved_bytes: int) -> None:
         super().__init__(f"{wanted_bytes} bytes on top of {reserved_bytes}")
@@ -32,12 +35,14 @@ class OutOfMemory(Exception):
 
 
 def rounded(size: int) -> int:
-    """Bytes that a request takes: `round_size`, to multiples of 512. Nothing stays nothing."""
+    """Return the bytes of a request, rounded up to a multiple of 512; 0 for 0: `round_size`."""
     return (size + MIN_BLOCK - 1) & -MIN_BLOCK
 
 
 def segment_size(size: int) -> int:
-    """Bytes asked of the driver for a rounded request that no cached block serves: `get_allocation_size`."""
+    """Return the bytes of the segment that the driver is asked for if no cached block serves a rounded request of
+    ``size`` bytes: `get_allocation_size`.
+    """
     if size <= SMALL:
         return SMALL_BUFFER
     return LARGE_BUFFER if size < MIN_LARGE else (size + ROUND_LARGE - 1) & -ROUND_LARGE
@@ -187,7 +192,7 @@ class Allocator:
 
 
 class ExpandableAllocator(Allocator):
-    """The same with `expandable_segments:True`: segments that grow, in pages of 2 MiB (small pool) or 20 MiB (large
+    """The allocator with `expandable_segments:True`: its segments grow in pages of 2 MiB (small pool) or 20 MiB (large
     pool).
     """
 

@@ -28,7 +28,10 @@ class Taken:
 
 
 def searchers(library: Library, share: int, asked: str) -> dict[str, Searcher]:
-    """A searcher for each allocator that the spec allows (`auto`: both); they share the traces."""
+    """Return a searcher for each allocator that the spec allows (`auto`: both); they share the traces.
+
+    ``share`` is the number of samples of one rank in an optimizer step.
+    """
     allowed = (NATIVE, EXPANDABLE) if asked == "auto" else (asked,)
     return {allocator: Searcher(library, share, expandable=allocator == EXPANDABLE) for allocator in allowed}
 
@@ -40,10 +43,11 @@ def choose(
     device: Device,
     stages: Iterable[int],
 ) -> Taken | None:
-    """The first of the variants that fits with any allocator that is allowed, at the stage of `choose_stage`.
+    """Return the first of the variants that fits with any allowed allocator, at the stage of `Searcher.choose_stage`;
+    None if none fits.
 
-    Fused attention is taken in the place of full attention if it gives a larger micro-batch or a lower stage, for it
-    costs no time as far as is known.
+    Fused attention replaces full attention if it gives a larger micro-batch or a lower stage. That it costs no time is
+    an assumption, not measured.
     """
     stages = tuple(stages)
     taken: Taken | None = None
@@ -74,7 +78,7 @@ def _with_best_allocator(
 
 
 def _least(choice: Choice, stages: tuple[int, ...]) -> bool:
-    """Whether it is the whole share at the lowest stage: nothing is left to be gained."""
+    """Whether a choice is the whole share at the lowest stage, so that no other allocator can give more."""
     return choice.accumulation == 1 and _stage(choice) == min(stages)
 
 

@@ -18,8 +18,8 @@ from ratc.memory.zero import Strategy, bucket_elements
 class Variant:
     """The conditions of a trace that a choice may change.
 
-    ``kernels`` is `Device.kernels`; ``image_size`` is the sides of a sample in pixels. ``activation_checkpointing`` is
-    of all blocks of the model, of none, or of those with these names.
+    ``kernels`` is `Device.kernels`. ``image_size`` holds the sides of a sample in pixels, outermost first.
+    ``activation_checkpointing`` is True for all blocks of the model, False for none, or the names of some blocks.
     """
 
     precision: str
@@ -31,14 +31,16 @@ class Variant:
 
 
 class Untraceable(Exception):
-    """Raised by traces that are fetched when asked for and cannot be had; no way out is made of them."""
+    """A trace cannot be made. A search among ways out passes over the variant."""
 
 
 class Traces(Protocol):
-    """A variant's traces. Fetched when asked for, perhaps."""
+    """The traces of one variant. An implementation may make each one at its first use."""
 
     def trace(self, accumulating: bool, one_sample: bool) -> Trace:
-        """The trace of a step of one micro-batch or of several; of one sample, or of more."""
+        """Return the trace of a step: of several micro-batches if ``accumulating``, else of one; valid for a
+        micro-batch of 1 if ``one_sample``, else for larger ones. Raises Untraceable.
+        """
 
 
 #: Every variant that was traced. No other one is proposed.
@@ -58,7 +60,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class WayOut:
-    """A change with which training fits, and the prediction that says so."""
+    """A change of the spec with which training fits, in words, and the predicted choice with it."""
 
     change: str
     choice: Choice
@@ -86,8 +88,8 @@ class Searcher:
         self._predictors: dict[tuple[Variant, Strategy, bool], Predictor] = {}
 
     def predictor(self, variant: Variant, strategy: Strategy, micro_batch: int) -> Predictor:
-        """The predictor for a micro-batch: the accumulating trace for any but the whole share, and one of its own for a
-        single sample. Raises KeyError if untraced.
+        """Return the predictor for a micro-batch. It uses the accumulating trace unless the micro-batch is the whole
+        share, and a separate trace for a micro-batch of 1. Raises KeyError if the variant was not traced.
         """
         several = micro_batch < self.share
         trace = self.library[variant].trace(several, one_sample=micro_batch == 1)
@@ -105,12 +107,13 @@ class Searcher:
     def choose(
         self, variant: Variant, strategy: Strategy, device: Device, fewer_steps_than: int | None = None
     ) -> Choice | None:
-        """The largest divisor of the share that fits at the cap with the margin, or None if there is none, or none with
-        ``fewer_steps_than`` so many accumulation steps.
+        """Return the largest divisor of the share that fits at the cap with the margin; None if there is none.
 
-        The whole share is a trace of its own. Of the rest the live bytes grow with the micro-batch, so bisection finds
-        the largest divisor that they allow; from there down, the first whose replay fits is taken. Replays alone need
-        not be monotone, for fragmentation is not.
+        With ``fewer_steps_than``, a choice with that many accumulation steps or more counts as none.
+
+        The whole share has a separate trace. For the other divisors the live bytes grow with the micro-batch, so
+        bisection finds the largest divisor that they allow. From there down, the first divisor whose replay fits is
+        taken. Bisection over the replays would be wrong: fragmentation need not grow with the micro-batch.
         """
         least = 0 if fewer_steps_than is None else self.share // fewer_steps_than
         if self.share <= least:
@@ -147,7 +150,9 @@ class Searcher:
     def choose_stage(
         self, variant: Variant, strategy: Strategy, device: Device, stages: Iterable[int]
     ) -> Choice | None:
-        """The lowest ZeRO stage that needs no more accumulation than any of them; None if none fits."""
+        """Return the choice at the lowest of the ZeRO stages that needs no more accumulation steps than any other; None
+        if none fits.
+        """
         best: Choice | None = None
         for stage in sorted(stages):
             needed = best.accumulation if best else None
@@ -162,7 +167,11 @@ class Searcher:
         cards: Sequence[Device] = (),
         stages: Sequence[int] = (),
     ) -> Nothing:
-        """Why nothing fits, and every single change that is known to help: each was predicted, none is a guess."""
+        """Return the bytes that a micro-batch of 1 needs, and single changes with which training is predicted to fit.
+
+        They are changes of the variant, of the card (the smallest three of ``cards``), or of the ZeRO stage (one of
+        ``stages``).
+        """
         predictor = self.predictor(variant, strategy, 1)
         estimate = predictor.estimate(device, 1)
         ways = [*self._variants(variant, strategy, device), *self._stages(variant, strategy, device, stages)]
@@ -230,8 +239,8 @@ class Searcher:
 
 
 def in_order(variant: Variant, attentions: Sequence[str], checkpointings: Sequence[bool]) -> list[Variant]:
-    """The variants that a spec allows, best first: checkpointing costs a second forward pass of the whole model, and so
-    comes after every way that needs none.
+    """Return the variants that a spec allows, best first. Those with checkpointing come last, because it costs a second
+    forward pass of the whole model.
     """
     return [
         replace(variant, activation_checkpointing=checkpointed, attention_memory=attention)
@@ -241,7 +250,7 @@ def in_order(variant: Variant, attentions: Sequence[str], checkpointings: Sequen
 
 
 def describe(old: Variant, new: Variant) -> str | None:
-    """The one setting that differs, as it stands in a spec; None for no difference and for more than one."""
+    """Return the one setting that differs, as a spec has it; None if there is no difference, or more than one."""
     changes = []
     if new.precision != old.precision:
         changes.append(f"`precision: {new.precision}`")

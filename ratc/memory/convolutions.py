@@ -25,15 +25,19 @@ Arithmetic = Literal["bf16", "fp16", "tf32", "fp32"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "input", "weight")
 ARITHMETICS: tuple[Arithmetic, ...] = ("bf16", "fp16", "tf32", "fp32")
 
-#: Bytes that every kernel with copies takes beside them, at most: one more unit of the allocator's 512.
+#: Bytes added to every workspace that is not 0: a kernel takes that many beside its copies, at most. Read off the same
+#: measurements. The allocator rounds sizes up to 512 bytes, so they add one such unit at most.
 BESIDE = 147
-#: Bytes of partial sums that fp16 takes for the few channels of a first layer, at most.
+#: Bytes of partial sums, at most, of an fp16 convolution with fewer than 8 input channels (a first layer). Read off the
+#: same measurements.
 FEW = 512 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """A convolution: `inputs` and `outputs` in elements, `kernel` and `stride` by dimension."""
+    """A convolution. `batch`, `channels` (input) and `features` (output) are counts; `inputs` and `outputs` are the
+    elements of the whole input and output tensors; `kernel` and `stride` have one number for each dimension.
+    """
 
     arithmetic: Arithmetic
     channels_last: bool
@@ -82,7 +86,10 @@ class Convolution:
 
 
 def described(numbers: Sequence[int]) -> tuple[Convolution, Direction]:
-    """Return the convolution and pass that docs/reference/trace.md describes by numbers. Raises ValueError."""
+    """Return the convolution and the pass for the numbers in a trace, in the order of docs/reference/trace.md.
+
+    Raises ValueError if the numbers describe no convolution.
+    """
     direction, arithmetic, last, transposed, batch, channels, features, groups, inputs, outputs, *rest = numbers
     half = len(rest) // 2
     if not rest or len(rest) % 2 or min(channels, features, groups, *rest) < 1 or min(direction, arithmetic) < 0:
@@ -96,9 +103,10 @@ def described(numbers: Sequence[int]) -> tuple[Convolution, Direction]:
 
 
 class Point(NamedTuple):
-    """A measured pass: at how many positions, which tensors were copied (of "iow"), and bytes beside the copies.
+    """A measured pass: its `Convolution.positions`, the copied tensors (letters of "iow": input, output, weight), and
+    the bytes beside the copies.
 
-    Without copies that explain it (None) the rule's own figure holds.
+    ``copies`` is None if no set of copies explains the measured bytes. The rules then give the size.
     """
 
     positions: int
@@ -144,7 +152,7 @@ def parsed(content: dict[str, list[list[list[list[int]]]]]) -> Measured:
 
 
 def workspace(conv: Convolution, direction: Direction, processors: int = 132, known: Measured | None = None) -> int:
-    """Return the bytes that a pass takes on a card of so many multiprocessors.
+    """Return the bytes of a pass's workspace on a card with ``processors`` multiprocessors (132: H100 and H200).
 
     ``known`` replaces the content of convolutions.json.
     """
@@ -162,7 +170,7 @@ def workspace(conv: Convolution, direction: Direction, processors: int = 132, kn
 
 
 def unmeasured(passes: Iterable[tuple[Convolution, Direction]], known: Measured | None = None) -> int:
-    """Return the largest workspace, in bytes, of the passes like which none were measured."""
+    """Return the largest workspace, in bytes, of the passes without a similar measurement."""
     known = measured() if known is None else known
     strange = (one for one in passes if signature(*one) not in known.passes)
     return max((workspace(*one, known=known) for one in strange), default=0)
@@ -174,7 +182,7 @@ def partial_sum_bytes(conv: Convolution, processors: int) -> int:
 
 
 def rule(conv: Convolution, direction: Direction, processors: int, known: Measured) -> int:
-    """Return the bytes of a pass that was not measured."""
+    """Return the bytes of the workspace of a pass without a similar measurement, by the rules of this module."""
     if conv.groups > 1:
         return _grouped(conv, direction, processors, known)
     if conv.arithmetic == "fp32":
@@ -203,15 +211,16 @@ def copied(conv: Convolution, direction: Direction) -> dict[str, int]:
 
 
 def copies(conv: Convolution, direction: Direction) -> int:
-    """Bytes of a copy of input, weight and output."""
+    """Return the bytes of the copies of input, weight and output together."""
     return sum(copied(conv, direction).values())
 
 
 def partial_sums(conv: Convolution, processors: int, known: Measured) -> int:
-    """Bytes of the weight's gradient summed in parts, as many as keep every multiprocessor busy.
+    """Return the bytes of the partial sums of the weight's gradient: enough parts to keep every multiprocessor busy.
 
-    The bytes measured for a gradient of this shape over the nearest number of positions; for other shapes a formula:
-    tiles of fp32 values grow with the gradient, 64 x 64, 128 x 64, 128 x 128, and 128 x 256 for 16-bit types.
+    If a gradient of this shape was measured, these are the bytes at the nearest number of positions. For other shapes
+    a formula read off the same measurements holds. Its tiles of fp32 values grow with the gradient: 64 x 64, 128 x 64,
+    128 x 128, and 128 x 256 for 16-bit types.
     """
     rows, columns = conv.matrix
     half = conv.itemsize == 2

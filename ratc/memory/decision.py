@@ -12,7 +12,7 @@ from ratc.units import size_text
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The modules of one class that FSDP2 gathers each by itself: how many, and the bytes of the largest."""
+    """The modules of one class, each of which is a unit of FSDP2: their number, and the bytes of the largest."""
 
     name: str
     count: int
@@ -20,7 +20,7 @@ class Unit:
 
     @property
     def text(self) -> str:
-        """The unit for people."""
+        """The class, the number of modules and the size of the largest, as text."""
         return f"{self.count} x {self.name} of up to {size_text(self.largest_bytes)}"
 
 

@@ -18,8 +18,11 @@ from ratc.memory.zero import Layout, Strategy, layout
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The result of a replay. ``peak`` is the index in the program's ops of the most allocated bytes, or of running
-    out. ``slower`` are the optional allocations that had room for half alone.
+    """The result of a replay.
+
+    ``peak`` is the index in the program's ops with the most allocated bytes, or at which memory ran out;
+    ``wanted_bytes`` is then the size of the segment without room. ``retries`` counts how often the cache was emptied to
+    find room. ``slower`` are the optional allocations that had room only for half of their size.
     """
 
     fits: bool
@@ -31,9 +34,11 @@ class Replay:
     slower: frozenset[int] = frozenset()
 
 
-#: Free blocks that one step leaves change where the next one's go: an MLP on an H200 reserved most in its third step.
+#: Steps that are replayed at most. Free blocks that one step leaves change the places of the next one's blocks: an MLP
+#: on an H200 reserved most in its third step. The limit itself is chosen, not measured.
 MOST_STEPS = 6
-#: Micro-batches at which unmeasured workspaces are looked for, since these decide the margin.
+#: Micro-batches at which unmeasured workspaces are looked for, since these decide the margin. Chosen: the smallest with
+#: a common trace, and a large one.
 FEW_AND_MANY = (2, 256)
 
 
@@ -91,9 +96,10 @@ def replay(program: Program, micro_batch: int, cap: int | None = None, expandabl
 
 
 def carried(program: Program, sizes: Sequence[int]) -> dict[int, int] | None:
-    """The allocations that the last step frees without having made them, each with the one of the same size and stream
-    that it leaves for the next step to free; -1 if it leaves none. None if it leaves more than it found: such a step
-    cannot be repeated.
+    """Return the allocations from before the last step that it frees, each with the allocation of the same size and
+    stream that the step leaves for the next one to free; -1 if it leaves none.
+
+    None if the step leaves an allocation that the next step would not free: it cannot be repeated.
     """
     last = program.ops[program.start :]
     made, freed = {op for op in last if op >= 0}, {~op for op in last if op < 0}
@@ -124,7 +130,7 @@ class Breakdown:
     by_both: Mapping[tuple[str, str], int]
 
     def largest(self, count: int = 3) -> tuple[tuple[str, int], ...]:
-        """The modules that hold most, largest first, ties by name."""
+        """Return the modules with the most bytes, and these bytes, largest first; equal ones by name."""
         return tuple(sorted(self.by_module.items(), key=lambda item: (-item[1], item[0]))[:count])
 
 

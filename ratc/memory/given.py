@@ -87,7 +87,10 @@ def predicted(
 def by_measurement(
     found: Measurement, share: int, device: Device, strategy: Strategy, micro_batch: int
 ) -> Verdict | None:
-    """The same by a measurement; None if it says nothing of the micro-batch."""
+    """Return the verdict of a measurement on a micro-batch; None if the measurement does not reach so far.
+
+    ``share`` is the number of samples of one rank in an optimizer step.
+    """
     estimate = measured.estimate(found, micro_batch, device, strategy)
     if estimate is None:
         return None

@@ -6,7 +6,9 @@ from ratc.plan import Values
 
 
 def dims(settings: Values) -> int:
-    """2 for images, 3 for volumes: as RAT is told; else as the sizes, or the built-in data set, say."""
+    """Return 2 for images and 3 for volumes: RAT's `spatial_dims`; for other models the number of sides, else by the
+    data set.
+    """
     if settings["model.name"].value == "rat":
         return settings.get_as(int, "model.spatial_dims")
     size = settings["data.image_size"].value
@@ -16,6 +18,6 @@ def dims(settings: Values) -> int:
 
 
 def sides(settings: Values) -> list[int]:
-    """`data.image_size` with every side, outermost first."""
+    """Return `data.image_size` as one number of pixels (voxels) for each side, outermost first."""
     size = settings["data.image_size"].value
     return list(size) if isinstance(size, list) else [size] * dims(settings)

@@ -15,7 +15,8 @@ from ratc.memory.terms import Device
 from ratc.memory.trace import Trace
 from ratc.memory.zero import Strategy
 
-#: The measured compute capability, and the range of versions of torch without a difference between traces and runs.
+#: The measured compute capability, and the first and last version of torch without a difference between traces and
+#: runs. `CARD` and `VERSION` are added for others.
 CAPABILITY, TORCH = "9.0", ((2, 11), (2, 13))
 
 
@@ -28,7 +29,7 @@ class Part:
 
 
 EXACT = Part(0.005, "kernels whose memory is known")
-#: By the names in a trace's ``estimates``.
+#: By the names in a trace's ``estimates``. The parts for "fused" and "uncompiled" are chosen, not measured.
 ESTIMATES = {
     "convolutions": Part(0.02, "cuDNN's workspaces of convolutions"),
     "recurrent": Part(0.015, "what cuDNN keeps for recurrent layers, by a fitted rule"),
@@ -39,6 +40,7 @@ ESTIMATES = {
 #: If one of them takes more than this share of all that is alive at the peak.
 UNMEASURED, LEAST = Part(0.025, "convolutions that are unlike all measured ones"), 0.02
 DEEPSPEED = Part(0.005, "DeepSpeed's buffers")
+#: These four shares are chosen, not measured.
 FSDP2 = Part(0.02, "FSDP2's units and shards, which were never measured")
 SEVERAL = Part(0.01, "several processes, which were never measured")
 CARD = Part(0.015, "a compute capability that was never measured")

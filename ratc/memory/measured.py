@@ -17,13 +17,14 @@ from ratc.memory.request import which
 from ratc.memory.terms import Device, Term, nccl
 from ratc.memory.zero import Strategy
 
-#: Share kept free beyond the line through two measured points.
+#: Share of the budget kept free beyond the line through two measured points. Chosen, not measured: the allocator takes
+#: memory in steps, which are not on the line.
 MARGIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Peaks at one micro-batch size, in bytes; the throughput is of one process."""
+    """Peaks at one micro-batch size, in bytes, and the throughput of one process in samples a second."""
 
     micro_batch: int
     peak_allocated_bytes: int
@@ -71,7 +72,7 @@ _OTHERS = ("name", "outside_bytes", "device_total_bytes", "gradient_bytes", "tor
 
 
 def read(entry: Mapping[str, Any]) -> Measurement:
-    """The measurement in an entry that the schema has checked."""
+    """Return the measurement in an entry of a facts file. The schema has checked it."""
     known = {key: entry[key] for key in _CONDITIONS if key != "image_size" and key in entry}
     points = sorted((Point(**point) for point in entry["points"]), key=lambda point: point.micro_batch)
     others: dict[str, Any] = {key: entry.get(key) for key in _OTHERS}
@@ -117,9 +118,10 @@ def nearest(measurements: Sequence[Measurement], wanted: Conditions) -> tuple[Me
 
 
 def at(measurement: Measurement, micro_batch: int, key: str) -> int | None:
-    """Bytes at a micro-batch size, on the line through the points; None above a single point: nothing is known there.
+    """Return the bytes at a micro-batch size, rounded up, on the line through the first and the last point; ``key`` is
+    a field of `Point`. None above a single point: nothing is known there.
 
-    Never below the measured bytes of a smaller size.
+    A line that falls counts as level.
     """
     points = measurement.points
     first, last = points[0], points[-1]
@@ -138,9 +140,10 @@ def at(measurement: Measurement, micro_batch: int, key: str) -> int | None:
 def choose(
     measurement: Measurement, share: int, device: Device, strategy: Strategy, margin: float = MARGIN
 ) -> Choice | None:
-    """The largest divisor of a rank's share that fits by the measurement, at the card's cap less the margin.
+    """Return the largest divisor of a rank's ``share`` (samples) that fits by the measurement, at the card's cap less
+    the ``margin`` (a fraction); None if there is none.
 
-    Of several processes each holds its gradients a second time, in DDP's buckets, and NCCL's channels.
+    With several processes, each also holds its gradients a second time, in DDP's buckets, and NCCL's channels.
     """
     divisors = [size for size in range(share, 0, -1) if share % size == 0]
     above: Estimate | None = None

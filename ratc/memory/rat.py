@@ -11,7 +11,7 @@ from ratc.units import counted, size_text
 
 
 def shrink(length: int, kernel: int, stride: int) -> int:
-    """Tokens along one side after a block: a strided convolution with padding (kernel - 1) // 2, as
+    """Return the tokens along one side after a block: a strided convolution with padding (kernel - 1) // 2, as
     `SpatialGroupingAttention` has it.
     """
     if stride == 1:
@@ -34,8 +34,8 @@ def without_maps(capability: str) -> str:
 
 
 def without_prediction(settings: Values, samples: int, memory: int, capability: str) -> str:
-    """The `attention_memory` of `auto` for a micro-batch, by a bound alone: no maps if those of one block exceed the
-    memory, in bytes.
+    """Return the `attention_memory` for `auto` and a micro-batch of ``samples`` by a bound alone: one without maps if
+    the maps of one block exceed ``memory`` bytes.
     """
     return without_maps(capability) if full_at_least(settings) * samples > memory else "full"
 
@@ -52,8 +52,8 @@ def full_at_least(settings: Values, size: Sequence[int] | None = None) -> int:
 
 
 def maps_alone(least: int, memory: int, samples: int) -> str:
-    """Why `full` attention is out of the question: the bytes it takes at the least for so many samples, and those of
-    the card or the machine.
+    """Return the reason why `full` attention cannot fit: the ``least`` bytes that it takes for ``samples``, and the
+    bytes of the card or the machine (``memory``).
     """
     return (
         f"one block's maps alone would take {size_text(least)} of {size_text(memory)} with {counted(samples, 'sample')}"

@@ -1,9 +1,8 @@
-"""A traced step as it would be if some blocks of the model were recomputed in backward.
+"""The trace of a step that recomputes some blocks of the model in backward, put together from two other traces.
 
-It is put together from two traces of the step: one that keeps everything, and one that recomputes every block
-(`torch.utils.checkpoint`, non-reentrant). A call of a block that is recomputed keeps nothing but its outputs, and its
-inputs until its backward has ended. Before its backward begins it repeats its allocations, up to the last one that
-backward reads. The second trace says when each of them is freed.
+One of the two keeps everything, the other recomputes every block (`torch.utils.checkpoint`, non-reentrant). A call of a
+recomputed block keeps only its outputs, and its inputs until its backward has ended. Before its backward begins, the
+call repeats its allocations, up to the last one that backward reads. The second trace says when each of them is freed.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ _TEMPORARY = KINDS.index("temporary")
 
 
 def recomputed(plain: Trace, everything: Trace, names: Collection[str]) -> Trace:
-    """Return the trace of a plain step with the blocks of these names recomputed; ``everything`` is the trace of the
-    same step with all of them. The kernels stay those of the plain step.
+    """Return the trace of the step ``plain`` with the blocks of these names recomputed; ``everything`` is the trace of
+    the same step with every block recomputed.
+
+    The new trace has the kernels (`work`) of the plain step, so it does not count the time of recomputing.
     """
     if not names:
         return plain
@@ -27,7 +28,7 @@ def recomputed(plain: Trace, everything: Trace, names: Collection[str]) -> Trace
 
 
 def kept(trace: Trace) -> dict[str, set[int]]:
-    """Return the allocations that each block keeps for its backward, without its outputs, by the block's name."""
+    """Return the numbers of the allocations that each block keeps for backward, without its outputs, by its name."""
     ops = trace.program.ops
     ends = {~op: at for at, op in enumerate(ops) if op < 0}
     found: dict[str, set[int]] = {}
@@ -39,20 +40,20 @@ def kept(trace: Trace) -> dict[str, set[int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Assumed:
-    """The traces of a step that recomputes some blocks, made of those of the plain step and of the one with all."""
+    """The traces of a step that recomputes some blocks, made from those of the steps without and with all blocks."""
 
     plain: Traces
     everything: Traces
     names: tuple[str, ...]
 
     def trace(self, accumulating: bool, one_sample: bool) -> Trace:
-        """The trace of a step of one micro-batch or of several; of one sample, or of more."""
+        """Return a trace as `ratc.memory.choose.Traces` describes it."""
         plain, everything = (traces.trace(accumulating, one_sample) for traces in (self.plain, self.everything))
         return recomputed(plain, everything, self.names)
 
 
 class Assumed(Mapping[Variant, Traces]):
-    """The traces of a library, and those of its variants with some blocks recomputed, which are not traced."""
+    """The traces of a library. Those of variants that recompute some blocks are put together, not traced."""
 
     def __init__(self, library: Mapping[Variant, Traces]) -> None:
         self._library = library
@@ -72,7 +73,10 @@ class Assumed(Mapping[Variant, Traces]):
 
 
 class _Recomputation:
-    """The changes of a program: allocations and frees to insert before an op, and the ends of allocations."""
+    """The changes of a program: the allocations and frees to insert before an op, and when each allocation is freed.
+
+    `old` and `ends` are indices in the program's ops by allocation, before and after the changes.
+    """
 
     def __init__(self, plain: Trace, everything: Trace, names: Collection[str]) -> None:
         program = plain.program
@@ -131,8 +135,11 @@ class _Recomputation:
         self.inserted[back] = [*self.inserted.get(back, []), *again]
 
     def _frees(self, ours: tuple[int, int], more: int, theirs: tuple[int, int]) -> dict[int, int]:
-        """Return the index of the op before which each allocation of a call is freed within it in the other trace,
-        which makes so many ``more`` allocations at first: these are numbered ~0, ~1, …. Empty if the calls differ.
+        """Return when each allocation of a call is freed within the call in the other trace, as the index of the op of
+        this trace before which it is freed. Empty if the calls differ.
+
+        ``ours`` and ``theirs`` are the bounds of the call in the ops of both traces. In the other trace the call makes
+        ``more`` allocations first, which have the keys ~0, ~1, ….
         """
         made = [(at, op) for at, op in enumerate(self.ops[slice(*ours)], ours[0]) if op >= 0]
         there = self.everything[slice(*theirs)]

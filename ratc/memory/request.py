@@ -42,8 +42,8 @@ def _plain(checkpointed: bool | tuple[str, ...]) -> bool | list[str]:
 
 
 def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = False) -> dict[str, Any]:
-    """The request for a variant of the plan's step; ``accumulation`` is 1, or 2 for any number above. The trace of
-    ``one_sample`` holds for a micro-batch of 1 alone.
+    """Return the request for a variant of the plan's step. ``accumulation`` is 1 or, for any larger number, 2
+    micro-batches in a step. With ``one_sample`` the trace is valid only for a micro-batch of 1.
     """
     values = plan.values
     model = {"name": values["model.name"].value, "multi_scale": values["model.multi_scale"].value}

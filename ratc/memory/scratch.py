@@ -42,7 +42,7 @@ PROCESSORS: Mapping[str, Processors] = {
 
 
 def processors(capability: str) -> Processors:
-    """Those of the largest card of a compute capability, or of the next lower one that is known."""
+    """Return the processors of the largest card of a compute capability ("9.0"), or of the next lower known one."""
     wanted = tuple(int(part) for part in capability.split("."))
     known = [name for name in PROCESSORS if tuple(int(part) for part in name.split(".")) <= wanted]
     return PROCESSORS[known[-1] if known else "6.0"]
@@ -71,7 +71,8 @@ def _power(number: int) -> int:
 
 
 def reduction(processors: Processors, outputs: int, inputs: int, vector: int) -> int:
-    """Partial sums of ``outputs`` sums of ``inputs`` values, ``vector`` of which lie beside one another.
+    """Return the bytes of the partial sums of ``outputs`` sums of ``inputs`` values each; a thread computes ``vector``
+    adjacent sums at once.
 
     `setReduceConfig` and `global_memory_size` of aten/src/ATen/native/cuda/Reduce.cuh (torch 2.13), for sums that do
     not run along the densest dimension; the others leave less than 1 MiB.
@@ -93,8 +94,8 @@ def reduction(processors: Processors, outputs: int, inputs: int, vector: int) ->
 
 
 def segments(processors: Processors, indices: int, rows: int, width: int) -> int:
-    """The gradient of an embedding of ``rows`` x ``width`` for ``indices`` look-ups: sums of segments of sorted
-    indices, and the buffers of the sort.
+    """Return the bytes of buffers for the gradient of an embedding of shape (``rows``, ``width``) and ``indices``
+    look-ups: sums of segments of sorted indices, and the buffers of the sort.
 
     `embedding_backward_cuda_kernel` of aten/src/ATen/native/cuda/EmbeddingBackwardKernel.cu: segments of at most 10
     indices; up to 3,072 indices another kernel needs none. The sort's 48 bytes an index were read off an H200.
@@ -104,12 +105,14 @@ def segments(processors: Processors, indices: int, rows: int, width: int) -> int
 
 @lru_cache(maxsize=4096)
 def convolution(processors: Processors, *numbers: int) -> int:
-    """The workspace of one of a convolution's passes."""
+    """Return the bytes of a pass's workspace; ``numbers`` as in `ratc.memory.convolutions.described`."""
     return convolutions.workspace(*convolutions.described(numbers), processors.count)
 
 
 def product(processors: Processors, *sides: int) -> int:
-    """A tensor of which several sides follow the micro-batch: bytes of an element, then the shape."""
+    """Return the bytes of a tensor with several sides that depend on the micro-batch. ``sides`` are the bytes of an
+    element, then the tensor's shape.
+    """
     return math.prod(sides)
 
 
@@ -126,7 +129,10 @@ LARGEST = 1 << 50
 
 
 def read(content: Any) -> Scratch:
-    """The description in a trace: [rule, [fixed, per sample], ...]. Raises ValueError or TypeError for another."""
+    """Return the buffer that a trace describes as [rule, [fixed, per sample], ...].
+
+    Raises ValueError or TypeError for any other content.
+    """
     rule, *numbers = content
     if rule not in RULES or not all(0 <= a + b <= LARGEST and 0 <= b <= LARGEST for a, b in numbers):
         raise ValueError(f"scratch {str(content)[:60]}")

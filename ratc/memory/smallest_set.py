@@ -1,13 +1,14 @@
 """The search for the smallest set of blocks to recompute, so that a micro-batch fits. Pure: the traces are given.
 
-Blocks that are alike (the same allocations and kernels) differ only by their places. The activations of an earlier one
-are alive from before those of a later one until after them, so of several alike blocks the earliest are taken. The
-numbers of each kind of block remain. They are tried by the size of the set, and of equal sizes by the time that
-recomputing takes. A set is passed over if it frees too little at the moment at which the plain step has most bytes in
-use. After MOST_SETS replays the search goes on greedily, with at most two more for each block.
+Blocks of one kind have the same allocations and kernels, and differ only in their places. The activations of an earlier
+block are alive from before those of a later one until after them, so the earliest blocks of a kind are taken. A set is
+then given by the number of blocks of each kind.
 
-Segments of the allocator follow no such order. So of a size whose bytes would fit, MOST_PLACES other sets are tried,
-too.
+- Smaller sets are tried first; of equal sizes, the set that takes the least time to recompute.
+- A set is skipped if it frees too few bytes at the peak of the plain step.
+- The segments of the allocator follow no such order. If no set of a size fits, but the bytes in use of one would,
+  MOST_PLACES other sets of that size are tried.
+- After MOST_SETS replays the search goes on greedily.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from ratc.memory.terms import Device
 from ratc.memory.trace import Program, Trace
 from ratc.memory.zero import Strategy
 
-#: Sets whose step is replayed before the search becomes greedy, and sets that are listed for them.
+#: Sets that are replayed before the search becomes greedy, and sets that are listed to choose these from. The limits
+#: are chosen, not measured.
 MOST_SETS, MOST_LISTED = 256, 50_000
-#: Other sets of a size that are tried if the bytes of the earliest blocks would fit, and their segments do not.
+#: Other sets of a size that are tried if the bytes of the earliest blocks would fit, but their segments do not. Chosen,
+#: not measured.
 MOST_PLACES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """A block that may be recomputed: the bytes that this frees at the peak of the plain step, and the seconds that it
-    adds to a step. Equal ``kind``s are alike.
+    adds to a step. Blocks of equal ``kind`` have the same allocations and kernels.
     """
 
     name: str
@@ -58,9 +61,9 @@ def blocks(
 def fitting(
     searcher: Searcher, plain: Variant, strategy: Strategy, device: Device, micro_batch: int, found: Sequence[Block]
 ) -> Iterator[tuple[str, ...]]:
-    """Yield sets of blocks with which the micro-batch fits by the traces put together, best first; maybe none.
+    """Yield the sets of blocks with which the micro-batch fits, best first, as names in the order of ``found``.
 
-    ``found`` are all blocks. Names are in their order.
+    They fit by the traces of `ratc.memory.recomputation`, which are put together. ``found`` are all blocks.
     """
     return _Search(searcher, plain, strategy, device, micro_batch, found).sets()
 

@@ -45,7 +45,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """``bytes_`` on the device, outside the caching allocator; ``source`` is the source of the number."""
+    """Memory on the device outside the caching allocator: ``bytes_``, and ``source``, the source of that number."""
 
     name: str
     bytes_: int

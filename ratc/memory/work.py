@@ -17,7 +17,8 @@ MOST = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Launches of one kernel. ``operations`` and ``bytes_`` are those of a launch, as (fixed, for each sample).
+    """Launches of one kernel. ``operations`` (floating-point) and ``bytes_`` are those of a launch, as (fixed, per
+    sample).
 
     A kernel is ``regular`` if its threads read neighbouring bytes together. ``phase`` is an index into the trace's.
     """
@@ -37,7 +38,7 @@ class Kernel:
 
 
 def read(rows: Any, phases: int) -> tuple[Kernel, ...]:
-    """Return the kernels of a trace. Raises ValueError or TypeError for rows that are none."""
+    """Return the kernels of a trace with ``phases`` phases. Raises ValueError or TypeError for a malformed row."""
     if not isinstance(rows, list) or len(rows) > MOST:
         raise ValueError("`work` is not a list of kernels")
     return tuple(_kernel(row, phases) for row in rows)

@@ -112,7 +112,9 @@ def bucket_elements(trainable: int, most: int = BUCKET) -> int:
 
 
 def pinned(size: int) -> int:
-    """Bytes of page-locked host memory: torch's CachingHostAllocator takes the next power of two."""
+    """Return the bytes of page-locked host memory for ``size`` bytes: the next power of two, as torch's
+    CachingHostAllocator takes it.
+    """
     return 1 << max(0, size - 1).bit_length() if size else 0
 
 
@@ -140,7 +142,10 @@ def owned_elements(parameters: Sequence[int], world_size: int, round_robin: bool
 
 
 def layout(trace: Trace, strategy: Strategy) -> Layout:
-    """The layout of an engine for a model. Raises ValueError for a combination that DeepSpeed does not have."""
+    """Return the blocks that an engine adds to a traced step.
+
+    Raises ValueError for a ZeRO stage other than 0 to 3, and for an offloaded optimizer at stage 0.
+    """
     if strategy.engine == "fsdp2":
         return _sharded(trace, strategy)
     if strategy.engine == "torch":

@@ -18,19 +18,26 @@ NORM = 8
 
 
 class Composer(Protocol):
-    """The operations of an engine on the program that is being composed."""
+    """The operations of an engine on the program that is being composed. ``fixed`` are bytes by allocation."""
 
     fixed: list[float]
 
-    def add(self, name: str, kind: str, size: int, stream: int = 0) -> int: ...
+    def add(self, name: str, kind: str, size: int, stream: int = 0) -> int:
+        """Allocate a block of the engine's own, of ``size`` bytes; return its number."""
 
-    def replace(self, name: str, kind: str, size: int, blocks: tuple[int, ...]) -> int: ...
+    def replace(self, name: str, kind: str, size: int, blocks: tuple[int, ...]) -> int:
+        """Allocate a block of ``size`` bytes that replaces others; return its number. The others are moved to the host
+        first if the card has no room for both.
+        """
 
-    def again(self, op: int) -> None: ...
+    def again(self, op: int) -> None:
+        """Allocate a traced block again after it was freed."""
 
-    def drop(self, op: int) -> None: ...
+    def drop(self, op: int) -> None:
+        """Free a block, if it is alive."""
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Empty the allocator's cache."""
 
 
 class Engine:
@@ -38,7 +45,7 @@ class Engine:
 
     #: Gradients are freed by the engine, not where the trace frees them.
     owns_gradients = False
-    #: The engine is told of every traced block before it is allocated, by `allocated`.
+    #: Whether `allocated` is called before each traced block is allocated.
     watches = False
 
     def __init__(self, program: Composer, layout: Layout) -> None:
@@ -71,7 +78,7 @@ class Engine:
         return round(self.program.fixed[op] / self.width)
 
     def allocate_and_free(self, name: str, kind: str, size: int, stream: int = 0) -> None:
-        """Allocate a block and free it at once."""
+        """Allocate a block of ``size`` bytes and free it at once."""
         self.program.drop(self.program.add(name, kind, size, stream))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 class Unknown(Exception):
-    """The source alone does not settle it: the module would have to run."""
+    """The source alone does not give the answer: the module would have to run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def signature(tree: ast.Module, name: str) -> Signature:
 
 
 def misfits(known: Signature, given: Collection[str]) -> Iterator[tuple[str, bool]]:
-    """Each argument that does not fit: one that is not taken (true) or one that is missing (false)."""
+    """Yield each argument that does not fit: a given one that is not accepted (True), or a missing one (False)."""
     if not known.open:
         yield from ((name, True) for name in given if name not in known.takes)
     yield from ((name, False) for name in known.needs if name not in given)

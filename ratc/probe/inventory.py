@@ -17,6 +17,7 @@ from ratc.yaml.write import mapping, scalar
 #: Keys that cannot be null: their questions stand under ``questions`` only.
 _NEVER_NULL = ("gpu_request", "preemption", "nodes", "state", "groups", "account_required")
 #: Hosts with memory that differs by less than this share are of one type: firmware takes more on some than on others.
+#: Chosen, not measured.
 _ALIKE = 0.03
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 

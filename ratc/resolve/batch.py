@@ -17,9 +17,9 @@ from ratc.units import size_text
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
 
-#: The largest micro-batch taken if the spec names none and memory is not predicted.
+#: The largest micro-batch, in samples, if the spec names none and memory is not predicted. Chosen, not measured.
 DEFAULT_MICRO_BATCH = 8
-#: The global batch if the spec gives no batch size at all.
+#: The global batch, in samples, if the spec gives no batch size at all. Chosen, not measured.
 DEFAULT_GLOBAL_BATCH = 32
 #: The largest batch size that the schema accepts.
 LARGEST = 1_000_000_000
@@ -33,7 +33,7 @@ _TARGET, _BATCH = "training.target_batch_size", "training.batch_size"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Derive those of the three that the spec leaves out from the others."""
+    """Derive the missing ones of global batch, micro-batch and accumulation from the given ones."""
     settings, world = context.settings, int(context.value("parallel.world_size"))
     target, micro = settings.maybe(int, _TARGET), settings.maybe(int, _BATCH)
     accumulation = settings.maybe(int, _ACCUMULATION)

@@ -13,7 +13,8 @@ from ratc.units import memory_bytes, size_text
 
 #: Transforms with a `size` that defaults to the image's.
 SIZED = ("RandomCrop", "RandomResizedCrop")
-#: The default size of a cache: a third of the host's memory (the divisor), bytes if that is unknown, bytes of a disk.
+#: The default size of a cache: the divisor of the host's memory, bytes if that memory is unknown, bytes on a disk.
+#: Chosen, not measured.
 CACHE_SHARE, CACHE_UNKNOWN_BYTES, CACHE_DISK_BYTES = 3, 4 << 30, 64 << 30
 
 

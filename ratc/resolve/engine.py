@@ -11,7 +11,8 @@ from ratc.resolve.context import Context
 
 #: Partitions optimizer states and gradients, at the traffic of plain data parallelism (ZeRO paper, section 7).
 DEFAULT_ZERO_STAGE = 2
-#: Elements of a DeepSpeed bucket. Its own 5e8 is allocated in full, twice with overlap, however small the model.
+#: Elements of a DeepSpeed bucket, chosen, not measured. DeepSpeed's default, 5e8, is allocated in full, twice with
+#: overlap, for a model of any size.
 DEFAULT_BUCKET = 50_000_000
 
 #: An input of values that memory decides: this setting left the micro-batch to ratc.

@@ -18,9 +18,9 @@ from ratc.units import duration, walltime_seconds
 #: Ports of the rendezvous, tried in this order: none is privileged, and the first holds for Linux's default ephemeral
 #: range, 32768 to 60999 (ip(7), ip_local_port_range).
 PORTS = ((10_000, 28_999), (61_000, 65_000), (1_024, 9_999), (29_000, 60_999))
-#: `sbatch --requeue=expedite` is new in it (Slurm's release notes, 25.11).
+#: The first version of Slurm with `sbatch --requeue=expedite` (Slurm's release notes, 25.11).
 EXPEDITED_SINCE = (25, 11)
-#: Fewer ports than this would collide between the jobs of one node.
+#: The least number of ports: with fewer, jobs on one node would often choose the same. Chosen, not measured.
 FEWEST_PORTS = 500
 
 

@@ -10,9 +10,10 @@ from ratc.parts import kinds
 from ratc.resolve.context import Context
 from ratc.units import size_text
 
-#: Batches ahead of each loader process: enough to bridge batches that take longer, and no more than helps.
+#: Batches that each loader process prepares ahead, least and most: enough to bridge a batch that takes longer. Chosen,
+#: not measured.
 LEAST_AHEAD, MOST_AHEAD = 2, 8
-#: Batches that wait may take one of so many parts of the host's memory.
+#: Divisor of the host's memory that gives the room for prepared batches. Chosen, not measured.
 AHEAD_SHARE = 8
 
 
@@ -67,7 +68,7 @@ def _prefetch(context: Context, workers: int) -> None:
 
 
 def _batch_bytes(context: Context) -> int:
-    """Bytes of a micro-batch in host memory: images of all scales and a mask, as float32."""
+    """Return the bytes of a micro-batch in host memory: images of all scales and a mask, as float32."""
     sides = context.value("data.image_size")
     pixels = prod(sides)
     scales = context.value("data.scales")

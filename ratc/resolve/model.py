@@ -8,7 +8,7 @@ from ratc.diagnostics import Diagnostic
 from ratc.memory.rat import FUSED_FROM, full_at_least, fused_runs_on, maps_alone, without_prediction
 from ratc.resolve.context import Context
 
-#: Bytes of a host with unknown memory.
+#: Bytes that are assumed for a host with unknown memory. Chosen, not measured.
 UNKNOWN_HOST = 256 << 30
 _OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory", "model.output")
 
@@ -66,7 +66,9 @@ def _attention(context: Context) -> Iterator[Diagnostic]:
 
 
 def _without_prediction(context: Context) -> tuple[str, str]:
-    """Choose attention without maps if those of one block alone exceed the card's memory: a bound needs no trace."""
+    """Return the `attention_memory` and its reason by a bound, which needs no trace: attention without maps if the maps
+    of one block alone exceed the card's memory.
+    """
     # On the CPU the host's memory counts; if it is unknown, a size that few machines exceed.
     memory = context.value("hardware.memory_bytes") or context.facts["memory_bytes"].value or UNKNOWN_HOST
     samples = int(context.value("training.micro_batch_size"))

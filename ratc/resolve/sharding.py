@@ -44,7 +44,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def conflicts(context: Context) -> Iterator[tuple[str, str, str]]:
-    """Yield what FSDP2 does not go with: the key, the reason, and the help."""
+    """Yield each setting that cannot be combined with FSDP2: its key, the reason, and the help."""
     settings, precision = context.settings, context.value("training.precision")
     optimizer = settings.get_as(str, "training.optimizer")
     if why := optimizers.of(optimizer).unsharded:
@@ -75,7 +75,9 @@ def _refused(context: Context) -> Iterator[Diagnostic]:
 
 
 def group(context: Context) -> int | None:
-    """Return the processes that hold one copy of the states; None if they make no mesh of all."""
+    """Return the number of processes that share one copy of the states; with `hybrid`, None unless it is a true divisor
+    of the number of all processes.
+    """
     settings, world = context.settings, int(context.value("parallel.world_size"))
     if settings["parallel.shard"].value != "hybrid":
         return world

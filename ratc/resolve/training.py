@@ -154,7 +154,7 @@ def _extensions(context: Context) -> Iterator[Diagnostic]:
 
 
 def _init_from(context: Context) -> Iterator[Diagnostic]:
-    """Derive the file with the first weights, and its digest, which says in the lock which weights these are."""
+    """Derive the file with the first weights, and its digest, which identifies the weights in the lock."""
     at = "training.init_from"
     path, asked = context.settings[f"{at}.path"], context.settings.maybe(str, f"{at}.sha256")
     found = context.facts.get(f"weights:{path.value}")
@@ -182,14 +182,14 @@ def _init_from(context: Context) -> Iterator[Diagnostic]:
 
 
 def _betas(context: Context, used: optimizers.Optimizer) -> None:
-    """Derive the usual decay rates of an optimizer if they are not those that the spec has by itself."""
+    """Derive an optimizer's usual decay rates if they differ from the defaults of the spec."""
     usual = list(used.betas or ())
     if usual != context.value("training.betas"):
         context.derive("training.betas", usual, f"the usual ones of {used.title}", "spec:training.optimizer")
 
 
 def _checkpointing(context: Context) -> None:
-    """Derive activation checkpointing; if left to ratc, of as few blocks as a prediction finds to be needed."""
+    """Derive activation checkpointing; for `auto`, of as few blocks as a prediction needs."""
     path, decision = "training.activation_checkpointing", context.decision
     inputs = [f"spec:{path}", "hardware.card"]
     inputs += ["training.micro_batch_size"] if decision and decision.is_given else []

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.resolve.context import Context
 
-#: More loader processes than this per GPU cost memory and seldom speed.
+#: Loader processes per GPU, at most: each costs memory. Chosen, not measured.
 MOST_WORKERS = 8
 
 

@@ -52,8 +52,9 @@ class AccountingRecord:
     """The scheduler's record of one start of a job, or of one task of an array.
 
     ``task`` is its number, ``state`` the scheduler's own word and ``reason`` the words behind it, ``hosts`` the nodes
-    as the scheduler writes them. Seconds, bytes, and the exit status as a shell has it; None if not known. ``place`` is
-    the folder that it was submitted from, ``log`` the file of its output: empty if not told.
+    as the scheduler writes them. ``ran_s`` and ``limit_s`` are seconds, ``memory`` and ``asked_memory`` bytes, used and
+    requested; ``status`` is the exit status as a shell has it: None if not known. ``place`` is the folder that it was
+    submitted from, ``log`` the file of its output: empty if not known.
     """
 
     task: str
@@ -91,7 +92,7 @@ class Dialect(Protocol):
 
     @property
     def cluster_command(self) -> tuple[str, ...]:
-        """The command that asks for the cluster's name."""
+        """The command that prints the cluster's name."""
 
     def cluster(self, answer: Answer) -> str | None:
         """The cluster's name in the answer to `cluster_command`; None if nobody answered."""
@@ -100,7 +101,7 @@ class Dialect(Protocol):
         """The command that submits a script, and whether it reads the script from standard input."""
 
     def check(self, script: str, after: Sequence[str]) -> tuple[str, ...] | None:
-        """The command that asks whether a script would be taken; None if the scheduler has no such question."""
+        """The command that checks whether the scheduler would accept a script; None if it has no such command."""
 
     def job(self, answer: Answer) -> str | None:
         """The job's number in the answer to `submit`."""
@@ -109,22 +110,22 @@ class Dialect(Protocol):
         """Whether a failed `submit` may have submitted the job."""
 
     def state(self, job: str) -> tuple[str, ...]:
-        """The command that asks for a job's state."""
+        """The command that prints a job's state."""
 
     def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
         """The job's tasks in the answer to `state`: none if the scheduler has forgotten it; None for no answer."""
 
     def record_commands(self, job: str) -> tuple[tuple[str, ...], ...]:
-        """The commands that ask for the records of a job's starts: the next one if nothing comes of the first."""
+        """The commands that print the records of a job's starts; each is tried if the one before prints none."""
 
     def records(self, answer: Answer) -> tuple[AccountingRecord, ...]:
-        """The accounts in the answer to one of these, the latest start of a task last; none if it gave none."""
+        """The records in the answer to one of `record_commands`, the latest start of a task last; empty if none."""
 
     def queue(self) -> str:
-        """The command with which a person looks for a job."""
+        """The command, as one line for people, that lists their own jobs."""
 
     def cancel(self, job: str) -> str:
-        """The command with which a person takes a job back."""
+        """The command, as one line for people, that cancels a job."""
 
     def log(self, name: str, job: str, array: bool) -> str:
         """The file that the emitted script writes its log to; `*` stands for the tasks of an array."""

@@ -34,29 +34,29 @@ class Lsf:
         return match[1] if answer.status == 0 and match else None
 
     def submit(self, script: str, after: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-        """Options of the command line come on top of the script's."""
+        """The command of bsub. Options on its command line override those of the script."""
         depends = ("-w", " && ".join(f"done({job})" for job in after)) if after else ()
         return ("bsub", *depends), True
 
     def check(self, script: str, after: Sequence[str]) -> None:
-        """bsub can only submit; BSUB_CHK_RESREQ looks at a `select` section, and at nothing else."""
+        """None: bsub can only submit. BSUB_CHK_RESREQ would check only the `select` section."""
         return
 
     def job(self, answer: Answer) -> str | None:
-        """`Job <123> is submitted to queue <normal>.`"""
+        """The number in `Job <123> is submitted to queue <normal>.`"""
         match = re.search(r"^Job <([0-9]+)> is submitted to ", answer.out, re.MULTILINE)
         return match[1] if match else None
 
     def may_have_submitted(self, answer: Answer) -> bool:
-        """bsub keeps trying while LSF is down."""
+        """Whether a failed bsub may have submitted the job: it retries while LSF is down."""
         return answer.status is None
 
     def state(self, job: str) -> tuple[str, ...]:
-        """A line for each element of an array."""
+        """The command of bjobs that prints a line for each element of an array."""
         return ("bjobs", "-noheader", "-o", "jobid jobindex stat exit_code", job)
 
     def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
-        """DONE and EXIT are the ends; an exit code that is not there is `-`."""
+        """The tasks in the answer of bjobs. DONE and EXIT are final states; `-` stands for no exit code."""
         found = []
         for line in answer.out.splitlines():
             words = line.split()
@@ -67,11 +67,11 @@ class Lsf:
         return () if "is not found" in answer.err + answer.out else None
 
     def record_commands(self, job: str) -> tuple[tuple[str, ...], ...]:
-        """bjobs knows a job that has ended for CLEAN_PERIOD, an hour; bacct as long as its log is kept."""
+        """bjobs, which knows a finished job for CLEAN_PERIOD (an hour), then bacct, as long as its log is kept."""
         return ("bjobs", "-a", "-noheader", "-o", f"{_FIELDS} delimiter='|'", job), ("bacct", "-l", job)
 
     def records(self, answer: Answer) -> tuple[AccountingRecord, ...]:
-        """The last start only: LSF keeps one record of a job."""
+        """The record of a job's last start: LSF keeps only that one."""
         if answer.status != 0:
             return ()
         if answer.command == "bacct":
@@ -99,19 +99,19 @@ class Lsf:
         return tuple(found)
 
     def queue(self) -> str:
-        """Their own jobs."""
+        """The command that lists a person's own jobs."""
         return "bjobs"
 
     def cancel(self, job: str) -> str:
-        """All elements of an array."""
+        """The command that cancels a job, with all elements of an array."""
         return f"bkill {job}"
 
     def log(self, name: str, job: str, array: bool) -> str:
-        """`%J`, or `%J.%I`."""
+        """The log of a job, `%J` in the script, or of an array's elements, `%J.%I`."""
         return f"{name}-{job}{'.*' if array else ''}.out"
 
     def overridden(self, script: str, environment: Sequence[str]) -> tuple[str, ...]:
-        """LSB_DEFAULTQUEUE and its like are only defaults: they override nothing."""
+        """No variables: LSB_DEFAULTQUEUE and similar ones are only defaults."""
         return ()
 
 
@@ -147,7 +147,7 @@ def _number(text: str, unit: int = 1) -> int | None:
 
 
 def _bytes(text: str) -> int | None:
-    """Of `1.5 Gbytes`."""
+    """Return the bytes of a size such as `1.5 Gbytes`."""
     match = re.match(r"([\d.]+) ?([KMGT])", text)
     return memory_bytes(f"{match[1]}{match[2]}") if match else None
 

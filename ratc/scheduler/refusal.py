@@ -42,7 +42,7 @@ _NO_REASON = re.compile(r"unspecified error|(?:request|submission) (?:aborted|re
 
 
 def _reason(words: Sequence[str]) -> str:
-    """The last line has the reason, unless it names none."""
+    """Return the reason in a scheduler's message: that of the last line, unless it has none."""
     telling = [word for word in words if not _NO_REASON.search(_plain(word))]
     return [*words, *telling][-1] if words else ""
 
@@ -54,7 +54,7 @@ def _plain(word: str) -> str:
 
 
 def _span(words: Sequence[str], settings: Values) -> Span | None:
-    """The last line first: others may be remarks of the site's own."""
+    """Return the place of the first key that a line is about, last line first: earlier lines may be the site's."""
     for line in reversed(words):
         for pattern, paths in _ABOUT:
             if re.search(pattern, line, re.IGNORECASE):

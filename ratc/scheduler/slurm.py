@@ -43,34 +43,40 @@ class Slurm:
     cluster_command = ("scontrol", "show", "config")
 
     def cluster(self, answer: Answer) -> str | None:
-        """The controller itself answers `scontrol show config`, so this also says that it does."""
+        """The cluster's name in the answer of `scontrol show config`. The controller answers that command itself, so an
+        answer also shows that it runs.
+        """
         match = re.search(r"^ClusterName\s*=\s*(\S+)", answer.out, re.MULTILINE)
         return match[1] if answer.status == 0 and match else None
 
     def submit(self, script: str, after: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-        """`--parsable` prints `ID` or `ID;CLUSTER`. A job whose dependency can never be met is cancelled, not kept."""
+        """The command of sbatch. `--parsable` prints `ID` or `ID;CLUSTER`. A job with a dependency that can never be
+        met is cancelled, not kept.
+        """
         return ("sbatch", "--parsable", *_after(after), script), False
 
     def check(self, script: str, after: Sequence[str]) -> tuple[str, ...]:
-        """`--test-only` asks the controller; it uses up a job number."""
+        """The command of sbatch with `--test-only`, which asks the controller and uses up a job number."""
         return ("sbatch", "--test-only", *_after(after), script)
 
     def job(self, answer: Answer) -> str | None:
-        """The last line: a site's own plugin may print others before it."""
+        """The number on the last line: a site's own plugin may print others before it."""
         lines = answer.out.split()
         match = re.fullmatch(r"([0-9]+)(?:;.*)?", lines[-1]) if lines else None
         return match[1] if match else None
 
     def may_have_submitted(self, answer: Answer) -> bool:
-        """`Socket timed out on send/recv operation` comes for jobs that are in the queue, too."""
+        """Whether a failed sbatch may have submitted the job: `Socket timed out on send/recv operation` is printed for
+        jobs that are in the queue, too.
+        """
         return answer.status is None or "timed out" in answer.err
 
     def state(self, job: str) -> tuple[str, ...]:
-        """Without `-o`: on one line, a job's name could look like a field."""
+        """The command of scontrol, without `-o`: on one line, a job's name could look like a field."""
         return ("scontrol", "show", "job", job)
 
     def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
-        """One for each started task of an array, and one for those that wait."""
+        """The tasks in the answer of scontrol: one for each started task of an array, and one for those that wait."""
         if answer.status != 0:
             return () if "Invalid job id" in answer.err else None
         found = []
@@ -83,12 +89,16 @@ class Slurm:
         return tuple(found) or None
 
     def record_commands(self, job: str) -> tuple[tuple[str, ...], ...]:
-        """`--duplicates` gives the starts before a requeue, too. The controller knows a job for some minutes more."""
+        """sacct, with `--duplicates` for the starts before a requeue; then scontrol, whose controller knows a finished
+        job for some minutes.
+        """
         sacct = ("sacct", f"--jobs={job}", "--duplicates", "--parsable2", "--noheader", f"--format={_FIELDS}")
         return sacct, ("scontrol", "show", "job", job)
 
     def records(self, answer: Answer) -> tuple[AccountingRecord, ...]:
-        """A line of sacct for each start, and one for each of its steps, which alone say what memory was used."""
+        """The records in the answer of sacct or scontrol. sacct prints a line for each start, and one for each of its
+        steps; only the lines of steps have the used memory.
+        """
         if answer.status != 0:
             return ()
         if answer.command == "scontrol":
@@ -108,19 +118,19 @@ class Slurm:
         return tuple(found)
 
     def queue(self) -> str:
-        """Their own jobs."""
+        """The command that lists a person's own jobs."""
         return "squeue --me"
 
     def cancel(self, job: str) -> str:
-        """All tasks of an array."""
+        """The command that cancels a job, with all tasks of an array."""
         return f"scancel {job}"
 
     def log(self, name: str, job: str, array: bool) -> str:
-        """`%j`, or `%A_%a`."""
+        """The log of a job, `%j` in the script, or of an array's tasks, `%A_%a`."""
         return f"{name}-{job}{'_*' if array else ''}.out"
 
     def overridden(self, script: str, environment: Sequence[str]) -> tuple[str, ...]:
-        """sbatch prefers its variables to a script's directives."""
+        """The variables of sbatch, which override a script's directives."""
         options = re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE)
         names = {"SBATCH_" + _VARIABLES.get(option, option.upper().replace("-", "_")) for option in options}
         return tuple(sorted(names & set(environment)))
@@ -182,7 +192,7 @@ def _seconds(text: str) -> int | None:
 
 
 def _bytes(text: str) -> int | None:
-    """Of `512M`, or `512Mn` as Slurm had it before 21.08; a bare number is of bytes."""
+    """Return the bytes of a size such as `512M`, or `512Mn` as in Slurm before 21.08; a bare number is bytes."""
     match = re.fullmatch(r"([\d.]+)([KMGT]?)[nc]?", text)
     if match is None or float(match[1]) == 0:
         return None

@@ -18,7 +18,9 @@ _PATIENCE = 20
 
 
 def wait(scheduler: Scheduler, job: str, timeout: float) -> tuple[int | None, tuple[Diagnostic, ...]]:
-    """Wait for a job; returns its exit status, the highest of an array's tasks, or None if it is not known.
+    """Wait for a job; return its exit status, the highest of an array's tasks, or None if it is not known.
+
+    ``timeout`` is the limit of each of the scheduler's commands, in seconds.
 
     Raises KeyboardInterrupt, which leaves the job alone. Code: R416.
     """

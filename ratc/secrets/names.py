@@ -1,4 +1,4 @@
-"""Says which names of variables, keys and options belong to a secret: `PGPASSWORD`, `MY_TOKEN2`, `api_key`.
+"""Recognises the names of variables, keys and options that belong to a secret: `PGPASSWORD`, `MY_TOKEN2`, `api_key`.
 
 A name is read word by word, so that `TOKENIZERS_PARALLELISM`, `monkey` and `bypass` are none. Deep learning has tokens
 of its own (`cls_token`, `token_dim`). A name that ends in `_FILE` or `_PATH` is of a secret's path, not of the secret.
@@ -43,7 +43,7 @@ _ABOUT = re.compile(
 
 @lru_cache(maxsize=4096)
 def names_secret(name: str) -> bool:
-    """Whether a name belongs to a secret, as far as a name can tell."""
+    """Whether a name is likely to belong to a secret."""
     return _kind(name) is not None
 
 

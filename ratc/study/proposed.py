@@ -19,7 +19,7 @@ from ratc.tuning import proposals
 from ratc.tuning.points import Study
 
 _FILE = "proposals.jsonl"
-#: Bytes of it that are read: more is not of this making.
+#: Bytes of the file that are read, at most.
 _MOST = 64 << 20
 
 

@@ -33,7 +33,9 @@ _NOT_OURS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 @dataclass(slots=True)
 class Node:
-    """One node of the job, and the address for all of them. The first one chooses ``sockets``; the others read it.
+    """One node of the job: its ``rank``, and the ``cpus`` and ``gpus`` that the study has on it.
+
+    ``head`` and ``port`` are the first node's address. The first node chooses ``sockets``; the others read it.
 
     If a job has one node, its ``head`` is the loopback address, and Ray listens there alone.
     """

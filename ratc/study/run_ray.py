@@ -79,7 +79,7 @@ class Source(Searcher):  # type: ignore[misc]  # Ray is read without its types
         """Do nothing: TPE learns from trials that have ended."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell TPE how a trial has ended."""
+        """Report the result of a trial to TPE."""
         if self._optuna:
             self._optuna.on_trial_complete(self._asked[trial_id], result, error)
 

@@ -26,19 +26,23 @@ TENSOR_CORES = (*HALF, "tf32")
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """A card's peaks: floating-point operations a second by type, and bytes of memory a second."""
+    """A card's peak rates: floating-point operations a second by type, and bytes a second of its memory."""
 
     operations: Mapping[str, float]
     bandwidth: float
 
     def of(self, kind: str) -> float:
-        """The peak rate of a type; that of fp32 for types without matrix units of their own."""
+        """Return the peak rate of a type in operations a second; that of fp32 if the card has no rate for it."""
         return self.operations.get(kind) or self.operations["fp32"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """The shares of the peaks that kernels of torch reach on the average, and the seconds of a launch."""
+    """The fractions of the peak rates that kernels of torch reach on average, and the seconds of a launch.
+
+    ``half``, ``tf32`` and ``fp32`` are for products by type, ``convolution``, ``attention`` and ``recurrent`` for these
+    kernels, ``memory`` for the bandwidth.
+    """
 
     half: float
     tf32: float
@@ -76,8 +80,9 @@ NAMES = tuple(field.name for field in fields(Shares))
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Seconds of a step of one process, those of its backward passes, and seconds by class of kernel. Its
-    floating-point operations, and the bytes that it moves.
+    """The time of a step of one process, in seconds: in all, of its backward passes, and by class of kernel.
+
+    ``operations`` are the floating-point operations of the step, ``bytes_`` the bytes that its kernels move.
     """
 
     seconds: float
@@ -88,7 +93,7 @@ class StepTime:
 
 
 def class_of(operator: str, operations: float) -> str:
-    """The class of an operator: convolution, attention, recurrent, product, or memory for all others."""
+    """Return the class of an operator: convolution, attention, recurrent, product if it has operations, else memory."""
     if "convolution" in operator:
         return "convolution"
     if "dot_product" in operator or "flex_attention" in operator:
@@ -99,7 +104,7 @@ def class_of(operator: str, operations: float) -> str:
 
 
 def launch_seconds(kernel: Kernel, micro_batch: int, rates: Rates, shares: Shares = FITTED) -> float:
-    """Seconds of one launch of a kernel."""
+    """Return the seconds of one launch of a kernel at a micro-batch, by the roofline of this module."""
     operations, size = kernel.sizes(micro_batch)
     kind = class_of(kernel.operator, operations)
     share = shares.half if kernel.type in HALF else shares.tf32 if kernel.type == "tf32" else shares.fp32

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from ratc.timing.roofline import MEASURED_ON, StepTime, spread
 from ratc.units import counted, duration
 
-#: The factor around a step that was measured on its own card: nearby steps of one run differ by as much.
+#: The factor around a step that was measured on its own card, for the differences between steps of one run. Chosen, not
+#: measured.
 MEASURED_SPREAD = 1.1
 #: Seconds that ratc's loop adds to a step, and the shortest step that was measured with it, of a small model whose
 #: kernels wait for Python: 5.96 ms, 4.54 of them without ratc (`benchmarks/overhead.py --device cuda`, one H200).
@@ -19,20 +20,22 @@ DDP_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Bytes a second between the GPUs of a node, and from one node to the others; None if the facts do not say."""
+    """Bandwidths in bytes a second: between the GPUs of a node, and between nodes; None if the facts have none."""
 
     within: float | None = None
     between: float | None = None
 
     def slowest(self, nodes: int) -> float | None:
-        """The link that a ring over all processes waits for."""
+        """Return the bandwidth that limits a ring over all processes, in bytes a second."""
         return self.between if nodes > 1 else self.within
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Seconds of an optimizer step of ``samples`` on ``world_size`` GPUs, with its interval; ``why`` is the reason of
-    the interval. ``unknown`` names the part of a step that is not counted, and ``unknown_why`` says the reason.
+    """The time of an optimizer step of ``samples`` on ``world_size`` GPUs, in seconds, with its interval.
+
+    ``low`` and ``high`` are the ends of the interval, ``why`` is its reason; ``how`` is "predicted" or "measured".
+    ``unknown`` names the part of a step that is not counted, ``unknown_why`` gives the reason.
     """
 
     seconds: float
@@ -55,9 +58,11 @@ class Prediction:
         return self.samples / self.seconds
 
     def with_loading(self, rate: float, workers: int) -> Prediction:
-        """The step if a loader process delivers ``rate`` samples a second and each of the ``world_size`` processes has
-        so many of them, on cores of their own. They load while the GPU computes; without any (0), a process loads its
-        samples itself, and computes after that.
+        """Return the step with its waits for samples. A loader process delivers ``rate`` samples a second, and each of
+        the ``world_size`` processes has ``workers`` of them, each on a separate core.
+
+        Loader processes load while the GPU computes. Without any (0), a process loads its samples itself, and computes
+        after that.
         """
         loading = self.samples / self.world_size / (rate * max(1, workers))
 
@@ -68,7 +73,7 @@ class Prediction:
         return replace(self, seconds=whole(self.seconds), low=whole(self.low), high=whole(self.high), waits=waits)
 
     def sentence(self) -> str:
-        """The prediction in one line for people."""
+        """Return the prediction as one line of text."""
         missing = "".join(f", {words}" for words in (self.unknown, self.unknown_why, self._waits()) if words)
         return (
             f"{self.how}: a step of {counted(self.samples, 'sample')} takes {span_text(self.seconds)} "
@@ -76,7 +81,7 @@ class Prediction:
         )
 
     def short(self) -> str:
-        """The step in a few words, to compare it with another."""
+        """Return the step's time and rate in a few words, for a comparison of steps."""
         missing = f", {self.unknown}" if self.unknown else ""
         return f"{span_text(self.seconds)} {self.how}, {self._rate()}{missing}"
 
@@ -89,10 +94,12 @@ class Prediction:
 
 
 def sent_bytes(strategy: str, zero_stage: int, trainable: int, world_size: int, accumulation: int) -> float:
-    """Bytes that a process sends in an optimizer step, by rings, which send (N - 1) / N of a buffer for each pass.
+    """Return the bytes that a process sends in an optimizer step, by rings: (N - 1) / N of a buffer in each pass.
 
-    DDP reduces fp32 gradients once (reduce-scatter and all-gather). ZeRO 1 and 2 reduce 16-bit gradients and gather
-    16-bit weights; stage 2 reduces in every micro-batch. ZeRO 3 gathers the weights in forward and in backward.
+    N is ``world_size``; ``trainable`` is in elements, ``accumulation`` in micro-batches. DDP reduces fp32 gradients
+    once (reduce-scatter and all-gather). ZeRO 1 and 2 reduce 16-bit gradients and gather 16-bit weights; stage 2
+    reduces in every micro-batch. ZeRO 3 gathers the weights in forward and in backward. With one micro-batch these are
+    2 and 3 times the weights, as in the ZeRO paper, section 7.
     """
     share = (world_size - 1) / world_size
     if strategy != "deepspeed":
@@ -104,11 +111,11 @@ def sent_bytes(strategy: str, zero_stage: int, trainable: int, world_size: int, 
 def sent_by_shards(
     shard: str, shards: int, trainable: int, world_size: int, accumulation: int, gathered_bytes: int
 ) -> float:
-    """Bytes that a process sends in an optimizer step with FSDP2, by rings.
+    """Return the bytes that a process sends in an optimizer step with FSDP2, by rings.
 
-    Weights are gathered for forward and, unless `shard` is `grads`, for backward again, at ``gathered_bytes`` an
-    element, and fp32 gradients are reduced, all in every micro-batch. Groups of ``shards`` processes then add their
-    shards of gradients up.
+    ``trainable`` is in elements, ``accumulation`` in micro-batches. In every micro-batch weights are gathered for
+    forward and, unless `shard` is `grads`, again for backward, at ``gathered_bytes`` an element; fp32 gradients are
+    reduced; and the groups of ``shards`` processes add up their shards of gradients.
     """
     gathers, groups = (1 if shard == "grads" else 2), world_size // shards
     within = (gathers * gathered_bytes + DDP_BYTES) * trainable * (shards - 1) / shards
@@ -119,8 +126,11 @@ def sent_by_shards(
 def predicted(
     step: StepTime, card: str, samples: int, world_size: int, nodes: int, sent: float, links: Links
 ) -> Prediction:
-    """The step of one process, spread over several, with the time of the loop. Communication hides behind backward as
-    far as it can; the upper end of the interval hides none of it, and is no shorter than the shortest measured step.
+    """Return the prediction of a step on ``world_size`` GPUs of ``nodes`` nodes, with the time of ratc's loop.
+
+    ``step`` is that of one process, ``samples`` are those of all, ``sent`` are the bytes that a process sends.
+    Communication overlaps with backward as far as possible. The upper end of the interval assumes no overlap, and adds
+    the shortest measured step.
     """
     factor = spread(card)
     rate = links.slowest(nodes) if world_size > 1 else None
@@ -143,8 +153,8 @@ def predicted(
 
 
 def measured(seconds: float, samples: int, world_size: int, source: str, alone: bool = True) -> Prediction:
-    """The step as it was measured, by one process ``alone``, or by all of them together in a run, which waits for its
-    samples, too.
+    """Return the prediction for a measured step of ``seconds``: by one process if ``alone``, else by all processes of a
+    run, whose time includes its waits for samples. ``samples`` are those of all processes.
     """
     unknown = "without communication" if alone and world_size > 1 else ""
     low, high = seconds / MEASURED_SPREAD, seconds * MEASURED_SPREAD
@@ -154,7 +164,7 @@ def measured(seconds: float, samples: int, world_size: int, source: str, alone: 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a GPU costs in an hour, in a currency, and the watts it takes; None if the facts do not say."""
+    """The price of a GPU hour in a currency, and the power of a GPU in watts; None if the facts have none."""
 
     per_gpu_hour: float | None = None
     currency: str | None = None
@@ -163,7 +173,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Optimizer steps of a whole training, by their prediction: seconds of an epoch and of all."""
+    """The optimizer steps of a whole training, with the prediction of one of them."""
 
     step: Prediction
     steps_per_epoch: int
@@ -189,7 +199,7 @@ class Run:
         return self.seconds / 3600 * self.step.world_size
 
     def lines(self, prices: Prices) -> list[str]:
-        """The run in lines for people: times, GPU hours, and money and energy if their prices are known."""
+        """Return lines of text: the times, the GPU hours, and the cost and the energy (kWh) if the facts have them."""
         low, high = self.interval()
         hours = self.gpu_hours()
         left_out = "evaluation and checkpoints"
@@ -207,16 +217,16 @@ class Run:
         return told
 
     def restarts(self, walltime_s: int, stop_before_s: int) -> int:
-        """How often a job of this walltime has to be requeued for all steps; it saves ``stop_before_s`` before its
-        end.
+        """Return how often a job with a walltime of ``walltime_s`` seconds has to be requeued to finish all steps. It
+        stops ``stop_before_s`` seconds before its end.
         """
         usable = max(1, walltime_s - stop_before_s)
         return max(0, -(-int(self.seconds) // usable) - 1)
 
 
 def span_text(seconds: float) -> str:
-    """A time for people: three digits of milliseconds or seconds, and from two minutes on as ``units.duration`` has it,
-    to the minute from two hours on.
+    """Return a time as text: below two minutes three digits of milliseconds or seconds, else as `units.duration` writes
+    it, and from two hours on rounded to the minute.
     """
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"

@@ -75,7 +75,7 @@ class _Server:
 
 @dataclass(slots=True)
 class Job:
-    """A job that was asked for, with the part of `subprocess.Popen` that its user needs."""
+    """A started job, with the part of the interface of `subprocess.Popen` that its callers use."""
 
     _server: _Server
     args: Sequence[str]
@@ -83,7 +83,10 @@ class Job:
     returncode: int | None = field(default=None)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit status, once it has ended; negative for a signal. Raises subprocess.TimeoutExpired."""
+        """Wait for the end; return the exit status, negative for a signal. ``timeout`` is in seconds.
+
+        Raises subprocess.TimeoutExpired.
+        """
         while self.returncode is None:
             try:
                 told = self._server.receive(timeout)
@@ -110,7 +113,7 @@ def start(
 
     ``limits`` are those of `resource.setrlimit`, by name; ``streams`` are the files of its standard streams.
     ``program`` is the server: `fork_server.py`, or a file that imports more. Raises OSError if no such process can be
-    had.
+    started.
     """
     shared = tuple(sorted((name, value) for name, value in environment.items() if not name.startswith(_LATER)))
     key = (program, shared)

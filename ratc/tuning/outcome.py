@@ -22,7 +22,10 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial: the values by path, its status, the metric at its best epoch, or why it has none."""
+    """One trial: its values by path, its status, and the metric at its best epoch, or the reason why it has none.
+
+    ``seconds`` is its running time.
+    """
 
     name: str
     values: Mapping[str, Any]

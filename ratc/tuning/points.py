@@ -21,18 +21,18 @@ from ratc.tuning.proposals import standing_for
 from ratc.tuning.space import Choices, Range, number_at, point_of, read
 from ratc.yaml.parse import Document, Node
 
-#: Trials if a spec has ranges and says no number.
+#: Trials if a spec has ranges and gives no number. Chosen, not measured.
 USUAL_TRIALS = 16
-#: How many of the spread are looked at for as many different ones as are wanted.
+#: Points of the spread that are tried for each wanted trial, at most, since some repeat.
 _PATIENCE = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """``space`` as it was read, and ``trials`` points of it; ``whole`` tells that they are all there are.
+    """A study: its search ``space``, and the number of its ``trials``; ``whole`` if these are all combinations.
 
-    If the study is ``adaptive`` its trials are proposed while it runs, and ``points`` only stand for them. With
-    ``halving`` (grace epochs, reduction factor) poor trials end early.
+    ``points`` are the trials. If the study is ``adaptive``, they are proposed while it runs, and ``points`` only
+    represent them. With ``halving`` (grace epochs, reduction factor) poor trials end early.
     """
 
     metric: str

@@ -25,7 +25,7 @@ SHARED = (
     "debug",
     "logging",
 )
-#: From this quotient of its ends on, two real numbers in a list mean a range on a logarithmic scale.
+#: From this quotient of its ends on, two real numbers in a list mean a range on a logarithmic scale. Chosen.
 LOG_FROM = 10
 
 

@@ -289,7 +289,7 @@ def _own_error(evidence: Evidence) -> Diagnostic | None:
 
 
 def _refused(evidence: Evidence) -> Diagnostic | None:
-    """A script of ratc's that ended by itself, or a word of the scheduler's in the job's log. Code: R610."""
+    """Return a finding if a script of ratc's, or the scheduler, ended the job before it trained. Code: R610."""
     found = evidence.first(
         r"ratc: (the files of this job are not .*|started again .*|no port is free .*|the job has .* nodes, .*|"
         r"points\.tsv has no point .*|no temporary folder .*)",

@@ -29,7 +29,10 @@ def of_sweep(
     points: tuple[Point, ...],
     checks: Checks | None = None,
 ) -> tuple[tuple[Artifact, ...] | None, Plan | None, tuple[Diagnostic, ...]]:
-    """The files of an array of a sweep's points, and the first point's plan. Codes: those of a spec, R334, R335."""
+    """Return the files of an array with a sweep's points, and the first point's plan.
+
+    Codes: those of a spec, R334, R335.
+    """
     assert loaded.document is not None
     assert loaded.settings is not None
     section = loaded.document.root.find(("sweep",))
@@ -46,7 +49,10 @@ def of_study(
     found: Study,
     checks: Checks | None = None,
 ) -> tuple[tuple[Artifact, ...] | None, Plan | None, tuple[Diagnostic, ...]]:
-    """The same of a study's trials, with `study.yaml` beside. Codes: as of a sweep, R338, R339."""
+    """Return the files of an array with a study's trials, `study.yaml` among them, and the first trial's plan.
+
+    Codes: those of `of_sweep`, R338, R339.
+    """
     array, left = Array(place, found.max_parallel, found.span), list[tuple[Point, Diagnostic]]()
 
     def record() -> Artifact:

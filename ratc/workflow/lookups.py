@@ -106,7 +106,7 @@ def _folders(settings: Values, folder: str) -> Iterator[Diagnostic]:
 
 
 def _layouts(settings: Values, folder: str) -> Iterator[Diagnostic]:
-    """What a built-in data set reads and a folder of data that is there does not hold."""
+    """Yield a warning for each existing folder of data that lacks files of its built-in data set. Code: R235."""
     data = settings.maybe(str, "data.data_dir")
     named = {f"tasks.{name}.": f"tasks.{name}.data.folder" for name in settings["tasks"].value or {}}
     for prefix, path in (named or {"": "data.data_dir"}).items():

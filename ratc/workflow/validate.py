@@ -57,7 +57,7 @@ def _resolved(
 ) -> Iterator[Diagnostic]:
     """Yield the findings of resolving: R3xx, and R4xx if the target writes more than the files of one local run.
 
-    A trial of a study whose values do not go together is left out, as `compile` does.
+    A study's trial is left out if its values cannot be combined, as in `compile`.
     """
     assert loaded.settings is not None
     settings = loaded.settings

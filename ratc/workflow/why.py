@@ -52,7 +52,7 @@ class Why:
 
 
 def why(asked: Asked) -> Why:
-    """The one cause of how a run stands. Codes: R600 to R612, R5xx as the run itself said it; R422, R001."""
+    """Return the cause of a run's state. Codes: R600 to R612, the R5xx that the run itself reported, R422, R001."""
     match = _JOB.fullmatch(asked.what)
     if match and not os.path.exists(asked.what):
         compiled, job, found = _of_job(asked, match["job"])

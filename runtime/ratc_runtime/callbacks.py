@@ -1,4 +1,4 @@
-"""Callbacks of the user's: at the start, after a step, after an epoch, and with the results.
+"""The user's callbacks: at the start, after a step, after an epoch, and with the results.
 
 A spec names them (`training.callbacks: ["package.module:callable"]`, or `{"package.module:callable": {…}}` with
 arguments), `UnifiedTrainer` takes objects. Every rank calls all of them, at the same points: a callback that prints or

@@ -141,5 +141,5 @@ def _size(path: str, value: Value) -> str:
 
 
 def count(found: Iterable[Section]) -> int:
-    """How many values the sections have together."""
+    """Return the number of values in all sections."""
     return sum(len(section.rows) for section in found)

@@ -12,7 +12,10 @@ import torch
 
 
 def snapshot(value: Any, seen: dict[Any, torch.Tensor] | None = None) -> Any:
-    """Return a copy of nested containers with every tensor in host memory. Tensors that share memory still share it."""
+    """Return a copy of nested containers with every tensor, of any shape, in host memory.
+
+    Equal views of the same memory share one copy, which `seen` holds.
+    """
     seen = {} if seen is None else seen
     if isinstance(value, torch.Tensor):
         key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())

@@ -74,18 +74,21 @@ def contents(folder: Path) -> Metadata:
 
 
 def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write this process's parts of tensors by name. Every rank calls this. Raises OSError on every rank."""
+    """Write this process's parts of named tensors of any shape. Every rank calls this. Raises OSError on every rank."""
     writer = dcp.FileSystemWriter(folder, single_file_per_rank=True, sync_files=False)
     _checked(lambda: dcp.save(dict(tensors), storage_writer=writer))
 
 
 def read_into(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Read tensors by name in place, each rank its parts. Every rank calls this. Raises OSError on every rank."""
+    """Read named tensors in place, each rank its parts. Every rank calls this. Raises OSError on every rank."""
     _checked(lambda: dcp.load(dict(tensors), storage_reader=_Reader(folder)))
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the model's whole weights and buffers by name, on the CPU, without any process group."""
+    """Return the model's whole weights and buffers by name, unsharded, on the CPU, without any process group.
+
+    Raises OSError if the files cannot be read, and the errors of `contents`.
+    """
     entries = contents(folder).state_dict_metadata
     whole = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)

@@ -142,7 +142,7 @@ def continued(header: dict[str, Any], lock: Lock) -> Lock:
 
 
 def more_epochs(header: dict[str, Any], lock: Lock) -> str:
-    """Return what to write if the number of epochs is all that differs, and is larger; else ""."""
+    """Return a help with the spec's change if only the number of epochs differs, and is larger; else ""."""
     try:
         before, now = lock_of(header).training, lock.training
     except RuntimeFinding:

@@ -52,7 +52,7 @@ class _Progress(BaseModel):
 
 
 def checked(progress: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """Return the progress of a run of so many epochs. Raises ValueError, in words, if no run can have it."""
+    """Return the progress of a run of `epochs` epochs. Raises ValueError with a message if no run can have it."""
     try:
         found = _Progress.model_validate(progress)
     except ValidationError as error:

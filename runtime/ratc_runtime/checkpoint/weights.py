@@ -37,7 +37,7 @@ TAG, WHOLE = "pytorch_model", "mp_rank_00_model_states.pt"
 
 
 def load_weights(path: Path, trust: bool = False, plain: bool = False) -> dict[str, torch.Tensor]:
-    """Return the model's weights and buffers by name, on the CPU, from a checkpoint or an exported file.
+    """Return the model's whole weights and buffers by name, on the CPU, from a checkpoint or an exported file.
 
     With `plain`, a file of another program is taken, too: a state dict that `torch.save` wrote, alone or under `model`
     or `state_dict`. Shards may hold objects that only a pickle which runs code can load: these need trust

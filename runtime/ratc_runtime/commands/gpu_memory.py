@@ -49,7 +49,7 @@ def forget(device: torch.device) -> None:
 
 
 def clock(device: torch.device) -> float:
-    """Return the time after the device has finished all its work."""
+    """Return the host's time in seconds, after the device has finished all its work."""
     torch.cuda.synchronize(device)
     return time.perf_counter()
 

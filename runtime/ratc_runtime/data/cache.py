@@ -29,9 +29,9 @@ from ratc_runtime.output.sizes import size_text
 
 FOLDER_VARIABLE = "RAT_CACHE_DIR"
 SUFFIX = ".ratc-cache"
-#: Bytes, and share, of the disk's free space that the cache leaves free.
+#: Bytes, and share, of the disk's free space that the cache leaves free. Chosen, not measured.
 SPARE_BYTES, SPARE_SHARE = 2**30, 0.05
-#: The cache's largest share of the memory that is free at the start of a run.
+#: The cache's largest share of the memory that is free at the start of a run. Chosen, not measured.
 MEMORY_SHARE = 0.8
 #: Flags of the shared cache.
 FULL, RANDOM, FOREIGN = 0, 1, 2

@@ -193,7 +193,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         return look_at(self._files[index])
 
     def target(self, index: int) -> dict[str, torch.Tensor]:
-        """Return the target of one sample without decoding its image."""
+        """Return the target of one sample, with the shapes that the class describes, without decoding its image."""
         # A copy: an augmentation of the boxes must not change those of the next epoch.
         return {key: value.clone() for key, value in self._targets[index].items()}
 

@@ -96,7 +96,7 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         return look_at(self._files[index][0])
 
     def target(self, index: int) -> torch.Tensor:
-        """Return the target of one sample without decoding its image."""
+        """Return the target of one sample without decoding its image: (1, H, W) of 0 and 1, or class numbers (H, W)."""
         path = self._files[index][1]
         return self._target(self._numbers(path)[0], path, self.image_size)
 

@@ -63,7 +63,7 @@ class Labelled(torch.utils.data.Dataset[dict[str, Any]]):
         return look_at(self._files[index])
 
     def target(self, index: int) -> torch.Tensor:
-        """Return the class of one sample without decoding its image."""
+        """Return the class number of one sample, an int64 scalar, without decoding its image."""
         return torch.tensor(self._labels[index])
 
     def class_holders(self) -> Counter[int]:

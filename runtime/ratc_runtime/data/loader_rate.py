@@ -11,17 +11,17 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.loading import Collate, train_loader
 from ratc_runtime.data.randomness import all_kept
 
-#: Seconds of reading.
+#: Seconds of reading, by default. Chosen, not measured.
 SECONDS = 3.0
 
 
 def loader_rate(dataset: Any, lock: Lock, targets: Collate, seconds: float = SECONDS) -> float | None:
-    """Return the samples per second of one process with one thread, as a loader process has, over `seconds` or an
-    epoch; None if an epoch has only one sample.
+    """Return the samples per second that one process reads, augments and collates with one thread, as a loader process
+    does; None if an epoch has only one sample.
 
-    The data are read in this process. Files that the system has in memory already are read faster than others. The
-    first sample does not count: it opens what the data set opens once. Raises the errors of `train_loader` and of its
-    loader.
+    It reads samples one by one in this process, for `seconds` or for one epoch if that is shorter. Files in the
+    system's page cache are read faster than others. The first sample does not count, because the data set may open its
+    files then. Raises the errors of `train_loader` and of its loader.
     """
     threads, begun, now, read = torch.get_num_threads(), 0.0, 0.0, -1
     torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def loader_rate(dataset: Any, lock: Lock, targets: Collate, seconds: float = SEC
 
 
 def _one_by_one(lock: Lock) -> Lock:
-    """The lock with micro-batches of one sample, and without loader processes."""
+    """Return the lock with micro-batches of one sample, and without loader processes."""
     training, share = lock.training, lock.training.global_batch_size // lock.parallel.world_size
     alone = {"num_workers": 0, "persistent_workers": False, "prefetch_factor": None, "pin_memory": False}
     each = {"micro_batch_size": 1, "gradient_accumulation_steps": share}

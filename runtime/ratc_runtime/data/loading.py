@@ -29,7 +29,7 @@ Collate = Callable[[Sequence[Any]], Any]
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
-#: The largest share of the training samples that a dropped last batch may have without a warning.
+#: The largest share of the training samples that a dropped last batch may have without a warning. Chosen, not measured.
 MOST_LEFT_OUT = 0.2
 #: A larger share of bad samples in a split gives a warning.
 WARNING_SHARE = 0.01

@@ -13,7 +13,7 @@ import torch
 
 
 def apply(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
-    """Return `value` with `function` applied to every tensor. Other values stay unchanged."""
+    """Return `value` with `function` applied to every tensor, of any shape. Other values stay unchanged."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, Mapping):
@@ -24,7 +24,7 @@ def apply(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in `value`, in order."""
+    """Yield the tensors in `value`, of any shape, in order."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (Mapping, list, tuple)):
@@ -43,7 +43,7 @@ def to_float(value: Any) -> Any:
 
 
 def select(value: Any, rows: list[int]) -> Any:
-    """Return the samples `rows` of a batch."""
+    """Return the samples of a batch with the indices `rows`."""
     if isinstance(value, (list, tuple)) and all(isinstance(item, Mapping) for item in value):
         return [value[row] for row in rows]
     if isinstance(value, Mapping):

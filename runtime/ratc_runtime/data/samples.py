@@ -31,7 +31,11 @@ class Draw(NamedTuple):
 
 @dataclasses.dataclass(slots=True)
 class Sample:
-    """A loader process's result for a draw. With a `problem`, image and target are missing."""
+    """A loader process's result for a draw. With a `problem`, image and target are missing.
+
+    `weight` is 0 if the sample is not scored (padding, or a replacement), else 1; `position` is its index in the split;
+    `skipped` names the bad samples that it replaces.
+    """
 
     image: Any
     target: Any

@@ -52,14 +52,16 @@ class SharedCache:
 
     @classmethod
     def in_memory(cls, records: int, limit: int) -> SharedCache:
-        """Make a store that exists as long as a process has it open."""
+        """Make a store for `records` samples and `limit` bytes that exists as long as a process has it open."""
         descriptor = os.memfd_create("ratc-cache")
         os.pwrite(descriptor, _HEAD.pack(MAGIC, records), 0)
         return cls(descriptor, records, limit)
 
     @classmethod
     def on_disk(cls, path: Path, records: int, limit: int) -> SharedCache:
-        """Open the store at `path`, or make it. Another file with that name is replaced."""
+        """Open the store for `records` samples and `limit` bytes at `path`, or make it. Another file with that name is
+        replaced. Raises OSError.
+        """
         for _ in range(3):
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -85,7 +87,7 @@ class SharedCache:
 
     @classmethod
     def of_process(cls, pid: int, descriptor: int, records: int, limit: int) -> SharedCache:
-        """Open a store that another process of this machine and user has open."""
+        """Open a store that another process of this machine and user has open as the file `descriptor`."""
         return cls(os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC), records, limit)
 
     def __reduce__(self) -> Any:
@@ -112,7 +114,7 @@ class SharedCache:
         return sum(self._record(slot) is not None for slot in range(self.records))
 
     def note(self, which: int) -> None:
-        """Set one of a few flags that every process sees. The caller defines their meaning."""
+        """Set the flag with the number `which`, which every process sees. The caller defines its meaning."""
         self._view[_NOTES + which] = 1
 
     def noted(self, which: int) -> bool:
@@ -120,12 +122,12 @@ class SharedCache:
         return bool(self._view[_NOTES + which])
 
     def has(self, slot: int, stamp: bytes) -> bool:
-        """Return whether the store holds a sample with that stamp."""
+        """Return whether the store holds the sample with the number `slot`, and with that stamp."""
         record = self._record(slot)
         return record is not None and record[2] == stamp
 
     def read(self, slot: int) -> memoryview | None:
-        """Return the packed sample, or None if there is none. Do not write to the view.
+        """Return the packed sample with the number `slot` as bytes; None if there is none. Do not write to the view.
 
         This process's first access compares the checksum.
         """
@@ -167,7 +169,7 @@ class SharedCache:
         return True
 
     def has_room(self, length: int) -> bool:
-        """Return whether that many more bytes fit."""
+        """Return whether `length` more bytes fit."""
         return not self._full and self.used + RECORD_BYTES + length <= self.limit
 
     def forget(self, slot: int) -> None:

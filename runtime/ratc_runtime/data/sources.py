@@ -24,8 +24,10 @@ from ratc_runtime.models.import_callable import build, call
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A built-in data set: its class, whose first file of each sample is the image; the dimensions of its images; and
-    the keys of the lock's `data` that it takes beside those of every data set and its own `args`.
+    """A built-in data set: its class, the dimensions of its images, and the keys of the lock's `data` that it takes.
+
+    The first of a sample's `files` is its image. `takes` leaves out the keys that every data set takes, and the data
+    set's own `args`.
     """
 
     made: type[Any]

@@ -48,7 +48,8 @@ class Survey:
 
     `amounts` are the pixels (voxels, objects) of each class, `holders` the numbers of samples with any. `sizes` are
     those of the images' files, or of the tensors if the data set gives no headers. `turned` counts images with an EXIF
-    orientation, `transparent` those with transparent pixels, `blank` those that hold one value only.
+    orientation, `transparent` those with transparent pixels, `blank` those with only one value. `low` and `high` are
+    the least and the largest value of all images; `bad` counts the samples with a problem.
     """
 
     samples: int

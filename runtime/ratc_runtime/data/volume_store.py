@@ -28,7 +28,7 @@ from ratc_runtime.output.sizes import counted
 
 #: Version of the files' layout. Files of other versions are not read.
 VERSION = 2
-#: Percentiles that intensities are clipped to if no window is given.
+#: Percentiles that intensities are clipped to if no window is given. Chosen, not measured.
 CLIP = (0.5, 99.5)
 #: The largest number for voxels that are not finite: a float32 holds it, and differences of it.
 MOST_FILLED = 1e30

@@ -27,7 +27,7 @@ SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Patch:
-    """One sample: the number of a volume, and the patch's corner in its voxels, which may lie outside."""
+    """One sample: the number of a volume, and the patch's first voxel in it, which may be outside of the volume."""
 
     volume: int
     corner: tuple[int, int, int]
@@ -125,7 +125,7 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
         return volume.image, volume.mask
 
     def target(self, index: int) -> torch.Tensor:
-        """Return the target of one sample, without its image."""
+        """Return the target of one sample without its image: (1, D, H, W) of 0 and 1, or class numbers (D, H, W)."""
         patch = self.patches[index]
         return self._target(self._store.read(self.volumes[patch.volume])[1], patch)
 

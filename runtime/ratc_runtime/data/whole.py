@@ -46,9 +46,10 @@ class WholeImages(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def patch(image: torch.Tensor, corner: tuple[int, ...], lock: Lock) -> Any:
-    """Return the patch of a whole image as a sample of training: a tensor, or one for each of the lock's scales.
+    """Return the patch of a whole image (C, ...) as training has it: a tensor (C, ...) of the lock's size in [0, 1], or
+    a list with one for each of the lock's scales.
 
-    Outside of the image it is 0.
+    `corner` is the first pixel of the patch on each axis. Outside of the image the patch is 0.
     """
     size = tuple(lock.data.image_size)
     sizes = [tuple(max(1, round(side * scale)) for side in size) for scale in lock.data.scales]

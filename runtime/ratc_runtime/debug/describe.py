@@ -13,7 +13,7 @@ _GROUPS = 24
 
 
 def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of a batch or an output with their place in it, for any nesting."""
+    """Yield the tensors of a batch or an output, of any shape, each with its place in it, for any nesting."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, Mapping):
@@ -29,7 +29,7 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def record(tensor: torch.Tensor) -> dict[str, Any]:
-    """Return shape, type, device, range, mean and 2-norm of a tensor, and its number of values that are not finite.
+    """Return shape, dtype, device, range, mean and 2-norm of a tensor, and its number of values that are not finite.
 
     Range, mean and norm are those of the finite values; None if there are none.
     """
@@ -87,13 +87,16 @@ def depth(names: Iterable[str]) -> int:
 
 
 def group(name: str, parts: int) -> str:
-    """Return the module that a parameter belongs to: the first parts of its name, without its own."""
+    """Return the module of a parameter: the first `parts` parts of the parameter's name, without its last part."""
     modules = name.split(".")[:-1] or [name]
     return ".".join(modules[:parts])
 
 
 def norms(named: Iterable[tuple[str, torch.Tensor | None]], parts: int, scale: float = 1.0) -> dict[str, float]:
-    """Return the 2-norm of the tensors of each group, divided by `scale`. Groups without tensors are left out."""
+    """Return the 2-norm of the tensors of each group, divided by `scale` (a loss scale), by the group's name.
+
+    Tensors may have any shape. Groups without tensors are left out.
+    """
     squares: dict[str, float] = {}
     for name, tensor in named:
         if tensor is not None:
@@ -104,5 +107,5 @@ def norms(named: Iterable[tuple[str, torch.Tensor | None]], parts: int, scale: f
 
 
 def total(norms_of_parts: Mapping[str, float]) -> float:
-    """Return the total norm from the norms of the parts."""
+    """Return the 2-norm of all parts together from the 2-norms of the parts."""
     return float(sum(value * value for value in norms_of_parts.values()) ** 0.5)

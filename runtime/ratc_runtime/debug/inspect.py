@@ -296,7 +296,7 @@ def _explained(backward: Callable[[torch.Tensor], None], loss: torch.Tensor) -> 
 
 
 def _is_dull(frame: str) -> bool:
-    """Return whether a frame belongs to code that every model and loss goes through."""
+    """Return whether a frame belongs to code that every model and loss runs, and so does not help to find an error."""
     file = frame.partition('"')[0]
     return file.startswith(_OWN_FILES) or file == "<frozen runpy>" or "/torch/nn/" in file or "/deepspeed/" in file
 

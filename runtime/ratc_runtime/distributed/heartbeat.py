@@ -25,8 +25,10 @@ _ENDED = "ended.json"
 
 @dataclass(frozen=True)
 class Beat:
-    """The state of a rank. `seconds` is the time since its last progress; `born` tells apart two processes with one
-    PID.
+    """The state of a rank.
+
+    `count` grows with each heartbeat, `marks` with each mark of progress. `seconds` counts from the last progress.
+    `born` distinguishes two processes with the same PID.
     """
 
     rank: int
@@ -104,7 +106,7 @@ class Heartbeats:
         return path
 
     def end(self, message: str) -> None:
-        """Tell the other ranks that the run has failed, with the reason."""
+        """Write the reason of this rank's failure, which the other ranks read with `ended`."""
         self._put(self._ended, {"rank": self.rank, "message": message})
 
     def ended(self) -> str | None:

@@ -22,7 +22,11 @@ UNSET = "`unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_P
 
 @dataclass(frozen=True)
 class LaunchEnvironment:
-    """One process of `world_size`. `scheduler` is `slurm`, `lsf` or None; `hosts` are in the scheduler's order."""
+    """One process of `world_size`: its `rank` among all, and its `local_rank` on its node.
+
+    `scheduler` is `slurm`, `lsf` or None; `hosts` are in the scheduler's order. `restarts` counts the earlier starts of
+    the job.
+    """
 
     launcher: str | None
     scheduler: str | None

@@ -28,15 +28,17 @@ from ratc_runtime.distributed.heartbeat import Beat, Heartbeats, kill, process_s
 from ratc_runtime.errors import RuntimeFinding, warn
 
 VARIABLE = "RATC_TIMEOUT_SECONDS"
-#: The process group's own timeout is longer by this, so that the watchdog, which can say more, speaks first.
+#: Seconds by which the process group's own timeout is longer, so that the watchdog, which reports more, comes first.
 GROUP_MARGIN = 60.0
-#: Seconds for a process to notice by itself that another one is gone, before the watchdog ends it.
+#: Seconds for a process to notice by itself that another one is gone, before the watchdog ends it. Chosen, not
+#: measured.
 GRACE = 15.0
-#: Least timeout for opening the data, building the model and the first step, which includes torch.compile.
+#: Least timeout, in seconds, for opening the data, building the model and the first step, which includes torch.compile.
+#: Chosen, not measured.
 FIRST = 900.0
 #: A rank answers if its heartbeat changed within this number of checks: on a busy machine one check may be too early.
 LOOKS = 5
-#: How many of the processes that hang are shown with their stack.
+#: Processes that hang and are shown with their stack, at most.
 SHOWN = 4
 
 _marks = 0
@@ -110,7 +112,7 @@ class Watchdog:
         self._place = position, position()
 
     def close(self, message: str = "") -> None:
-        """Stop watching. With a message this rank has failed, and the other ranks are told, so that none waits."""
+        """Stop watching. A `message` is the reason of this rank's failure; the others get it, so that none waits."""
         self._closed.set()
         # Not while it writes: a heartbeat after the last one would look like a process that was killed.
         self._thread.join(timeout=10 * self.tick)

@@ -38,7 +38,7 @@ class World:
 
     @phase("collective")
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the sum over ranks, on the CPU. Every rank calls this."""
+        """Return the sum over ranks of a tensor of any shape, on the CPU. Every rank calls this with the same shape."""
         if self.size == 1:
             watchdog.mark()
             return values.cpu()

@@ -132,11 +132,11 @@ class BaseEngine:
         raise NotImplementedError
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of one micro-batch's loss, divided by the accumulation."""
+        """Add the gradients of one micro-batch's loss, a scalar, divided by the accumulation."""
         raise NotImplementedError
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
-        """Clip, step, and drop the gradients; return their norm before clipping, if it is known."""
+        """Clip, step, and drop the gradients; return their norm before clipping (a scalar), if it is known."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch import nn
 
 #: Modules whose entries are layers of one kind, often.
 _LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
-#: A repeated layer is a unit from this share of the model's parameters on: gathering less is not worth a collective.
+#: A repeated layer is a unit from this share of the model's parameters on, to limit the number of collectives. Chosen,
+#: not measured.
 SMALLEST_SHARE = 0.01
 
 

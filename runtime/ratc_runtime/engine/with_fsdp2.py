@@ -128,7 +128,7 @@ class Fsdp2Engine(AccelerateEngine):
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Return the weights, buffers and the optimizer's states by name, as shards.
 
-        Weights that the last forward pass gathered are given up first: what is read into them would not be used.
+        Weights that the last forward pass gathered are dropped first: values that are read into them would be lost.
         """
         self._share_buffers()
         for module in self.module.modules():

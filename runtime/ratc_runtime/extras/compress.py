@@ -114,7 +114,7 @@ def _measure(model: OpenCheckpoint, split: str, data_dir: Path, file: Path) -> d
 
 
 def loss_of_score(before: float, after: float | None, larger_is_better: bool) -> float:
-    """Return how much worse a score got (below 0: better); infinite if it is undefined afterwards."""
+    """Return by how much a score got worse, in its unit (below 0: better); infinite if it is undefined afterwards."""
     if after is None or math.isnan(after):
         return math.inf
     return before - after if larger_is_better else after - before

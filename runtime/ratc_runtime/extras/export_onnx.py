@@ -95,7 +95,9 @@ def _model(checkpoint: Path, lock: Lock, trust: bool) -> nn.Module:
 
 
 def make_real(model: nn.Module, image: torch.Tensor) -> int:
-    """Make every rotary embedding compute with real numbers for images of this size; return their number."""
+    """Make every rotary embedding compute with real numbers, for images (B, C, ...) of this size; return the number of
+    embeddings.
+    """
     # By name: importing the package for a model that does not use it would cost seconds.
     found = [module for module in model.modules() if type(module).__name__ == "RotarySpatialEmbedding"]
     rotary: list[Any] = [module for module in found if module.rotary_dim]

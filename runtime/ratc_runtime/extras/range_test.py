@@ -21,7 +21,8 @@ from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output.sizes import counted
 
-#: Weight of a new loss in the running mean, because steps see different samples.
+#: Weight of a new loss in the running mean, because steps see different samples. Chosen, not measured, as are the next
+#: three.
 NEW = 0.1
 #: The test ends if the mean loss reaches this multiple of its minimum.
 DIVERGED = 4.0
@@ -32,7 +33,7 @@ SAFE = 0.1
 
 
 class Point(NamedTuple):
-    """One optimizer step: its rate, its loss, and the running mean of the losses."""
+    """One optimizer step: its learning rate, its loss, and the running mean of the losses."""
 
     rate: float
     loss: float

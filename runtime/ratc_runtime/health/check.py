@@ -40,13 +40,15 @@ PATIENCE_S = 180.0
 #: Seconds of the test after that, and its times for each node alone, all nodes together, and each round of pairs.
 LIMIT_S = 60.0
 ALONE_S, TOGETHER_S, ROUND_S = 28.0, 15.0, 8.0
-#: Between a node's own deadline and that of the first node for its word.
+#: Seconds between a node's own deadline and that of the first node for its report.
 _SLACK_S = 1.0
 
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a job, on one of its nodes. `names` are the scheduler's, by rank; `head` is the first one's."""
+    """One start of a job, on one of its nodes. `names` are the scheduler's names of the nodes, by rank; `head` is the
+    first node's name, and `port` the port on which it listens.
+    """
 
     id: str
     job: str
@@ -80,7 +82,10 @@ def start_of(
 
 
 def check(lock: Lock | ProgramLock, start: Start, output_dir: Path, patience: float = PATIENCE_S) -> None:
-    """Test this node with the others. Raises R617, R618, R620, R621 or R622 unless training may start."""
+    """Test this node with the others; `patience` is in seconds.
+
+    Raises R617, R618, R620, R621 or R622 unless training may start.
+    """
     health = lock.health
     if health is None:
         raise RuntimeFinding(
@@ -241,7 +246,7 @@ def _single_node_reports(node: Node, lines: Mapping[int, Line], deadline: float)
 
 
 def _answer(line: Line, number: int, deadline: float) -> Any:
-    """Return a node's report on an order; one on an earlier order, which came too late, is passed over."""
+    """Return a node's report on an order; late reports on earlier orders are skipped."""
     while True:
         word = line.receive(deadline + _SLACK_S)
         if word.get("number") == number:

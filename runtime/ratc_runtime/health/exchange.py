@@ -21,7 +21,7 @@ from typing import Any
 
 #: Longest line; a report of 64 cards with all of its words is a tenth of it.
 LONGEST = 2**20
-#: Seconds that a connection may take to say who it is.
+#: Seconds that a connection may take to identify itself.
 _GREETING_S = 10.0
 
 
@@ -96,7 +96,7 @@ class Head:
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def wait(self, deadline: float) -> None:
-        """Return when all other nodes are there, or at the deadline."""
+        """Return when all other nodes have connected, or at the deadline, a time of `time.monotonic()`."""
         with self._changed:
             self._changed.wait_for(lambda: len(self.lines) == self._nodes - 1, max(0, deadline - time.monotonic()))
 
@@ -136,7 +136,9 @@ class Head:
 
 
 def join(host: str, port: int, key: bytes, start: str, rank: int, deadline: float) -> Line:
-    """Return a line from a node to the first one, which may not listen yet. Raises Silence."""
+    """Return a line from a node to the first one, which may not listen yet. Raises Silence at the deadline, a time of
+    `time.monotonic()`.
+    """
     while True:
         try:
             connection = socket.create_connection((host, port), timeout=5)

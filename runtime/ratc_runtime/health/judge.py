@@ -1,4 +1,4 @@
-"""Which nodes are bad, from the reports of all: a pure function.
+"""Finds the bad nodes from the reports of all nodes: a pure function.
 
 A node is bad if a device of it is broken, or much slower than the same test on the other nodes. It is never bad because
 of the card's data sheet alone: if all are slow, changing nodes would not help, and that is a warning.
@@ -108,10 +108,10 @@ def _which(one: Device, kind: str) -> str:
 
 
 def pairs(nodes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return disjoint pairs of nodes; of an odd number the last one is left over."""
+    """Return disjoint pairs of node numbers; of an odd number of nodes the last one is left out."""
     return list(zip(nodes[::2], nodes[1::2], strict=False))
 
 
 def against_good(suspects: Sequence[int], good: Sequence[int]) -> list[tuple[int, int]]:
-    """Return each suspect with a node of its own that is known to be good, as far as there are some."""
+    """Return pairs of a suspect and a good node, each node in one pair at most; the longer list is cut."""
     return list(zip(suspects, good, strict=False))

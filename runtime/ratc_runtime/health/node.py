@@ -1,4 +1,4 @@
-"""A node's tests: the processes that make them, and a deadline for each."""
+"""A node's tests: the processes that make them, and a deadline for each, a time of `time.monotonic()`."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Child:
             self._process.wait(timeout=1)
 
     def let_begin(self) -> None:
-        """Let it begin."""
+        """Let the test begin."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.write("go\n")
             self._process.stdin.flush()
 
     def words(self, deadline: float) -> Iterator[dict[str, Any]]:
-        """Yield its words until it ends. Raises TimeoutError at the deadline, OSError if it ended badly."""
+        """Yield the test's messages until it ends. Raises TimeoutError at the deadline, OSError if the test failed."""
         while True:
             try:
                 word = self._lines.get(timeout=max(0, deadline - time.monotonic()))

@@ -56,5 +56,5 @@ def summary(output_dir: Path) -> dict[str, Any] | None:
 
 
 def exclude(output_dir: Path, ranks: list[int]) -> None:
-    """Tell the batch script which ranks' nodes to leave out. Raises OSError."""
+    """Write the ranks whose nodes the batch script must leave out. Raises OSError."""
     atomic.write_text(output_dir / UNHEALTHY, "".join(f"{rank}\n" for rank in ranks), sync=True)

@@ -35,7 +35,7 @@ _STEP = re.compile(r"step-(\d+)")
 def make_accelerator(plan: ProgramPlan, **more: Any) -> Accelerator:
     """Return the Accelerator of a plan, with the plan's seed set; `more` are further arguments of it.
 
-    Raises R503 if what it does is not what the lock says, and TypeError for an argument that the plan decides.
+    Raises R503 if its behaviour differs from the lock, and TypeError for an argument that the plan decides.
     """
     precision = plan["precision"]
     decided = {
@@ -57,9 +57,9 @@ def make_accelerator(plan: ProgramPlan, **more: Any) -> Accelerator:
 
 
 def save_state(accelerator: Accelerator, plan: ProgramPlan, step: int) -> Path:
-    """Save everything that was prepared as the checkpoint after so many steps, and drop the one before the last.
+    """Save all prepared objects as the checkpoint after `step` steps, and remove the one before the last.
 
-    Every rank calls it. What is written becomes a checkpoint in one step, when it is whole on all ranks.
+    Every rank calls this. The files become a checkpoint in one step, when they are complete on all ranks.
     """
     folder = plan.checkpoint_dir / f"step-{step}"
     unfinished = folder.with_name(f".{folder.name}")
@@ -78,7 +78,7 @@ def save_state(accelerator: Accelerator, plan: ProgramPlan, step: int) -> Path:
 
 
 def load_last(accelerator: Accelerator, plan: ProgramPlan) -> int:
-    """Load the newest checkpoint into everything that was prepared; return its step, 0 if the run starts here."""
+    """Load the newest checkpoint into all prepared objects; return its step, 0 if there is no checkpoint."""
     saved = _saved(plan) if plan.resume else []
     if not saved:
         return 0

@@ -40,7 +40,7 @@ _POSITION = "ratc_position"
 
 
 def trainer_arguments(plan: ProgramPlan, **more: Any) -> dict[str, Any]:
-    """Return the Trainer's keywords of a plan; `more` are further ones, and replace what the plan does not decide.
+    """Return the Trainer's keywords of a plan; `more` are further ones, and replace those that the plan leaves open.
 
     Raises TypeError for a keyword that the plan decides.
     """
@@ -126,7 +126,7 @@ class PlanCallback(Callback):
                 self.plan.stopped()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the results, unless the run goes on later."""
+        """Write the results, unless the run stopped and will continue."""
         if self.stopping:
             return
         peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None

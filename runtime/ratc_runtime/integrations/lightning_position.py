@@ -1,11 +1,14 @@
 """The position of a Lightning run in its data and its random numbers, so that it continues exactly inside an epoch.
 
-Lightning's checkpoint holds no random states, and of loaders with a state only rank 0's. Lightning makes the first
-iterator before the distributed sampler learns the epoch, so loader processes read the order of epoch 0. A loader that
-was saved at the end of an epoch repeats its order in the next one. Seen with Lightning 2.6.6 and torchdata 0.11.
+Three properties of Lightning 2.6.6 and torchdata 0.11, observed in runs, make this necessary:
 
-- Loaders that have `state_dict` and `load_state_dict`, such as torchdata's StatefulDataLoader, get their states back.
-- Other loaders draw the order of the interrupted epoch again. The batches that were done are read again and dropped.
+- Lightning's checkpoint holds no random states. Of loaders with a state it holds only those of rank 0.
+- Lightning makes the first iterator before it gives the distributed sampler the epoch, so that loader processes read
+  the order of epoch 0.
+- A loader that was saved at the end of an epoch repeats its order in the next one.
+
+Loaders that have `state_dict` and `load_state_dict`, such as torchdata's StatefulDataLoader, get their states back.
+Other loaders draw the order of the interrupted epoch again, and the finished batches are read again and dropped.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from ratc_runtime.errors import say, warn
 
 
 class Position:
-    """The position of this process. A loaded position is taken up once, when the training starts."""
+    """The position of this process. A loaded position is applied once, when the training starts."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
@@ -31,7 +34,7 @@ class Position:
         self._after_batch: dict[str, Any] = {}
 
     def gather(self, trainer: Trainer) -> list[dict[str, Any]]:
-        """Return the positions of all ranks, for a checkpoint; every rank calls this."""
+        """Return the positions of all ranks, in order of rank, for a checkpoint. Every rank calls this."""
         loaders = _loaders(trainer)
         mine = {
             "epoch": self._epoch,
@@ -47,14 +50,17 @@ class Position:
         return everyone
 
     def load(self, trainer: Trainer, everyone: list[dict[str, Any]] | None) -> None:
-        """Take the position of this rank from a checkpoint."""
+        """Take the position of this rank from those in a checkpoint.
+
+        Warns and takes none if there are none, or if they are of another number of ranks.
+        """
         if everyone is None or len(everyone) != trainer.world_size:
             warn("the checkpoint lacks the position of each process in its data: samples are read twice or left out")
         else:
             self._loaded = everyone[trainer.global_rank]
 
     def start(self, trainer: Trainer) -> None:
-        """Make the first iterator of the training again: at the position that was loaded, or from known states."""
+        """Make the first iterator of the training again: at the loaded position, or from recorded random states."""
         loaders, fetcher = _loaders(trainer), _fetcher(trainer)
         for loader in loaders:
             _set_sampler_epoch(loader, trainer.current_epoch)
@@ -82,23 +88,23 @@ class Position:
             self._epoch, self._batches, self._drawn = trainer.current_epoch, 0, _random(_loaders(trainer))
 
     def end_batch(self, batch: int) -> None:
-        """Record that a batch is done, by its number in the epoch."""
+        """Record that the batch with the number `batch` in the epoch, from 0, is done."""
         self._batches, self._after_batch = batch + 1, rng_state()
 
     def end_validation(self) -> None:
-        """Continue with the random numbers from before the validation, which a run that stopped there leaves out."""
+        """Restore the random states from before the validation, since a run that stopped there skips the validation."""
         if self._after_batch:
             set_rng_state(self._after_batch)
 
 
 def _loaders(trainer: Trainer) -> list[Any]:
-    """The training's loaders, usually one."""
+    """Return the training's loaders, usually one."""
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None else combined.flattened
 
 
 def _fetcher(trainer: Trainer) -> Any:
-    """The iterator over batches of all loaders; `iter()` of it makes theirs again."""
+    """Return the iterator over the batches of all loaders. `iter()` of it makes the loaders' iterators again."""
     return trainer.fit_loop._data_fetcher
 
 
@@ -107,14 +113,14 @@ def _have_states(loaders: list[Any]) -> bool:
 
 
 def _generators(loaders: list[Any]) -> list[torch.Generator]:
-    """The generators that the loaders and their samplers draw from instead of torch's own."""
+    """Return the generators that loaders and their samplers use in place of torch's global one."""
     owners = [owner for loader in loaders for owner in (loader, getattr(loader, "sampler", None))]
     found = [getattr(owner, "generator", None) for owner in owners]
     return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 
 def _random(loaders: list[Any]) -> dict[str, Any]:
-    """All random states that the order and the content of the batches can depend on."""
+    """Return all random states that can affect the order and the content of the batches."""
     return {"process": rng_state(), "loaders": [generator.get_state() for generator in _generators(loaders)]}
 
 
@@ -125,7 +131,7 @@ def _set_random(loaders: list[Any], states: dict[str, Any]) -> None:
 
 
 def _skip(trainer: Trainer, batches: int) -> None:
-    """Read the batches that were done before the run stopped. Lightning itself adds them to its count."""
+    """Read and drop the batches that were done before the run stopped. Lightning itself counts them."""
     fetcher = _fetcher(trainer)
     if trainer.is_global_zero:
         say(f"reading {batches} batches of epoch {trainer.current_epoch + 1} again, which were done before")

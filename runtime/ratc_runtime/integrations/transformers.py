@@ -33,7 +33,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def training_arguments(plan: ProgramPlan, **more: Any) -> TrainingArguments:
-    """Return the Trainer's arguments of a plan; `more` are further ones, and replace what the plan does not decide.
+    """Return the Trainer's arguments of a plan; `more` are further ones, and replace those that the plan leaves open.
     Raises TypeError if they set a value that the plan decides.
     """
     on_cpu = plan.lock.hardware.device == "cpu"

@@ -17,7 +17,7 @@ import torch
 # Smaller saves little beside the rest of the model, and a GPU would wait for the next launch.
 CHUNK_ELEMENTS = 2**26
 _shortened = False
-#: Rounds that the current one of shortened loops stands for.
+#: Number of rounds that the current round of a shortened loop stands for.
 _rounds = 1
 
 
@@ -36,7 +36,7 @@ def only_enough_for_memory() -> Iterator[None]:
 
 
 def rounds() -> int:
-    """Return for how many rounds of the loops around it the current one stands; more than 1 in shortened loops only."""
+    """Return the number of rounds that the current round of the loops stands for: 1, or more in shortened loops."""
     return _rounds
 
 
@@ -64,7 +64,8 @@ def no_autocast(device: torch.device) -> torch.autocast:
 class Pieces(NamedTuple):
     """The split of a map: by heads if whole ones fit into a chunk, else one head at a time and by rows.
 
-    The split does not depend on the batch, so memory is linear in it, and allocations come in the same order.
+    `rows` are groups, `columns` pixels; `elements` is the most numbers in a chunk for each sample of the batch. The
+    split does not depend on the batch, so memory is linear in it, and allocations come in the same order.
     """
 
     heads: int
@@ -113,6 +114,9 @@ def _score_gradient(attention: torch.Tensor, gradient: torch.Tensor, dtype: torc
 
 class Gather(torch.autograd.Function):
     """`W @ v` with W = A / (sums + eps), or A itself unless `normal`; and the sums of A's columns.
+
+    Forward takes q (heads x batch, groups, d), k (heads x batch, pixels, d) and v (heads x batch, pixels, e), and
+    returns (heads x batch, groups, e) and the sums (heads x batch, 1, pixels).
 
     W_nm = A_nm d_m with d_m = 1 / (sum_n A_nm + eps), so dA_nm = d_m (dW_nm - v_m . dv_m) where dW = dy v^T and
     dv = W^T dy: the backward pass adds up dv first, then goes over the chunks once more.
@@ -176,6 +180,8 @@ class Gather(torch.autograd.Function):
 class Spread(torch.autograd.Function):
     """`W^T @ x` for the vectors x of groups, with W as in Gather, or A itself without its `sums`.
 
+    Forward takes q and k as in Gather and x (heads x batch, groups, e), and returns (heads x batch, pixels, e).
+
     dA_nm = d_m (x_n . do_m - o_m . do_m) for the output o, which is kept; for A itself dA_nm = x_n . do_m.
     """
 
@@ -225,7 +231,11 @@ class Spread(torch.autograd.Function):
 
 
 class ChunkedFactor(NamedTuple):
-    """One layer's map, by its queries (groups) and keys (pixels). Without `sums` its columns are not normalised."""
+    """One layer's map, by its queries `q` (heads x batch, groups, d) and keys `k` (heads x batch, pixels, d).
+
+    `sums` (heads x batch, 1, pixels) are the sums of its columns, to which `eps` is added; without them the columns are
+    not normalised.
+    """
 
     q: torch.Tensor
     k: torch.Tensor
@@ -234,19 +244,19 @@ class ChunkedFactor(NamedTuple):
     pieces: Pieces
 
     def gather(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the map times (heads x batch, pixels, n)."""
+        """Return the map times (heads x batch, pixels, n): (heads x batch, groups, n)."""
         with no_autocast(vectors.device):
             result: Any = Gather.apply(self.q, self.k, vectors, self.sums is not None, self.eps, self.pieces)
         return result[0]
 
     def spread(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the map's transpose times (heads x batch, groups, n)."""
+        """Return the map's transpose times (heads x batch, groups, n): (heads x batch, pixels, n)."""
         with no_autocast(vectors.device):
             result: torch.Tensor = Spread.apply(self.q, self.k, vectors, self.sums, self.eps, self.pieces)
         return result
 
     def dense(self) -> torch.Tensor:
-        """Return the whole map."""
+        """Return the whole map, (heads x batch, groups, pixels)."""
         return formed(self.q, self.k, None if self.sums is None else self.eps)
 
 
@@ -270,7 +280,11 @@ class Chunked(NamedTuple):
     elements: int = CHUNK_ELEMENTS
 
     def layer(self, k: torch.Tensor, v: torch.Tensor, heads: int, eps: float) -> Layer:
-        """Return a function from queries to gathered values and the layer's maps: A / (sums + eps), and A itself."""
+        """Return a function from queries (heads x batch, groups, d) to the gathered values (heads x batch, groups, e)
+        and the layer's maps: A / (sums + eps), and A itself.
+
+        Keys `k` are (heads x batch, pixels, d), values `v` (heads x batch, pixels, e).
+        """
 
         def attended(q: torch.Tensor) -> tuple[torch.Tensor, ChunkedFactor, ChunkedFactor]:
             pieces = Pieces(heads, len(q) // heads, q.shape[1], k.shape[1], max(1, self.elements))

@@ -38,9 +38,9 @@ _stand_in: Attend | None = None
 
 
 class Keys(NamedTuple):
-    """The pixels' keys: as given, padded, and with ones for the features of a bias.
+    """The pixels' keys (H, pixels, …): `k` as given, `plain` padded, `biased` with ones in the features of a bias.
 
-    The last two are one tensor if the padding has enough room. Queries without a bias have zeros there.
+    `plain` and `biased` are one tensor if the padding has enough room. Queries without a bias have zeros there.
     """
 
     k: torch.Tensor
@@ -58,8 +58,10 @@ class Keys(NamedTuple):
 
 
 class FusedFactor(NamedTuple):
-    """One layer's map by its padded queries (groups) and keys (pixels): W with the columns' sums ``c``, A itself
-    without.
+    """One layer's map, by its padded queries `q` (H, groups, …) and keys: W if it has the sums of columns `c` (H,
+    pixels), else A.
+
+    `lse` (H, groups) are the log-sum-exps of the scores; `eps` is added to `c`.
     """
 
     q: torch.Tensor
@@ -71,7 +73,7 @@ class FusedFactor(NamedTuple):
 
     @property
     def k(self) -> torch.Tensor:
-        """The keys without padding."""
+        """The keys without padding, (H, pixels, d)."""
         return self.keys.k
 
     def gather(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -89,7 +91,7 @@ class FusedFactor(NamedTuple):
             return (mean * (c if self.c is None else c / (c + self.eps)).unsqueeze(-1)).to(self.q.dtype)
 
     def dense(self) -> torch.Tensor:
-        """Return the whole map."""
+        """Return the whole map, (H, groups, pixels)."""
         return formed(self.q[..., : self.k.shape[-1]], self.k, None if self.c is None else self.eps)
 
 
@@ -114,9 +116,10 @@ def _split(number: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]
 
 
 def by_flex_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend with FlexAttention's compiled kernels. Features are padded with zeros to a supported size.
+    """Attend with FlexAttention's compiled kernels; shapes as in `Attend`.
 
-    Raises R553 if they cannot be compiled.
+    Features are padded with zeros to a supported size.
+    Raises R553 if the kernels cannot be compiled.
     """
     features = v.shape[-1]
     wanted = _size(q.shape[-1]), _size(q.shape[-1]), _size(features)

@@ -27,18 +27,21 @@ class Factor(Protocol):
     """One layer's map, (heads x batch, groups, pixels), by its queries (groups) and keys (pixels)."""
 
     @property
-    def q(self) -> torch.Tensor: ...
+    def q(self) -> torch.Tensor:
+        """The queries, (heads x batch, groups, d), perhaps padded in the last dimension."""
+
     @property
-    def k(self) -> torch.Tensor: ...
+    def k(self) -> torch.Tensor:
+        """The keys, (heads x batch, pixels, d)."""
 
     def gather(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the map times (heads x batch, pixels, n)."""
+        """Return the map times (heads x batch, pixels, n): (heads x batch, groups, n)."""
 
     def spread(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the map's transpose times (heads x batch, groups, n)."""
+        """Return the map's transpose times (heads x batch, groups, n): (heads x batch, pixels, n)."""
 
     def dense(self) -> torch.Tensor:
-        """Return the whole map."""
+        """Return the whole map, (heads x batch, groups, pixels)."""
 
 
 class Way(Protocol):
@@ -47,7 +50,11 @@ class Way(Protocol):
     def layer(
         self, k: torch.Tensor, v: torch.Tensor, heads: int, eps: float
     ) -> Callable[[torch.Tensor], tuple[torch.Tensor, Factor, Factor]]:
-        """Return a function from queries to gathered values and the layer's maps: A / (sums + eps), and A itself."""
+        """Return a function from queries (heads x batch, groups, d) to the gathered values (heads x batch, groups, e)
+        and the layer's maps: A / (sums + eps), and A itself.
+
+        Keys `k` are (heads x batch, pixels, d), values `v` (heads x batch, pixels, e).
+        """
 
 
 def keep_no_maps(model: nn.Module, way: Way) -> int:
@@ -77,16 +84,18 @@ class LazyMap:
 
     @property
     def shape(self) -> torch.Size:
+        """The shape of the whole map, (batch, heads, groups, pixels)."""
         last, first = self._factors[0], self._factors[-1]
         return torch.Size((self._batch, len(last.q) // self._batch, last.q.shape[1], first.k.shape[1]))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of products."""
+        """The dtype of products with vectors."""
         return self._factors[0].q.dtype
 
     @property
     def device(self) -> torch.device:
+        """The device of the factors."""
         return self._factors[0].q.device
 
     def __matmul__(self, other: Any) -> Any:
@@ -108,7 +117,7 @@ class LazyMap:
         return _batch_first(vectors, self._batch).transpose(-2, -1)
 
     def dense(self) -> torch.Tensor:
-        """Return the whole map: batch x heads x groups x pixels numbers, which this class otherwise avoids."""
+        """Return the whole map, (batch, heads, groups, pixels), which this class otherwise avoids."""
         with no_autocast(self.device):
             result = self._factors[0].dense()
             for factor in self._factors[1:]:

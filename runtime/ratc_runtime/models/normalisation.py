@@ -18,7 +18,7 @@ _OF_BATCH, _OF_SAMPLE = "Expected more than 1 value per channel when training", 
 
 
 def is_of_each_sample(error: BaseException) -> bool:
-    """Tell whether torch refuses to normalise a sample by itself: no micro-batch changes that."""
+    """Return whether torch refused to normalise one value of each sample. No other micro-batch would change that."""
     return isinstance(error, ValueError) and _OF_SAMPLE in str(error)
 
 

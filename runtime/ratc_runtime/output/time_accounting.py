@@ -48,7 +48,7 @@ class TimeAccounting:
         return self.progress.account.get(name, 0.0)
 
     def add(self, name: str, amount: float) -> None:
-        """Add to a sum."""
+        """Add an amount to a sum: seconds of a kind, or a count."""
         self.progress.account[name] = self.get(name) + amount
 
     def lap(self, kind: str) -> None:

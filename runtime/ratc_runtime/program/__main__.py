@@ -1,4 +1,4 @@
-"""Starts a program of the spec's own on one node, and says how it ended.
+"""Starts a program of the spec's own on one node, and records how it ended.
 
 `python -m ratc_runtime.program --lock LOCK … -- LAUNCHER … {}`: `{}` stands for the program and its arguments. A run is
 finished only if the program ended with status 0 on every node and did not stop; then results.json says so, with the
@@ -243,7 +243,7 @@ def _wait_for_others(lock: ProgramLock, mark: Path) -> None:
 
 
 def _lock_of(output: Path) -> str | None:
-    """The digest of the lock whose results lie there; None if they name none."""
+    """Return the digest of the lock in an output folder's results; None if they name none."""
     found = results.read_results(output).get("lock_sha256")
     return str(found) if found is not None else None
 

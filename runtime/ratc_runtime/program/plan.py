@@ -1,4 +1,4 @@
-"""What a program of the spec's own asks of ratc: `import ratc_runtime; plan = ratc_runtime.plan()`.
+"""The interface of ratc for a program of the spec's own: `import ratc_runtime; plan = ratc_runtime.plan()`.
 
     plan = ratc_runtime.plan()
     loader = DataLoader(data, batch_size=plan["micro_batch_size"], num_workers=plan["num_workers"])
@@ -82,7 +82,7 @@ class ProgramPlan(Mapping[str, Any]):
             )
 
     def should_stop(self) -> bool:
-        """Tell whether the job asked to save and stop. Every rank must call it: they agree, by one all-reduce."""
+        """Return whether the job asked to save and stop. Every rank must call this: they agree, by one all-reduce."""
         asked = self._rank == 0 and (self.output_dir / STOP_FILE).exists()
         distributed = sys.modules.get("torch.distributed")
         if distributed is None or not distributed.is_available() or not distributed.is_initialized():

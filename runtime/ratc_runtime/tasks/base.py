@@ -58,10 +58,10 @@ class Task(ABC):
     #: The scores by name, in the order in which they are shown.
     metrics: Mapping[str, Metric]
 
-    #: The tasks that this one is made of, by name; none if it is one by itself.
+    #: The tasks that this one consists of, by name; empty for a single task.
     parts: Mapping[str, Task] = {}
 
-    #: The scores that the lock names, built by those who evaluate.
+    #: The user's scores that the lock names; the evaluation builds them.
     own_scores: Mapping[str, Score] = {}
 
     @property
@@ -130,7 +130,7 @@ class Task(ABC):
 
     @abstractmethod
     def scorer(self) -> Scorer:
-        """Return an empty scorer."""
+        """Return a new scorer, which has counted nothing yet."""
 
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
         """Score the trivial prediction on the test split. Every rank calls this. Empty if there is none."""
@@ -155,7 +155,10 @@ class Task(ABC):
         return []
 
     def writer(self, folder: Path, threshold: float) -> Writer:
-        """Return the writer of predictions into a folder. Raises R542 if the task has none."""
+        """Return the writer of predictions into a folder. Raises R542 if the task has none.
+
+        `threshold`, between 0 and 1, is the probability or score at which a foreground pixel or a box is predicted.
+        """
         raise RuntimeFinding(
             "R542",
             f"what a {self.lock.task_type} task predicts cannot be written",

@@ -68,7 +68,7 @@ class Custom(Task):
         return (sample["image"], sample["target"]) if isinstance(sample, Mapping) else tuple(sample)
 
     def writer(self, folder: Path, threshold: float) -> ArrayWriter:
-        """Return the writer of outputs as arrays; there is nothing to be cut at `threshold`."""
+        """Return the writer of outputs as arrays. `threshold` has no effect."""
         return ArrayWriter(folder)
 
     def scorer(self) -> Mean:

@@ -53,7 +53,7 @@ class WeightedLoss(nn.Module):
         self.own_modules = nn.ModuleList(loss for loss in losses.values() if isinstance(loss, nn.Module))
 
     def forward(self, output: Mapping[str, Any], target: Mapping[str, Any]) -> torch.Tensor:
-        """Return the scalar for outputs and targets by task."""
+        """Return the loss, a scalar, for mappings of outputs and targets by task."""
         losses = [self.weights[name] * loss(output[name], target[name]) for name, loss in self.parts.items()]
         return torch.stack(losses).sum()
 
@@ -85,7 +85,7 @@ class Multi(Task):
         return {name: task.collate([target[name] for target in targets]) for name, task in self.parts.items()}
 
     def example_target(self, count: int, device: torch.device) -> dict[str, Any]:
-        """Return each task's random targets."""
+        """Return random targets for `count` samples, by task."""
         return {name: task.example_target(count, device) for name, task in self.parts.items()}
 
     def scorer(self) -> Scorer:

@@ -11,7 +11,9 @@ from ratc_runtime.errors import RuntimeFinding
 
 
 def tensor_of(output: Any, task: str = "segmentation") -> torch.Tensor:
-    """Return an output that must be one tensor of logits. Raises R574, with the keys of a mapping, if it is not."""
+    """Return an output, of any shape, that must be one tensor of logits. Raises R574 if it is not; for a mapping with
+    its keys.
+    """
     if isinstance(output, torch.Tensor):
         return output
     if isinstance(output, Mapping):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ratc_runtime.trace.request import Request
 
 
-#: The micro-batch that a trace is confirmed at.
+#: The micro-batch at which a trace is confirmed, in samples. Chosen, not measured.
 _MORE = 32
 
 

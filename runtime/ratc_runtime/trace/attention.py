@@ -36,7 +36,11 @@ def kernel(
     dropout: float = 0.0,
     grouped: bool = False,
 ) -> str:
-    """Return CUDA's choice on a card of this compute capability: "cudnn", "flash", "efficient" or "math"."""
+    """Return CUDA's choice on a card of this compute capability: "cudnn", "flash", "efficient" or "math".
+
+    `query`, `key` and `value` are (N, heads, rows, size), `mask` is (N, heads, query rows, key rows) or can be expanded
+    to it; `dropout` is a probability. With `grouped` key and value may have fewer heads (`enable_gqa`).
+    """
     if any(t.dim() != 4 or t.stride(-1) != 1 or 0 in t.shape for t in (query, key, value)):
         return "math"
     # `check_last_dim_stride_equals_1_dense` looks at the mask too: a bias that was permuted is no longer in rows.
@@ -140,7 +144,7 @@ def attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """Run `scaled_dot_product_attention` with the operators that it calls on CUDA."""
+    """Run `scaled_dot_product_attention` with the operators that it calls on CUDA: shapes and arguments are its own."""
     aten: Any = torch.ops.aten
     mask = None if attn_mask is None else _additive(attn_mask, query)
     name = kernel(capability, query, key, value, mask, is_causal, dropout_p, enable_gqa)

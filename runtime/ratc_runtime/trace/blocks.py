@@ -1,6 +1,6 @@
 """The calls of a model's blocks in a traced step: the events of each, in forward and in backward.
 
-The compiler predicts from them the memory of a step that recomputes some of the blocks in backward, as
+From them the compiler predicts the memory of a step that recomputes some of the blocks in backward, as
 `models/recompute.py` does. A block that is called twice has two spans.
 """
 

@@ -1,4 +1,4 @@
-"""Which values of a graph that AOTAutograd made become buffers if Inductor compiles it: its rules, in short.
+"""The values of AOTAutograd's graph that become buffers when Inductor compiles it: Inductor's rules, simplified.
 
 A value of pointwise operators, or of an index that is looked up, is computed inside the kernel that reads it. These are
 buffers: operands and results of a library's kernels, results of reductions and of the graph, and values that would read

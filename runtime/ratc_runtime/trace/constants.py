@@ -82,13 +82,15 @@ class Constants:
         self._bytes = 0
 
     def knows(self, tensor: torch.Tensor) -> bool:
-        """Return whether a tensor's values are known: those of a fake one kept here, or of any real one."""
+        """Return whether a tensor's values are known: those of a fake tensor are if they are kept here, those of a real
+        tensor always.
+        """
         if not isinstance(tensor, FakeTensor):
             return not tensor.is_meta
         return tensor.untyped_storage()._cdata in self._known and not (tensor.is_conj() or tensor.is_neg())
 
     def value(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """Return a real tensor with the values of a known one, on the same real storage; else None."""
+        """Return a real tensor with the values and the shape of a known one, on the same real storage; else None."""
         if not self.knows(tensor):
             return None
         if not isinstance(tensor, FakeTensor):
@@ -103,7 +105,7 @@ class Constants:
         self._drop(tensor.untyped_storage()._cdata)
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Copy the known values of another tensor to a fake one, converted to its type."""
+        """Copy the known values of `source` to the fake tensor `target` of the same shape, converted to its dtype."""
         value = self.value(source)
         if value is not None and target is not source and target.numel() <= ELEMENTS:
             with _disable_current_modes():

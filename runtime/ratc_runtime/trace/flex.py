@@ -42,5 +42,9 @@ def _scores(q: torch.Tensor, k: torch.Tensor) -> int:
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Replace the kernels in a trace."""
+    """Replace FlexAttention's kernels in a trace.
+
+    Queries, keys and values are (N, H, n, d), (N, H, m, d) and (N, H, m, e); returns outputs (N, H, n, e) and the
+    log-sum-exp (N, H, n), float32.
+    """
     return FlexAttention.apply(q, k, v)

@@ -16,7 +16,7 @@ KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", 
 
 @dataclass
 class Block:
-    """One storage. `size` in bytes as the tensor asks for them, before any rounding."""
+    """One storage. `size` is in bytes, as the tensor requests them, before any rounding."""
 
     size: int
     phase: str
@@ -56,8 +56,9 @@ class Ledger:
         return before
 
     def add(self, tensor: torch.Tensor, module: str, kind: str = "") -> int:
-        """Record the storage of a tensor that an operator returned; return its block. A known one keeps its block.
+        """Record the storage of a tensor, of any shape, that an operator returned; return the number of its block.
 
+        A known storage keeps its block.
         A storage that was resized counts as freed and allocated again.
         """
         storage = tensor.untyped_storage()
@@ -77,7 +78,7 @@ class Ledger:
         return number
 
     def block_of(self, tensor: torch.Tensor) -> int | None:
-        """Return the block of a tensor's storage; None if it is not followed."""
+        """Return the number of the block of a tensor's storage; None if it is not followed."""
         return self._live.get(tensor.untyped_storage()._cdata)
 
     def move(self, old: torch.UntypedStorage, new: torch.UntypedStorage) -> None:
@@ -92,14 +93,16 @@ class Ledger:
     def allocate(
         self, size: int, module: str, kind: str = "", scratch: Scratch | None = None, optional: bool = False
     ) -> int:
-        """Record an allocation without a tensor (a workspace). Free it with `release`, or never."""
+        """Record an allocation of `size` bytes without a tensor (a workspace); return the number of its block, for
+        `release`.
+        """
         number = len(self.blocks)
         self.blocks.append(Block(size, self.phase, module, self.step, kind, scratch=scratch, optional=optional))
         self.events.append((number, True))
         return number
 
     def release(self, number: int) -> None:
-        """Record that a block of `allocate` is freed."""
+        """Record that the block with this number is freed."""
         self.blocks[number].freed = (self.step, self.phase)
         self.events.append((number, False))
 

@@ -65,9 +65,10 @@ def _product(number: int, small: Recording, large: Recording) -> list[Any] | Non
 
 
 def is_uneven(small: Recording, large: Recording) -> bool:
-    """Return whether two batch sizes may not tell how the step's memory grows: a third one must confirm it.
+    """Return whether two batch sizes may be too few to derive the step's memory, so that a third must confirm it.
 
-    It is so if several sides of a tensor follow the batch, or one by fractions of an element (pairs of samples).
+    That is the case if several sides of a tensor depend on the batch, or if one grows by fractions of an element a
+    sample (pairs of samples).
     """
     if small.batch == large.batch or len(small.shapes) != len(large.shapes):
         return False
@@ -81,7 +82,9 @@ def is_uneven(small: Recording, large: Recording) -> bool:
 def _size_mismatch(
     small: Recording, large: Recording, third: Recording, products: dict[int, list[Any]]
 ) -> Failure | None:
-    """Return the failure at the first block whose size at a third micro-batch is not the one that two others tell."""
+    """Return the failure at the first block whose size at a third micro-batch differs from the size predicted from the
+    two others; None if there is none.
+    """
     failure = _differs(*_alike(small, third))
     if failure is not None:
         return failure
@@ -97,8 +100,8 @@ def _size_mismatch(
 
 
 def _follows(number: int, small: Recording, large: Recording, third: Recording) -> bool:
-    """Return whether the numbers of a kernel at a third micro-batch are those that two others tell. Partial sums of a
-    reduction are small in any case.
+    """Return whether a kernel's numbers at a third micro-batch are those predicted from the two others. Partial sums of
+    a reduction always count as such, because they are small.
     """
     rule, *lines = _described(number, small, large)[1:]
     told = [fixed + per_sample * third.batch for fixed, per_sample in lines]
@@ -193,7 +196,7 @@ def match(
 ) -> dict[str, Any]:
     """Return the trace of docs/reference/trace.md.
 
-    Raises TraceError (R315) if the recordings differ, or if the sizes of ``third`` are not those that the others tell.
+    Raises TraceError (R315) if the recordings differ, or if the sizes of ``third`` differ from those predicted.
     """
     small, large = _alike(small, large)
     failure = _differs(small, large)

@@ -224,7 +224,7 @@ class RecordingMode(TorchDispatchMode):
             self.ledger.release(self.ledger.allocate(size, self.owners.current()))
 
     def to_fake(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the fake tensor for a real one."""
+        """Return the fake tensor for a real one, with the same shape."""
         return self.fake.from_tensor(tensor, static_shapes=True)
 
     def _on_host(self, func: Any, given: list[torch.Tensor], args: Any, kwargs: Any) -> bool:

@@ -145,7 +145,7 @@ def _compile(request: Request, model: nn.Module, task: Task, batch: int, mode: R
 
 
 def _step(phase: str, request: Request) -> str:
-    """Say whose code a phase of the step runs."""
+    """Return the name of the code that a phase of the step runs."""
     if phase == "optimizer":
         return "a step of the optimizer"
     return "calling the loss" if phase == "loss" and ":" in request.lock.training.loss.name else "calling the model"

@@ -32,7 +32,8 @@ _MULTIPROCESSORS = {(7, 0): 80, (8, 0): 108, (9, 0): 132, (10, 0): 148}
 
 @dataclass(frozen=True)
 class Shape:
-    """Parameters of cuDNN's sizes. `rows` are the time steps of all samples together, `element` the bytes of a number.
+    """Parameters of cuDNN's sizes. `rows` are the time steps of all samples together, `element` the bytes of a number;
+    `inputs`, `hidden` and `projection` are features, `steps` the time steps of the longest of `batch` sequences.
 
     The formulas were fitted to 40 of 96 layers measured with cuDNN 9.19 on an H200; the others agree, except for the
     allocator's rounding, within 0.11 % of the peak of forward (`tests/unit/ratc_runtime/trace/test_recurrent.py`).
@@ -57,7 +58,7 @@ class Shape:
 
     @property
     def outputs(self) -> int:
-        """Size of a direction's output at one step."""
+        """Features of a direction's output at one step."""
         return self.projection or self.hidden
 
     @property
@@ -76,7 +77,7 @@ class Shape:
 
     @property
     def kernels(self) -> int:
-        """Products in a row, each of which waits for the one before: one a step, layer and direction."""
+        """Number of products that run one after another: one for each step, layer and direction."""
         return self.steps * self.layers * self.directions
 
     @property
@@ -381,7 +382,11 @@ class _Pad(torch.autograd.Function):
 
 
 def pack(x: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Replace `torch._VF._pack_padded_sequence`. Unknown lengths count as the longest possible ones."""
+    """Replace `torch._VF._pack_padded_sequence`, with its arguments and shapes.
+
+    `x` is (steps, batch, features), or with `batch_first` (batch, steps, features). Unknown lengths count as the
+    longest possible ones.
+    """
     count, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
     known = _numbers(lengths) or [steps] * count
     sizes = [sum(length > step for length in known) for step in range(max(known))]
@@ -393,7 +398,7 @@ def pack(x: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> tuple[tor
 def pad(
     rows: torch.Tensor, batch_sizes: torch.Tensor, batch_first: bool, value: float, total: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Replace `torch._VF._pad_packed_sequence`."""
+    """Replace `torch._VF._pad_packed_sequence`, with its arguments and shapes: `rows` is (all steps, features)."""
     sizes = _numbers(batch_sizes) or []
     steps = max(len(sizes), total)
     with _disable_current_modes():

@@ -37,7 +37,7 @@ def described(operator: Any, args: tuple[Any, ...]) -> Scratch | None:
 
 
 def reduction(given: torch.Tensor, dims: Any) -> Scratch | None:
-    """Return outputs, inputs and vector of a tensor's sum over dimensions, as in `setReduceConfig`.
+    """Return outputs, inputs and vector of the sum of a tensor, of any shape, over dimensions, as in `setReduceConfig`.
 
     A tensor iterator merges dimensions that follow one another in memory. None if the sum runs along the densest
     dimension: its partial sums take less than 1 MiB.

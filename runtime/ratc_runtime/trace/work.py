@@ -46,7 +46,8 @@ _LOOKUPS = frozenset((aten.embedding, aten.index, aten.index_select, aten.gather
 
 
 class Kernel(NamedTuple):
-    """A kernel, or `launches` of them that share the work evenly. `bytes_` are bytes read and written.
+    """A kernel, or `launches` of them that share the work evenly. `operations` are floating-point operations, and
+    `bytes_` the bytes read and written, of all launches together.
 
     It is `regular` if threads read neighbouring bytes together: the tensors of an elementwise kernel lie in memory in
     the same order, the rows of a product's matrices begin at multiples of 16 bytes, and the image of a convolution has
@@ -82,7 +83,10 @@ class Work:
         self._natures: dict[Any, _Nature | None] = {}
 
     def add(self, func: Any, args: Any, given: Iterable[torch.Tensor], out: Any, phase: str, rounds: int = 1) -> None:
-        """Note an operator that was called ``rounds`` times with tensors like these."""
+        """Record an operator that was called ``rounds`` times with tensors of these shapes.
+
+        ``given`` are the tensors among its arguments, ``out`` is its result.
+        """
         try:
             nature = self._natures[func]
         except KeyError:
@@ -109,19 +113,21 @@ class Work:
         self.kernels.append(Kernel(nature.name, kind, regular, phase, rounds, operations * rounds, size))
 
     def note(self, call: Library, phase: str) -> None:
-        """Note a call of a library."""
+        """Record a call of a library."""
         made = sum(map(moved, tensors_in(call.tensors)))
         kind = self.type_of(call.dtype, True)
         self.kernels.append(Kernel(call.name, kind, True, phase, call.launches, call.operations, made))
 
     def type_of(self, dtype: torch.dtype | None, product: bool) -> str:
-        """Return the type of a computation on tensors of a type."""
+        """Return the type of a computation on tensors of a dtype, as docs/reference/trace.md has it: "tf32" for a
+        product of float32 if TF32 is allowed.
+        """
         name = TYPES.get(dtype, "other") if dtype is not None else "other"
         return "tf32" if name == "fp32" and product and self._tf32 else name
 
 
 def moved(tensor: torch.Tensor) -> int:
-    """Return the bytes of a tensor's elements, those of an expanded dimension once."""
+    """Return the bytes of the elements of a tensor of any shape; those of an expanded dimension count once."""
     size = tensor.element_size()
     if 0 in tensor.stride():
         for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
@@ -157,7 +163,7 @@ def _strides(tensor: torch.Tensor) -> list[int]:
 
 
 def tensors_in(arguments: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors among an operator's arguments or results."""
+    """Yield the tensors, of any shape, among an operator's arguments or results, also in nested lists and tuples."""
     for value in arguments:
         if isinstance(value, torch.Tensor):
             yield value
@@ -166,7 +172,9 @@ def tensors_in(arguments: Any) -> Iterator[torch.Tensor]:
 
 
 class Library(NamedTuple):
-    """A call of a library that the trace has as one operator. `tensors` are those that it reads and writes."""
+    """A call of a library that is one operator in the trace. `operations` are its floating-point operations in all
+    `launches`; `tensors` are those that it reads and writes.
+    """
 
     name: str
     dtype: torch.dtype
@@ -185,7 +193,7 @@ def listen(listener: Callable[[Library], None]) -> None:
 
 
 def library(name: str, dtype: torch.dtype, launches: int, operations: int, *tensors: Any) -> None:
-    """Tell that a library's function is called in the traced step."""
+    """Report a call of a library's function in the traced step; arguments as in `Library`."""
     if _listener is not None:
         _listener(Library(name, dtype, launches, operations, tensors))
 

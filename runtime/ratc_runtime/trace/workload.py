@@ -118,7 +118,10 @@ def run_steps(
     phase: Phase = lambda name: name,
     before: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make optimizer steps at a micro-batch, as the training loop does. `before` is called before each."""
+    """Make `steps` optimizer steps with micro-batches of `batch` samples, as the training loop does.
+
+    `criterion` takes an output and a target and returns a scalar; `before` is called before each step.
+    """
     phased = PhasedEngine(engine, phase)
     training = request.lock.training
     engine.module.train()

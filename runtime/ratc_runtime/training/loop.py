@@ -282,6 +282,8 @@ def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator
 def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float, bool]:
     """Return the step's mean loss over ranks, and whether any rank has a stop request; one all-reduce.
 
+    `losses` are those of this rank's micro-batches (A,), `names` the samples of each.
+
     Raises R507 on every rank if the loss of any micro-batch is not finite.
     """
     import torch

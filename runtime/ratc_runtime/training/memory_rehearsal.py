@@ -143,7 +143,10 @@ class RehearsalEngine:
         return contextlib.nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Compute the gradients. With DeepSpeed they are not kept, because its hooks on weights start collectives."""
+        """Compute the gradients of a loss, a scalar.
+
+        With DeepSpeed they are not kept, because its hooks on weights start collectives.
+        """
         loss = loss / self.accumulation
         if self.engine.deepspeed:
             torch.autograd.grad(loss, self._wanted, allow_unused=True)
@@ -151,7 +154,10 @@ class RehearsalEngine:
             loss.backward()
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
-        """Clip, allocate the optimizer's memory and drop the gradients. DeepSpeed allocates its state at its start."""
+        """Clip, allocate the optimizer's memory, drop the gradients, and return their norm before clipping (a scalar).
+
+        DeepSpeed allocates its state at its start.
+        """
         if self.engine.deepspeed:
             return None
         norm = None

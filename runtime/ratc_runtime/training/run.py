@@ -230,7 +230,7 @@ class Run:
         self.progress.skipped = sorted(everywhere.union(self.progress.skipped))
 
     def report_step(self, loss: float, rate: float, norm: torch.Tensor | None) -> None:
-        """Show and log the last optimizer step."""
+        """Show and log the last optimizer step: its loss, its learning rate, and its gradient's norm (a scalar)."""
         progress = self.progress
         self.checkpoints.poll()
         self.times.step(self.lock.training.global_batch_size, self.engine.skipped_steps)

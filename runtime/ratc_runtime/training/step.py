@@ -15,18 +15,27 @@ class Engine(Protocol):
     """The interface of a step to torch, Accelerate or DeepSpeed (see engine/)."""
 
     @property
-    def model(self) -> Callable[..., Any]: ...
+    def model(self) -> Callable[..., Any]:
+        """The model, as the forward pass calls it."""
 
     @property
-    def parameter_groups(self) -> list[dict[str, Any]]: ...
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups, whose `lr` the step sets."""
 
-    def accumulate(self, last: bool) -> AbstractContextManager[Any]: ...
+    def accumulate(self, last: bool) -> AbstractContextManager[Any]:
+        """Return the context of one micro-batch; gradients are exchanged with the `last` one of a step."""
 
-    def autocast(self) -> AbstractContextManager[Any]: ...
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of forward and loss in the lock's precision."""
 
-    def backward(self, loss: torch.Tensor) -> None: ...
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of one micro-batch's loss, a scalar, divided by the accumulation."""
 
-    def update(self, max_norm: float | None) -> torch.Tensor | None: ...
+    def update(self, max_norm: float | None) -> torch.Tensor | None:
+        """Clip the gradients to a norm of `max_norm` (None: unclipped), step, and drop them.
+
+        Return the norm before clipping, a scalar, if it is known.
+        """
 
 
 class StepResult(NamedTuple):

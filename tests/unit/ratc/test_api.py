@@ -1,4 +1,4 @@
-"""ratc from Python: what the commands do, with typed results, nothing printed, and from several threads."""
+"""The Python API: the results of the commands as typed values, without output, and from several threads."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
     Path("spec.yaml").write_text(SPEC)
 
 
-def test_it_compiles_what_the_command_compiles_and_prints_nothing(capsys):
+def test_compile_gives_the_files_of_the_command_and_prints_nothing(capsys):
     found = ratc.compile(ratc.CompileRequest("spec.yaml", sets=("seed=7",)))
     assert found.ok
     assert found.plan.values["training.gradient_accumulation_steps"].value == 4
@@ -39,7 +39,7 @@ def test_it_compiles_what_the_command_compiles_and_prints_nothing(capsys):
     assert [item.code for item in ratc.check()] == ["R426"]
 
 
-def test_errors_are_diagnostics_with_their_place(capsys):
+def test_errors_are_returned_as_diagnostics_with_their_place(capsys):
     found = ratc.compile(ratc.CompileRequest("spec.yaml", text=SPEC.replace("seed", "s").encode() + b"optimizer: x\n"))
     assert (found.ok, found.plan, found.artifacts) == (False, None, ())
     assert [(item.code, item.span.line) for item in found.diagnostics] == [("R101", 5)]
@@ -50,7 +50,7 @@ def test_errors_are_diagnostics_with_their_place(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_environment_counts_only_if_it_is_given(monkeypatch):
+def test_environment_variables_count_only_if_passed(monkeypatch):
     monkeypatch.setenv("RAT_EPOCHS", "3")
     alone, given = (
         ratc.compile(ratc.CompileRequest("spec.yaml", variables=variables)) for variables in ({}, {"RAT_EPOCHS": "3"})
@@ -59,7 +59,7 @@ def test_the_environment_counts_only_if_it_is_given(monkeypatch):
     assert alone.plan.values["training.epochs"].value != 3
 
 
-def test_a_difference_has_changes_with_their_consequence():
+def test_diff_returns_the_changes_or_diagnostics():
     Path("other.yaml").write_text(SPEC.replace("target_batch_size: 8", "target_batch_size: 16"))
     found = ratc.diff("spec.yaml", "other.yaml")
     paths = [change.path for change in found.comparison.changes]
@@ -70,7 +70,7 @@ def test_a_difference_has_changes_with_their_consequence():
     assert missing.diagnostics[0].code == "R001"
 
 
-def test_a_cache_that_cannot_be_written_is_not_said(tmp_path, capsys):
+def test_unwritable_cache_prints_nothing_from_python(tmp_path, capsys):
     """The commands say it once; from Python nothing is printed."""
     from ratc import cache_folder
     from ratc.console import silence
@@ -83,18 +83,18 @@ def test_a_cache_that_cannot_be_written_is_not_said(tmp_path, capsys):
     assert "cannot write the cache" in capsys.readouterr().err
 
 
-def test_an_unknown_card_is_a_diagnostic():
+def test_fit_with_an_unknown_card_returns_a_diagnostic():
     found = ratc.fit(ratc.CompileRequest("spec.yaml"), cards=("no-such-card",))
     assert (found.rows, [item.code for item in found.diagnostics]) == ((), ["R301"])
 
 
 @pytest.mark.parametrize("path", ["nowhere", "", "a\0b", "x" * 5000])
-def test_a_path_that_is_not_there_has_no_clean_check(path):
+def test_check_of_an_invalid_path_raises_an_error(path):
     with pytest.raises(OSError, match=r"No such file|null character|too long"):
         ratc.check(path)
 
 
-def test_a_working_folder_that_is_gone_has_no_clean_check(tmp_path, monkeypatch):
+def test_check_in_a_deleted_working_folder_raises_an_error(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -105,7 +105,7 @@ def test_a_working_folder_that_is_gone_has_no_clean_check(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("value", [3, True, b"spec.yaml", ["spec.yaml"]])
-def test_a_wrong_type_is_a_type_error_that_names_the_argument(value):
+def test_argument_of_a_wrong_type_raises_a_type_error_with_its_name(value):
     def named(name):
         return pytest.raises(TypeError, match=rf"`{name}(\[0\])?` is not")
 
@@ -150,7 +150,7 @@ def test_a_wrong_type_is_a_type_error_that_names_the_argument(value):
         {"loader_rate": True},
     ],
 )
-def test_a_request_of_wrong_types_is_not_made(given):
+def test_request_field_of_a_wrong_type_raises_a_type_error(given):
     with pytest.raises(TypeError, match=f"`{next(iter(given))}"):
         ratc.CompileRequest("spec.yaml", **given)
 
@@ -166,12 +166,12 @@ def test_a_request_of_wrong_types_is_not_made(given):
         {"output": "a\0"},
     ],
 )
-def test_a_request_with_a_value_out_of_range_is_not_made(given):
+def test_request_value_out_of_range_raises_a_value_error(given):
     with pytest.raises(ValueError, match=f"`{next(iter(given))}`"):
         ratc.CompileRequest("spec.yaml", **given)
 
 
-def test_one_string_is_not_a_list_of_cards_and_precisions_have_names():
+def test_fit_refuses_a_string_of_cards_and_unknown_precisions():
     request = ratc.CompileRequest("spec.yaml")
     with pytest.raises(TypeError, match="`cards`"):
         ratc.fit(request, cards="a100-80")
@@ -179,7 +179,7 @@ def test_one_string_is_not_a_list_of_cards_and_precisions_have_names():
         ratc.fit(request, precisions=("fp3",))
 
 
-def test_a_path_may_be_an_object():
+def test_paths_may_be_path_objects():
     request = ratc.CompileRequest(Path("spec.yaml"), output=Path("out"), sets=["seed=3"])
     assert (request.spec, request.output, request.sets) == ("spec.yaml", "out", ("seed=3",))
     assert ratc.compile(request).ok
@@ -188,7 +188,7 @@ def test_a_path_may_be_an_object():
     assert ratc.load_config_with_auto_optimization(Path("spec.yaml"))["experiment_name"] == "demo"
 
 
-def test_the_original_frameworks_names_work(capsys):
+def test_names_and_options_of_the_original_framework_work(capsys):
     config = ratc.load_config_with_auto_optimization("spec.yaml")
     assert config["experiment_name"] == "demo"
     assert config["training"]["gradient_accumulation_steps"] == 4
@@ -200,7 +200,7 @@ def test_the_original_frameworks_names_work(capsys):
         assert capsys.readouterr().err.endswith("spec.yaml: valid\n")
 
 
-def test_the_examples_of_the_documentation_run(capsys):
+def test_examples_of_the_python_guide_run(capsys):
     text = (Path(ratc.__file__).parents[1] / "docs" / "guides" / "python.md").read_text()
     examples = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     assert len(examples) >= 3
@@ -210,7 +210,7 @@ def test_the_examples_of_the_documentation_run(capsys):
     assert "training.global_batch_size" in capsys.readouterr().out
 
 
-def test_threads_do_not_meet():
+def test_concurrent_compiles_in_threads_are_independent():
     def one(number):
         text = SPEC.replace("demo", f"demo{number}").replace("target_batch_size: 8", f"target_batch_size: {number * 2}")
         return ratc.compile(ratc.CompileRequest("spec.yaml", text=text.encode()))
@@ -221,7 +221,7 @@ def test_threads_do_not_meet():
     assert [one.folder for one in found] == [f"./compiled/demo{number}/local" for number in range(1, 33)]
 
 
-def test_importing_ratc_imports_nothing_of_it():
+def test_import_of_ratc_loads_no_submodule():
     code = "import sys, ratc; print([name for name in sys.modules if name.startswith('ratc.')]); ratc.CompileRequest"
     environment = {"PYTHONPATH": str(Path(ratc.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

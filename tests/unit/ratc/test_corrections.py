@@ -1,4 +1,4 @@
-"""What a value of the wrong form can have meant is shown, and nothing that is no help is suggested."""
+"""Suggestions for mistyped keys and values of the wrong form, and no suggestion that would not help."""
 
 import re
 
@@ -33,7 +33,7 @@ def validate(tmp_path, monkeypatch, capsys):
         ("1440", "1440:00:00", "24:00:00"),
     ],
 )
-def test_a_walltime_without_a_unit_is_refused_with_both_readings(validate, monkeypatch, number, hours, minutes):
+def test_walltime_without_a_unit_is_refused_with_both_readings(validate, monkeypatch, number, hours, minutes):
     told = [validate(number), validate(f'"{number}"'), validate(None, "--walltime", number)]
     told.append(validate(None, "--set", f"resources.walltime={number}"))
     monkeypatch.setenv("RAT_WALLTIME", number)
@@ -50,18 +50,18 @@ def test_a_walltime_without_a_unit_is_refused_with_both_readings(validate, monke
         assert validate(f'"{reading}"')[0] == 0
 
 
-def test_a_walltime_without_a_unit_is_said_as_people_write_numbers(validate):
+def test_suggested_walltime_is_written_without_exponents(validate):
     assert 'write `"10:00:00"` for 10 h, or `"0:10:00"` for 10 min' in validate("1e1")[1]
 
 
 @pytest.mark.parametrize("number", ["0", "-1", '"0"'])
-def test_a_number_that_is_no_time_has_no_readings(validate, number):
+def test_walltime_of_0_or_less_has_no_suggested_readings(validate, number):
     status, said = validate(number)
     assert (status, "for 0 h" in said) == (1, False)
     assert "help: write it like `24:00:00`" in said
 
 
-def test_cluster_facts_take_no_time_without_a_unit(tmp_path, monkeypatch, capsys):
+def test_walltime_without_a_unit_in_cluster_facts_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(
         "name: c\nscheduler: slurm\nnode_types: {n: {gpus_per_node: 0, cpus: 4}}\n"
@@ -77,7 +77,7 @@ def test_cluster_facts_take_no_time_without_a_unit(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     "value", ["3:4:5:6", "24:", "[1]", "true", "1e5", "-3", "99999999", '"forty"', "2024-01-01T00:00"]
 )
-def test_no_form_of_a_walltime_is_advised_that_is_refused_itself(validate, value):
+def test_every_suggested_walltime_is_valid(validate, value):
     status, said = validate(value)
     assert status == 1
     for line in said.splitlines():
@@ -86,7 +86,7 @@ def test_no_form_of_a_walltime_is_advised_that_is_refused_itself(validate, value
 
 
 @pytest.mark.parametrize("word", ["freeze", "colour_space", "x", "resume_from", "optim"])
-def test_nothing_is_suggested_that_is_another_word(word):
+def test_unrelated_word_is_not_suggested(word):
     assert closest(word, ("deepspeed", "scheduler", "betas", "precision", "epochs", "zero_stage")) is None
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_suggested_that_is_another_word(word):
         ("data.epochs", None),
     ],
 )
-def test_the_section_that_two_paths_share_makes_their_keys_no_closer(word, meant):
+def test_shared_section_does_not_make_keys_more_similar(word, meant):
     assert closest(word, ("training.epochs", "training.betas", "training.loss", "training.optimizer")) == meant
 
 
@@ -113,7 +113,7 @@ def test_the_section_that_two_paths_share_makes_their_keys_no_closer(word, meant
         ("rate_learning", "learning_rate"),
     ],
 )
-def test_a_slip_or_the_same_words_are_suggested(word, meant):
+def test_typo_or_reordered_words_give_a_suggestion(word, meant):
     assert closest(word, ("epochs", "learning_rate", "batch_size", "deepspeed", "seed")) == meant
 
 
@@ -127,7 +127,7 @@ def test_a_slip_or_the_same_words_are_suggested(word, meant):
         ("lr: 0.1", ""),
     ],
 )
-def test_a_mistyped_key_in_the_wrong_place_is_found_in_its_section(tmp_path, monkeypatch, capsys, key, help_text):
+def test_mistyped_key_in_the_wrong_section_is_suggested_with_its_section(tmp_path, monkeypatch, capsys, key, help_text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spec.yaml").write_text(f"{SPEC}{key}\n")
     assert main(["validate", "spec.yaml"]) == 1
@@ -146,12 +146,12 @@ def test_a_mistyped_key_in_the_wrong_place_is_found_in_its_section(tmp_path, mon
         ("training.image_size", "data.image_size"),
     ],
 )
-def test_a_path_in_the_wrong_section_is_found_by_its_key(validate, path, meant):
+def test_path_with_the_wrong_section_is_suggested_by_its_key(validate, path, meant):
     status, said = validate(None, "--set", f"{path}=1")
     assert (status, f"did you mean `{meant}`?" in said) == (1, True), said
 
 
-def test_a_name_that_is_no_callable_is_met_with_one_as_an_example(tmp_path, monkeypatch, capsys):
+def test_invalid_callable_name_is_answered_with_an_example(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spec.yaml").write_text(f"{SPEC}model: {{name: resnet50}}\n")
     assert main(["validate", "spec.yaml"]) == 1
@@ -159,19 +159,19 @@ def test_a_name_that_is_no_callable_is_met_with_one_as_an_example(tmp_path, monk
 
 
 @pytest.mark.parametrize("name", ["RTX 3060", "rtx3080", "gtx1080", "a100-3g.20gb", "h10", "v10", "l400"])
-def test_another_card_is_never_suggested_for_a_card_of_another_number(name):
+def test_card_of_another_model_number_is_never_suggested(name):
     card, found = resolve_card(name, None)
     assert card is None
     assert not any("did you mean" in text for item in found for text in item.helps)
 
 
 @pytest.mark.parametrize(("key", "slip", "meant"), [("loss", "dise", "dice"), ("optimizer", "admw", "adamw")])
-def test_a_slip_in_a_word_beside_which_callables_are_allowed_is_corrected(validate, key, slip, meant):
+def test_typo_in_a_built_in_name_is_suggested_if_callables_are_allowed(validate, key, slip, meant):
     status, said = validate(None, "--set", f"training.{key}={slip}")
     assert (status, f"did you mean `{meant}`?" in said) == (1, True), said
 
 
-def test_a_slip_in_the_letters_of_a_card_is_corrected():
+def test_typo_in_the_letters_of_a_card_gives_a_suggestion():
     assert "rtx4090" in card_names()
     assert resolve_card("rxt4090", None)[1][0].helps == ("did you mean `rtx4090`?",)
 
@@ -186,7 +186,7 @@ def test_a_slip_in_the_letters_of_a_card_is_corrected():
         ('description="a"', 0),
     ],
 )
-def test_quotes_around_a_value_of_an_option_are_those_of_a_file(validate, tmp_path, capsys, assignment, status):
+def test_quoted_option_value_is_read_like_a_quoted_value_in_a_file(validate, tmp_path, capsys, assignment, status):
     path, _, text = assignment.partition("=")
     section, _, key = path.rpartition(".")
     (tmp_path / "file.yaml").write_text(
@@ -200,7 +200,7 @@ def test_quotes_around_a_value_of_an_option_are_those_of_a_file(validate, tmp_pa
         assert helps == ["write `1e-3`" if "rate" in path else "write `3`"] * 2
 
 
-def test_a_missing_key_that_stands_there_misspelt_is_named(tmp_path, monkeypatch, capsys):
+def test_missing_key_is_explained_by_a_misspelt_key(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     helps = []
     for text in (

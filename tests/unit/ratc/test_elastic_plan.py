@@ -1,4 +1,4 @@
-"""A range of nodes: every count keeps the global batch, and what cannot is named."""
+"""A range of nodes: every listed count keeps the global batch, and excluded counts are reported."""
 
 import pytest
 from hypothesis import given, settings
@@ -31,7 +31,7 @@ def spec(fewest: int, most: int, gpus: int, training: str, head: str = LOOP, mor
     return f"{head}training: {{{training}}}\nresources: {{nodes: {nodes}, gpus_per_node: {gpus}, gpu: h100}}\n{more}"
 
 
-def own(plan: Plan, nodes: int) -> dict[str, object]:
+def elastic_row(plan: Plan, nodes: int) -> dict[str, object]:
     paths = {name: f"elastic.{nodes}.{name}" for name in (path.rpartition(".")[2] for path in OWN)}
     return {name: plan.values[path].value for name, path in paths.items() if path in plan.values}
 
@@ -45,7 +45,7 @@ def own(plan: Plan, nodes: int) -> dict[str, object]:
     micro=st.none() | st.integers(1, 8),
     program=st.booleans(),
 )
-def test_every_node_count_keeps_the_global_batch_and_the_others_cannot(fewest, more, gpus, batch, micro, program):
+def test_plan_lists_only_node_counts_that_keep_the_global_batch(fewest, more, gpus, batch, micro, program):
     training = f"target_batch_size: {batch}" + (f", batch_size: {micro}" if micro else "")
     most, each = fewest + more, max(gpus, 1)
     plan, found = resolved(spec(fewest, most, gpus, training, PROGRAM if program else LOOP))
@@ -60,7 +60,7 @@ def test_every_node_count_keeps_the_global_batch_and_the_others_cannot(fewest, m
     assert [size.values["parallel.nodes"].value for size in plan.sizes] == able
     assert ("R370" in [one.code for one in found]) == (len(able) <= more)
     for nodes, size in zip(able, plan.sizes, strict=True):
-        row = own(plan, nodes)
+        row = elastic_row(plan, nodes)
         assert row["world_size"] == nodes * each
         assert row["micro_batch_size"] * row["gradient_accumulation_steps"] * row["world_size"] == batch
         assert size.values["training.global_batch_size"].value == batch
@@ -69,7 +69,7 @@ def test_every_node_count_keeps_the_global_batch_and_the_others_cannot(fewest, m
     assert is_program(plan.settings) == program
 
 
-def test_the_same_number_twice_is_a_number():
+def test_range_of_one_node_count_equals_a_fixed_count():
     plan, _ = resolved(spec(2, 2, 4, "target_batch_size: 64"))
     other, _ = resolved(spec(2, 2, 4, "target_batch_size: 64").replace("{min: 2, max: 2}", "2"))
     assert plan.sizes == ()
@@ -78,7 +78,7 @@ def test_the_same_number_twice_is_a_number():
     }
 
 
-def test_each_reason_of_a_count_that_is_left_out_is_named_once():
+def test_excluded_node_counts_are_listed_once_per_reason():
     sharded = "parallel: {strategy: fsdp2, shard: hybrid, shard_size: 8}\n"
     _, found = resolved(spec(4, 10, 4, "target_batch_size: 1920, batch_size: 1", more=sharded))
     (warning,) = (one for one in found if one.code == "R370")
@@ -89,7 +89,7 @@ def test_each_reason_of_a_count_that_is_left_out_is_named_once():
     )
 
 
-def test_deepspeed_is_not_taken_and_fsdp2_needs_several_processes():
+def test_elastic_plan_excludes_deepspeed_and_fsdp2_on_one_process():
     plan, _ = resolved(spec(1, 4, 4, "target_batch_size: 64"))
     assert plan.values["engine.deepspeed"].value is False
     assert plan.values["engine.deepspeed"].inputs == ("spec:resources.nodes.min",)
@@ -114,7 +114,7 @@ def test_deepspeed_is_not_taken_and_fsdp2_needs_several_processes():
         ("2-8", "R102"),
     ],
 )
-def test_what_is_no_range_is_refused(nodes, code):
+def test_invalid_node_range_is_refused(nodes, code):
     text = spec(1, 2, 4, "target_batch_size: 64").replace("{min: 1, max: 2}", nodes)
     plan, found = resolved(text)
     assert plan is None

@@ -1,4 +1,4 @@
-"""Files of others are left alone: links are not followed, and only what dead processes have left is removed."""
+"""File safety: symlinks are not followed, and only temporary files of dead processes are removed."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ ARRAY = SPEC + "sweep: {grid: {seed: [1, 2]}}\n"
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("spec.yaml").write_text(SPEC)
     Path("other").mkdir()
@@ -42,7 +42,7 @@ def compile_array() -> int:
 
 
 @pytest.mark.parametrize("name", ["zz", "0", "seed=1"])
-def test_a_link_among_the_points_is_not_followed(here, name):
+def test_symlink_among_the_points_is_not_followed(working_folder, name):
     assert compile_array() == 0
     os.symlink("../../other", f"out/points/{name}")
     assert main(["compile", "spec.yaml", "-o", "out", "--target", "slurm"]) == 0
@@ -51,7 +51,7 @@ def test_a_link_among_the_points_is_not_followed(here, name):
     assert untouched()
 
 
-def test_a_point_or_all_points_behind_a_link_are_refused(here, capsys):
+def test_symlinked_points_folder_or_point_is_refused(working_folder, capsys):
     assert compile_array() == 0
     points = sorted(os.listdir("out/points"))
     for link in ("out/points", f"out/points/{points[0]}"):
@@ -68,7 +68,7 @@ def test_a_point_or_all_points_behind_a_link_are_refused(here, capsys):
 
 
 @pytest.mark.parametrize("name", ["run.sh", "lock.yaml", "accelerate.yaml"])
-def test_a_link_in_the_place_of_a_file_is_replaced(here, name):
+def test_symlink_in_place_of_a_file_is_replaced(working_folder, name):
     os.makedirs("out")
     os.symlink(f"../other/{name}", f"out/{name}")
     assert main(["compile", "spec.yaml", "-o", "out"]) == 0
@@ -77,14 +77,14 @@ def test_a_link_in_the_place_of_a_file_is_replaced(here, name):
 
 
 @pytest.mark.parametrize("kind", ["fifo", "zero"])
-def test_what_is_no_file_in_the_place_of_one_is_not_read(here, kind):
+def test_fifo_or_device_in_place_of_a_file_is_not_read(working_folder, kind):
     os.makedirs("out")
     os.mkfifo("out/run.sh") if kind == "fifo" else os.symlink("/dev/zero", "out/run.sh")
     assert main(["compile", "spec.yaml", "-o", "out"]) == 0
     assert Path("out/run.sh").is_file()
 
 
-def test_a_link_in_the_place_of_the_unfinished_file_is_not_written_through(here, monkeypatch):
+def test_symlink_in_place_of_the_temporary_file_is_not_followed(working_folder, monkeypatch):
     monkeypatch.setattr(files, "mark", lambda: "ratc-mark")
     os.symlink("other/keep.txt", ".new.txt.ratc-mark")
     files.replace("new.txt", b"new")
@@ -92,18 +92,18 @@ def test_a_link_in_the_place_of_the_unfinished_file_is_not_written_through(here,
     assert Path("new.txt").read_bytes() == b"new"
 
 
-def dead() -> int:
+def dead_process_id() -> int:
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
 
 
 @pytest.mark.parametrize("form", [".lock.yaml.ratc-{pid}", ".lock.yaml.ratc-{pid}-3@{host}"])
-def test_what_a_dead_process_has_left_is_removed_by_the_next_run(here, form):
+def test_temporary_files_of_a_dead_process_are_removed_by_the_next_run(working_folder, form):
     host = files._host()
-    leftover = Path("out") / form.format(pid=dead(), host=host)
+    leftover = Path("out") / form.format(pid=dead_process_id(), host=host)
     living = Path("out") / form.format(pid=os.getppid(), host=host)
-    elsewhere = Path("out") / f".lock.yaml.ratc-{dead()}-0@another-host"
+    elsewhere = Path("out") / f".lock.yaml.ratc-{dead_process_id()}-0@another-host"
     mine = Path("out") / ".notes.ratc-x"
     leftover.parent.mkdir()
     for path in (leftover, living, elsewhere, mine):
@@ -118,8 +118,8 @@ def test_what_a_dead_process_has_left_is_removed_by_the_next_run(here, form):
     assert not elsewhere.exists()
 
 
-def test_a_file_that_somebody_holds_is_not_removed(here):
-    path = f".x.ratc-{dead()}-0@{files._host()}"
+def test_locked_temporary_file_is_not_removed(working_folder):
+    path = f".x.ratc-{dead_process_id()}-0@{files._host()}"
     code = f"import fcntl, time; f = open({path!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True)"
     code += "; time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
@@ -131,7 +131,7 @@ def test_a_file_that_somebody_holds_is_not_removed(here):
     assert not os.path.exists(path)
 
 
-def test_killed_at_any_moment_a_compile_leaves_nothing_for_ever(here):
+def test_files_of_a_killed_compile_are_removed_by_the_next_one(working_folder):
     code = (
         "import os, signal, sys\nfrom ratc import files\nfrom ratc.cli import main\n"
         "real = os.replace\n"
@@ -167,7 +167,7 @@ WRITING = {
 
 
 @pytest.mark.parametrize("words", WRITING.values(), ids=WRITING)
-def test_an_interrupted_command_leaves_what_was_there(here, monkeypatch, words):
+def test_interrupted_command_keeps_existing_files(working_folder, monkeypatch, words):
     """Ctrl-C when the bytes are on their way, before they have their name."""
     Path("ds.json").write_text('{"train_batch_size": 8}')
     place = Path("there.svg" if words[0] == "fit" else "there")
@@ -185,7 +185,7 @@ def test_an_interrupted_command_leaves_what_was_there(here, monkeypatch, words):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_without_force_no_file_is_replaced(here, monkeypatch, links):
+def test_file_created_during_a_write_is_not_replaced_without_force(working_folder, monkeypatch, links):
     """Also not one that came to be while the bytes were written."""
     real = os.fsync
 
@@ -208,27 +208,27 @@ def test_without_force_no_file_is_replaced(here, monkeypatch, links):
     assert not [name for name in os.listdir() if "ratc-" in name]
 
 
-def test_a_device_is_written_into_and_stays_one(here, capfd):
+def test_device_is_written_to_and_not_replaced(working_folder, capfd):
     files.replace("/dev/stdout", b"text\n")
     assert capfd.readouterr().out == "text\n"
     files.replace("/dev/null", b"text\n")
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_temporary_folder_is_private_and_a_dead_one_is_removed(here, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(here))
-    left = here / f"ratc-{dead()}-0@{files._host()}-abcdefgh"
+def test_temporary_folder_is_private_and_dead_ones_are_removed(working_folder, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(working_folder))
+    left = working_folder / f"ratc-{dead_process_id()}-0@{files._host()}-abcdefgh"
     (left / "inner").mkdir(parents=True)
     with files.temporary_folder() as folder:
         assert os.stat(folder).st_mode & 0o777 == 0o700
         assert not left.exists()
-        files.clear(str(here))
+        files.clear(str(working_folder))
         assert os.path.exists(folder)
     assert not os.path.exists(folder)
 
 
 @pytest.mark.parametrize("place", ["/dev/null/x", "/proc/none"])
-def test_a_home_that_cannot_be_written_costs_one_line(here, monkeypatch, capsys, place):
+def test_unwritable_home_prints_one_line(working_folder, monkeypatch, capsys, place):
     monkeypatch.delenv("RATC_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", place)
@@ -237,28 +237,28 @@ def test_a_home_that_cannot_be_written_costs_one_line(here, monkeypatch, capsys,
     assert capsys.readouterr().err.count("ratc: cannot write the cache") == 1
 
 
-def test_a_relative_folder_of_caches_is_ignored_as_its_standard_says(here, monkeypatch):
+def test_relative_xdg_cache_home_is_ignored(working_folder, monkeypatch):
     monkeypatch.delenv("RATC_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "beside")
-    monkeypatch.setenv("HOME", str(here))
-    assert cache_folder.folder("traces") == str(here / ".cache/ratc/traces")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "caches"))
-    assert cache_folder.folder("traces") == str(here / "caches/ratc/traces")
+    monkeypatch.setenv("HOME", str(working_folder))
+    assert cache_folder.folder("traces") == str(working_folder / ".cache/ratc/traces")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(working_folder / "caches"))
+    assert cache_folder.folder("traces") == str(working_folder / "caches/ratc/traces")
 
 
-def test_the_cache_forgets_what_was_left_unfinished(here, monkeypatch):
-    monkeypatch.setenv("RATC_CACHE", str(here / "cache"))
+def test_unfinished_cache_entries_are_removed(working_folder, monkeypatch):
+    monkeypatch.setenv("RATC_CACHE", str(working_folder / "cache"))
     place = Path(cache_folder.folder("traces"))
     place.mkdir(parents=True)
     (place / "tmpold.part").write_text("half")
     (place / "tmpnew.part").write_text("half")
-    (place / f".abc.ratc-{dead()}-0@{files._host()}").write_text("half")
+    (place / f".abc.ratc-{dead_process_id()}-0@{files._host()}").write_text("half")
     os.utime(place / "tmpold.part", (0, time.time() - 2 * 86_400))
     cache_folder.keep(str(place / "a.json"), b"{}", 3)
     assert sorted(os.listdir(place)) == ["a.json", "tmpnew.part"]
 
 
-def test_the_folders_of_a_study_are_not_looked_for_behind_links(here, capsys):
+def test_symlinked_trials_folder_of_a_study_is_refused(working_folder, capsys):
     spec = SPEC + "tuning: {trials: 2, backend: array, search_space: {training.learning_rate: [0.1, 0.2]}}\n"
     Path("spec.yaml").write_text(spec)
     os.makedirs("outputs/demo/study")

@@ -1,4 +1,4 @@
-"""A file of another kind is one error that says which kind it is."""
+"""A file of another kind gives one error that names its kind."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ),
     ],
 )
-def test_the_message_names_the_kind_of_file_and_nothing_else(
+def test_file_of_another_kind_gives_only_an_error_that_names_it(
     folder: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 1

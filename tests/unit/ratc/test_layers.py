@@ -1,4 +1,4 @@
-"""Layers: later ones win, and every value knows where it comes from."""
+"""Layers: later ones win, and every value records its layer."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ LAYERS = ("spec", "cluster_spec.yaml", "slurm_spec.yaml", "environment", "option
 
 @settings(max_examples=examples(400))
 @given(st.fixed_dictionaries({}, optional={name: st.fixed_dictionaries({}, optional=KEYS) for name in LAYERS}))
-def test_later_layers_win_and_every_value_knows_its_layer(given_values):
+def test_later_layers_win_and_values_record_their_layer(given_values):
     def file(name: str, body: dict[str, Any]) -> File:
         tree: dict[str, Any] = {"experiment_name": "demo", "data": {"data_dir": "d"}} if name == "spec" else {}
         for path, value in body.items():
@@ -74,7 +74,7 @@ def _written(value: Any) -> str:
         ("{a", "not valid YAML"),
     ],
 )
-def test_a_value_of_an_option_that_cannot_be_read_is_said_why(text, why):
+def test_unreadable_option_value_is_refused_with_the_reason(text, why):
     base = File("spec.yaml", b"experiment_name: demo\ndata: {data_dir: d}\n", "spec")
     _, found = compiler.analyse(Inputs(base, (), (layers.from_assignment(f"model.args={text}"),)))
     assert [(item.code, item.message) for item in found] == [

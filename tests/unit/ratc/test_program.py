@@ -1,4 +1,4 @@
-"""A spec that starts a program of its own: its placeholders, and what other commands than `compile` make of it."""
+"""A spec with an own program (`entrypoint`): its placeholders, and its behaviour in commands other than `compile`."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @given(st.text(alphabet=st.characters(blacklist_characters="$")))
-def test_a_text_without_a_dollar_sign_stays_as_it_is(text: str) -> None:
+def test_text_without_a_dollar_sign_is_unchanged(text: str) -> None:
     assert program.filled(text, VALUES) == text
     assert program.placeholders(text) == []
 
 
 @given(st.lists(st.sampled_from([*VALUES, *program.AT_START]), max_size=5), st.text("a -=", max_size=5))
-def test_names_are_found_in_their_order_and_filled_in_once(names: list[str], between: str) -> None:
+def test_placeholders_are_found_in_order_and_filled_once(names: list[str], between: str) -> None:
     text = between.join(f"${{{name}}}" for name in names)
     assert program.placeholders(text) == names
     wanted = between.join(f"${{{name}}}" if name in program.AT_START else VALUES[name] for name in names)
@@ -48,18 +48,18 @@ def test_names_are_found_in_their_order_and_filled_in_once(names: list[str], bet
 
 
 @given(st.text(alphabet="${}ab"))
-def test_a_doubled_dollar_sign_names_nothing(text: str) -> None:
+def test_doubled_dollar_sign_is_no_placeholder(text: str) -> None:
     assert program.placeholders(text.replace("$", "$$")) == []
     assert program.filled(text.replace("$", "$$"), {}) == text.replace("$", "$$")
 
 
 @pytest.mark.parametrize(("value", "text"), [(True, "true"), (False, "false"), (None, ""), (1e-05, "1e-05"), (3, "3")])
-def test_a_value_is_one_word(value: Any, text: str) -> None:
+def test_value_is_written_as_one_argument(value: Any, text: str) -> None:
     assert program.word(value) == text
 
 
 @pytest.mark.parametrize("command", [["fit"], ["profile"], ["profile", "--measure"], ["tune", "lr"], ["data", "check"]])
-def test_what_only_the_built_in_loop_can_do_is_refused(
+def test_commands_of_the_built_in_loop_are_refused(
     spec: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     assert main([*command, str(spec)]) == 1
@@ -69,14 +69,14 @@ def test_what_only_the_built_in_loop_can_do_is_refused(
     assert not Path("ran").exists()
 
 
-def test_fit_from_python_is_refused_alike(spec: Path) -> None:
+def test_fit_from_python_is_refused(spec: Path) -> None:
     assert [item.code for item in ratc.fit(ratc.CompileRequest(str(spec))).diagnostics] == ["R245"]
 
 
 @pytest.mark.parametrize(
     "command", [["train"], ["train", "--dry-run"], ["compile"], ["explain"], ["validate"], ["report"]]
 )
-def test_a_folder_that_is_not_trusted_starts_nothing(
+def test_program_of_an_untrusted_folder_is_not_started(
     spec: Path, untrusted: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     spec.write_text(SPEC.replace("gpu: a100-80, num_gpus: 1", "num_gpus: 0"))
@@ -85,9 +85,7 @@ def test_a_folder_that_is_not_trusted_starts_nothing(
     assert not Path("ran").exists()
 
 
-def test_a_command_is_asked_about_with_all_its_words(
-    spec: Path, untrusted: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_trust_message_shows_the_whole_command(spec: Path, untrusted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec.write_text(SPEC.replace("script: train.py, args:", "command: [bash, -c, 'rm -rf x'], args:"))
     assert main(["train", str(spec)]) == 1
     said = capsys.readouterr().err
@@ -95,7 +93,7 @@ def test_a_command_is_asked_about_with_all_its_words(
     assert "spec.yaml:2:" in said
 
 
-def test_the_page_of_a_program_says_nothing_of_a_model(spec: Path) -> None:
+def test_report_of_a_program_has_no_model_values(spec: Path) -> None:
     assert main(["report", str(spec)]) == 0
     page = Path("report.html").read_text()
     assert "ratc cannot predict the memory of a program of your own" in page
@@ -104,7 +102,7 @@ def test_the_page_of_a_program_says_nothing_of_a_model(spec: Path) -> None:
     assert "feature_dims" not in page
 
 
-def test_a_default_of_the_built_in_loop_is_not_explained(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_defaults_of_the_built_in_loop_are_not_explained(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(spec), "model.name"]) == 1
     assert "R108" in capsys.readouterr().err
     assert main(["explain", str(spec), "micro_batch_size"]) == 0
@@ -112,7 +110,7 @@ def test_a_default_of_the_built_in_loop_is_not_explained(spec: Path, capsys: pyt
     assert program.OF_A_PROGRAM in capsys.readouterr().out
 
 
-def test_a_difference_is_reported_once(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_argument_of_a_program_is_reported_once(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("other.yaml").write_text(SPEC.replace("batch_size: 4", "batch_size: 8"))
     assert main(["diff", str(spec), "other.yaml"]) in (0, 1)
     said = capsys.readouterr().out
@@ -122,7 +120,7 @@ def test_a_difference_is_reported_once(spec: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("key", ["script", "module", "command"])
-def test_a_sweep_runs_one_program(spec: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+def test_sweep_over_the_program_itself_is_refused(spec: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
     """Its code was looked at when the folder was trusted, and the lock has its digests."""
     value = "[[a], [b]]" if key == "command" else "[a, b]"
     spec.write_text(SPEC + f"sweep: {{grid: {{entrypoint.{key}: {value}}}}}\n")
@@ -130,9 +128,7 @@ def test_a_sweep_runs_one_program(spec: Path, capsys: pytest.CaptureFixture[str]
     assert "error[R332]" in capsys.readouterr().err
 
 
-def test_keys_of_the_built_in_loop_are_named_and_judged_no_further(
-    spec: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_keys_of_the_built_in_loop_are_only_a_warning(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec.write_text(
         SPEC.replace("batch_size: 4", "batch_size: 4, optimizer: adamw, learning_rate: 0.5") + "data: {image_size: 7}\n"
     )
@@ -143,7 +139,7 @@ def test_keys_of_the_built_in_loop_are_named_and_judged_no_further(
 
 
 @pytest.mark.parametrize("key", ["script: 'a${seed}.py'", "command: ['${output_dir}/x', a]"])
-def test_nothing_is_filled_in_in_a_program_s_name(spec: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+def test_placeholder_in_the_program_name_is_refused(spec: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
     spec.write_text(SPEC.replace("script: train.py", key))
     assert main(["compile", str(spec)]) == 1
     said = capsys.readouterr().err
@@ -152,7 +148,7 @@ def test_nothing_is_filled_in_in_a_program_s_name(spec: Path, capsys: pytest.Cap
     assert f"spec.yaml:2:{spec.read_text().splitlines()[1].index('$') + 1}" in said
 
 
-def test_commands_take_the_spec_and_its_compiled_folder(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_commands_accept_the_spec_and_its_compiled_folder(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Those that refuse it are in the tests above."""
     assert main(["compile", str(spec), "-o", "out"]) == 0
     for words in (
@@ -169,7 +165,7 @@ def test_commands_take_the_spec_and_its_compiled_folder(spec: Path, capsys: pyte
     assert not Path("ran").exists()
 
 
-def test_a_sweep_of_a_program_is_an_array(spec: Path) -> None:
+def test_sweep_of_a_program_compiles_to_an_array(spec: Path) -> None:
     spec.write_text(SPEC.replace("gpus: 1,", "gpus: 1, walltime: '1:00:00',") + "sweep: {grid: {seed: [1, 2]}}\n")
     assert main(["compile", str(spec), "--target", "slurm", "-o", "out"]) == 0
     assert sorted(path.name for path in Path("out/points").iterdir()) == ["0001", "0002"]
@@ -178,7 +174,7 @@ def test_a_sweep_of_a_program_is_an_array(spec: Path) -> None:
     assert lock.handed()["seed"] == 2
 
 
-def test_a_study_says_that_it_needs_the_built_in_loop(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_study_of_a_program_is_refused(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec.write_text(SPEC + "tuning: {search_space: {seed: {choices: [1, 2]}}, metric: loss}\n")
     assert main(["tune", str(spec)]) == 1
     assert "error[R245]: `tuning` belongs to the built-in loop" in capsys.readouterr().err

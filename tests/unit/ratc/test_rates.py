@@ -1,4 +1,4 @@
-"""Learning rates that were measured and that scale with the batch: what becomes of them in a compiled run."""
+"""Measured and scaled learning rates in compiled plans."""
 
 import math
 from pathlib import Path
@@ -48,7 +48,7 @@ def lock(folder: Path) -> tuple[dict, str]:
     return yaml.safe_load(text), next(line for line in text.splitlines() if line.startswith("  learning_rate:"))
 
 
-def test_auto_takes_what_was_measured_and_says_so(tmp_path, capsys):
+def test_auto_uses_the_measured_learning_rate_with_its_source(tmp_path, capsys):
     path = write(tmp_path, "learning_rate: auto")
     assert main(["compile", str(path)]) == 0
     content, line = lock(tmp_path)
@@ -68,7 +68,7 @@ def test_auto_takes_what_was_measured_and_says_so(tmp_path, capsys):
     ("rule", "size", "expected"),
     [("linear", 32, 0.04), ("linear", 4, 0.005), ("sqrt", 32, 0.02), ("sqrt", 16, 0.0141421), ("sqrt", 8, 0.01)],
 )
-def test_a_measured_rate_scales_from_its_own_batch(tmp_path, capsys, rule, size, expected):
+def test_measured_rate_is_scaled_from_its_own_batch_size(tmp_path, capsys, rule, size, expected):
     path = write(tmp_path, f"learning_rate: auto, learning_rate_scaling: {rule}", size)
     assert main(["compile", str(path)]) == 0
     assert "R345" not in capsys.readouterr().err
@@ -78,7 +78,7 @@ def test_a_measured_rate_scales_from_its_own_batch(tmp_path, capsys, rule, size,
 
 
 @given(rate=st.floats(1e-6, 1.0), base=st.integers(1, 512), factor=st.sampled_from([1, 2, 4, 8]))
-def test_the_rules_are_what_they_say(rate, base, factor):
+def test_scaling_rules_match_their_formulas(rate, base, factor):
     size = base * factor
     for rule, expected in (("linear", rate * factor), ("sqrt", rate * math.sqrt(factor)), ("none", rate)):
         more = f"learning_rate: {rate!r}, learning_rate_scaling: {rule}, base_batch_size: {base}"
@@ -90,7 +90,7 @@ def test_the_rules_are_what_they_say(rate, base, factor):
         assert plan.values["training.learning_rate"].value == pytest.approx(expected, rel=1e-5)
 
 
-def test_another_batch_without_a_rule_is_a_warning(tmp_path, capsys):
+def test_another_batch_size_without_a_scaling_rule_is_a_warning(tmp_path, capsys):
     path = write(tmp_path, "learning_rate: auto", size=32)
     assert main(["compile", str(path)]) == 0
     assert "warning[R345]: the learning rate was measured with a global batch of 8, but the global batch is 32" in (
@@ -99,7 +99,7 @@ def test_another_batch_without_a_rule_is_a_warning(tmp_path, capsys):
     assert lock(tmp_path)[0]["training"]["learning_rate"] == 0.01
 
 
-def test_what_cannot_be_taken(tmp_path, capsys):
+def test_unusable_or_missing_measured_rate_is_refused(tmp_path, capsys):
     path = write(tmp_path, "learning_rate: auto")
     assert main(["compile", str(path), "--set", "model.num_blocks=1"]) == 1
     assert "error[R344]: the learning rate beside the spec was measured for another training" in capsys.readouterr().err
@@ -119,7 +119,7 @@ def test_what_cannot_be_taken(tmp_path, capsys):
     assert "error[R346]" in capsys.readouterr().err
 
 
-def test_options_of_a_key_that_takes_numbers_and_a_word(tmp_path):
+def test_learning_rate_option_accepts_numbers_and_auto(tmp_path):
     path = write(tmp_path, "learning_rate: 1e-3")
     for given_as, expected in (("1e-2", 0.01), ("0.5", 0.5), ("auto", 0.01)):
         assert main(["compile", str(path), "--learning-rate", given_as]) == 0
@@ -127,7 +127,7 @@ def test_options_of_a_key_that_takes_numbers_and_a_word(tmp_path):
     assert main(["compile", str(path), "--memory", "512GB"]) == 0
 
 
-def test_points_of_a_sweep_may_take_it(tmp_path, capsys):
+def test_sweep_points_may_use_the_measured_rate(tmp_path, capsys):
     path = write(tmp_path, "learning_rate: 1e-3")
     with path.open("a") as file:
         file.write("sweep: {grid: {learning_rate: [auto, 1e-4]}}\n")

@@ -1,4 +1,4 @@
-"""Sweeps: which points a spec means, what each one's lock says, and that the two parts of a lock are one."""
+"""Sweeps: the points of a spec, the lock of each point, and the merge of the shared and the point lock."""
 
 import json
 import shutil
@@ -50,11 +50,11 @@ def compiled(sweep: str, *options: str, spec: str = SPEC) -> int:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_grid_is_every_combination_the_last_key_fastest():
+def test_grid_has_every_combination_with_the_last_key_fastest():
     found, said = points("{grid: {seed: [1, 2], learning_rate: [1e-4, 3e-4, 5e-4]}}")
     assert not said
     assert [point.name for point in found] == ["0001", "0002", "0003", "0004", "0005", "0006"]
@@ -67,7 +67,7 @@ def test_a_grid_is_every_combination_the_last_key_fastest():
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4))
-def test_a_grid_has_as_many_points_as_its_lists_make_and_no_two_alike(sizes):
+def test_grid_has_distinct_points_as_many_as_the_product(sizes):
     keys = ["seed", "training.epochs", "model.num_blocks", "model.iters"]
     grid = {key: list(range(1, size + 1)) for key, size in zip(keys, sizes, strict=False)}
     found, said = points(json.dumps({"grid": grid}))
@@ -79,7 +79,7 @@ def test_a_grid_has_as_many_points_as_its_lists_make_and_no_two_alike(sizes):
     assert [point.index for point in found] == list(range(1, expected + 1))
 
 
-def test_lists_are_numbered_and_named_points_keep_their_names():
+def test_list_points_are_numbered_and_named_points_keep_their_names():
     assert [point.name for point in points("{list: [{seed: 1}, {model.num_blocks: 2}]}")[0]] == ["0001", "0002"]
     named, _ = points("{points: {small: {model.feature_dims: 64}, large: {model.feature_dims: 256, seed: 7}}}")
     assert [(point.name, point.text) for point in named] == [
@@ -101,13 +101,13 @@ def test_lists_are_numbered_and_named_points_keep_their_names():
         (f"{{grid: {{seed: {[1] * 400}, model.iters: {[1] * 400}}}}}", "R333", 9),
     ],
 )
-def test_a_wrong_sweep_is_said_at_its_place(sweep, code, column):
+def test_invalid_sweep_is_refused_at_its_place(sweep, code, column):
     found, said = points(sweep)
     assert not found
     assert [(item.code, item.span.line, item.span.column) for item in said] == [(code, 5, column)]
 
 
-def test_a_points_mistake_is_shown_once_at_its_value_with_the_first_point(capsys):
+def test_error_of_several_points_is_reported_once_with_the_first_point(capsys):
     assert compiled("{grid: {training.learning_rate: [1e-4, fast], seed: [1, 2]}}") == 1
     said = capsys.readouterr().err
     assert said.count("error[R106]") == 1, said
@@ -119,7 +119,7 @@ def test_a_points_mistake_is_shown_once_at_its_value_with_the_first_point(capsys
     assert "in point 0003" in capsys.readouterr().err
 
 
-def test_the_shared_lock_and_a_points_own_are_one_lock():
+def test_shared_lock_and_point_lock_merge_to_one_lock():
     assert compiled("{grid: {training.learning_rate: [1e-4, 3e-4], seed: [1, 2]}, max_parallel: 3}") == 0
     shared = yaml.safe_load(Path("out/lock.yaml").read_text())
     assert "seed" not in shared
@@ -139,7 +139,7 @@ def test_the_shared_lock_and_a_points_own_are_one_lock():
     assert [row[1] for row in rows[1:]][2] == "training.learning_rate=0.0003 seed=1"
 
 
-def test_each_point_is_the_lock_of_a_spec_that_says_the_same():
+def test_point_lock_equals_the_lock_of_an_equal_spec():
     assert compiled("{list: [{seed: 3, model.num_blocks: 2}, {training.learning_rate: 5e-4}]}") == 0
     for index, options in enumerate((["seed=3", "model.num_blocks=2"], ["training.learning_rate=5e-4"]), 1):
         Path("spec.yaml").write_text(SPEC)
@@ -151,7 +151,7 @@ def test_each_point_is_the_lock_of_a_spec_that_says_the_same():
         assert alone.fingerprint() == point.fingerprint()
 
 
-def test_a_point_with_another_precision_has_engine_files_of_its_own():
+def test_point_with_another_precision_has_its_own_engine_files():
     spec = SPEC.replace("num_gpus: 0", "num_gpus: 4, partition: gpu").replace(", use_accelerate: false", "")
     sweep = "{list: [{seed: 1}, {training.precision: fp16}]}"
     assert compiled(sweep, spec=spec) == 0
@@ -169,7 +169,7 @@ def test_a_point_with_another_precision_has_engine_files_of_its_own():
 
 
 @pytest.mark.parametrize("name", ["points/0002/lock.yaml", "points.tsv", "node.sh"])
-def test_an_edited_file_is_refused_by_the_point(name):
+def test_edited_file_is_refused_in_preflight_of_a_point(name):
     assert compiled("{list: [{seed: 1}, {seed: 2}]}") == 0
     path = Path("out") / name
     path.write_text(path.read_text() + "# edited\n")
@@ -177,7 +177,7 @@ def test_an_edited_file_is_refused_by_the_point(name):
         preflight.check(Path("out/points/0002/lock.yaml"), {}, launched=False)
 
 
-def test_a_smaller_sweep_takes_the_other_points_away_and_a_check_sees_them():
+def test_points_removed_from_a_sweep_are_reported_and_deleted():
     assert compiled("{grid: {seed: [1, 2, 3]}}") == 0
     Path("out/points/mine.txt").write_text("not ratc's")
     assert compiled("{grid: {seed: [1, 2]}}", "--check") == 1
@@ -188,7 +188,7 @@ def test_a_smaller_sweep_takes_the_other_points_away_and_a_check_sees_them():
     assert compiled("{grid: {seed: [1, 2]}}", "--check") == 1
 
 
-def test_points_that_ask_for_something_else_are_refused(capsys):
+def test_points_that_change_the_launcher_are_refused(capsys):
     assert compiled("{grid: {training.use_accelerate: [false, true]}}") == 1
     said = capsys.readouterr().err
     assert "error[R334]" in said
@@ -196,13 +196,13 @@ def test_points_that_ask_for_something_else_are_refused(capsys):
     assert not Path("out").exists()
 
 
-def test_local_runs_no_arrays(capsys):
+def test_local_target_refuses_an_array(capsys):
     Path("spec.yaml").write_text(f"{SPEC}sweep: {{grid: {{seed: [1, 2]}}}}\n")
     assert main(["compile", "spec.yaml"]) == 1
     assert "error[R401]: the target `local` cannot run an array" in capsys.readouterr().err
 
 
-def test_the_script_reads_its_points_name_from_the_table():
+def test_script_reads_the_point_name_from_the_table():
     assert compiled("{points: {small: {seed: 1}, large-2: {seed: 2}}}") == 0
     line = next(line for line in Path("out/job.sbatch").read_text().splitlines() if line.startswith("ratc_point="))
     for index, name in ((1, "small"), (2, "large-2"), (3, "")):

@@ -1,4 +1,4 @@
-"""Sizes as people read them: no unit that shows 0.0."""
+"""Sizes in readable units: the largest unit that does not show 0.0."""
 
 import pytest
 from ratc_runtime.output import sizes
@@ -22,7 +22,7 @@ GIB = 1 << 30
         (80 * GIB, "80.0 GiB", "80.0 GiB"),
     ],
 )
-def test_a_size_has_the_largest_unit_that_shows_it(size, coarse, fine):
+def test_size_is_shown_in_the_largest_unit_that_does_not_show_0(size, coarse, fine):
     assert size_text(size) == coarse
     assert size_text(size, fine=True) == fine
     if size < 10 * GIB:

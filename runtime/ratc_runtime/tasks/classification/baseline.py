@@ -16,7 +16,10 @@ from ratc_runtime.tasks.classification.metrics import scores
 def evaluate(
     train: Any, test: Any, world: World, collate: Callable[[Any], torch.Tensor], class_names: list[str]
 ) -> dict[str, float]:
-    """Score that class on the test split: `accuracy` and `macro_f1`. Every rank calls this and reads its part."""
+    """Return the scores of that class on the test split: `accuracy` and `macro_f1`, in [0, 1].
+
+    `collate` turns a list of targets into class numbers (B,). Every rank calls this and reads its part.
+    """
     learnt, true = (_amounts(data, world, collate, len(class_names)) for data in (train, test))
     matrix = torch.zeros(len(class_names), len(class_names), dtype=torch.float64)
     matrix[:, int(learnt.argmax())] = true

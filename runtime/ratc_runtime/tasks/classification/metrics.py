@@ -50,7 +50,7 @@ class Confusion:
 
 
 def scores(matrix: torch.Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Return the scores of a confusion matrix (true, predicted).
+    """Return the scores of a confusion matrix (true, predicted), (K, K), in [0, 1].
 
     A class without a sample in the split has no F1, whether it is predicted or not; and `macro_f1`, the mean over all
     classes, is NaN if one of them has none: over fewer classes it would be another quantity. `accuracy` is the share of

@@ -35,12 +35,12 @@ class ClassificationModel(nn.Module):
         self.classify = nn.Linear(features * len(scales), classes)
 
     def forward(self, image: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
-        """Return logits for images in [0, 1]."""
+        """Return logits (B, K) for images (B, C, ...) in [0, 1], or for a list of them, one for each scale."""
         images = [image] if isinstance(image, torch.Tensor) else list(image)
         return self.read_groups(images, self.backbone(images, input_spacing=self.spacings))
 
     def read_groups(self, images: list[torch.Tensor], groups: list[Any]) -> torch.Tensor:
-        """Return logits from RAT's features of the images."""
+        """Return logits (B, K) from RAT's groups of the images, one mapping with `x_out` (B, N, D) for each scale."""
         pooled = [norm(group["x_out"]).mean(1) for group, norm in zip(groups, self.norms, strict=True)]
         logits: torch.Tensor = self.classify(torch.cat(pooled, dim=1))
         return logits

@@ -78,7 +78,7 @@ class Classification(Task):
         return {self._number(target): 1}
 
     def example_target(self, count: int, device: torch.device) -> torch.Tensor:
-        """Return random class numbers."""
+        """Return random class numbers (count,), int64."""
         return torch.randint(self.classes, (count,), device=device)
 
     def scorer(self) -> Confusion:
@@ -86,11 +86,11 @@ class Classification(Task):
         return Confusion(self.class_names)
 
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
-        """Score the commonest class of the training split."""
+        """Return the scores of the commonest class of the training split."""
         return baseline.evaluate(train, test, world, self.collate, self.class_names)
 
     def remarks(self, scores: dict[str, float]) -> list[str]:
-        """Say which classes are found worst, and which have no score."""
+        """Return lines with the classes of the lowest F1, and those without a score."""
         # None if a trainer was given scores of its own.
         each = {name: scores[f"f1/{name}"] for name in self.class_names if f"f1/{name}" in scores}
         scored = sorted((value, name) for name, value in each.items() if value == value)
@@ -103,7 +103,7 @@ class Classification(Task):
         return said
 
     def picture(self, index: int, name: str, image: torch.Tensor, target: Any, output: Any) -> Picture:
-        """Return image, class and the probabilities."""
+        """Return the image (C, ...), its class, and the probabilities (K,) of an output (1, K)."""
         probabilities = output[0].float().softmax(0).cpu()
         return Picture(index, name, image.cpu(), int(target[0]), probabilities)
 
@@ -112,7 +112,7 @@ class Classification(Task):
         return [Matrix(scorer.matrix(world))]
 
     def writer(self, folder: Path, threshold: float) -> ClassWriter:
-        """Return the writer of classes and their probabilities as CSV; there is nothing to be cut at `threshold`."""
+        """Return the writer of classes and their probabilities as CSV. `threshold` has no effect."""
         return ClassWriter(folder, self.class_names)
 
     def draw(self, folder: Path, pictures: Sequence[Picture | Matrix]) -> list[Path]:

@@ -50,7 +50,7 @@ class SetPrediction(nn.Module):
         return sum(self.parts(output, target).values())  # type: ignore[return-value]  # there are three
 
     def parts(self, output: Mapping[str, Any], target: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return the weighted parts by name: `class`, `l1` and `giou`."""
+        """Return the weighted parts as scalars by name: `class`, `l1` and `giou`. Shapes as in `forward`."""
         layers = mapping_with(output, ("logits", "boxes"))["logits"].shape[1]
         last = self._parts(output, target, [*([self.repeats] * (layers - 1)), 1])
         if "proposals" not in output:

@@ -52,7 +52,7 @@ class AveragePrecision:
         self._images: list[Scored] = []
 
     def add(self, output: Mapping[str, torch.Tensor], target: Sequence[Mapping[str, torch.Tensor]]) -> None:
-        """Count outputs of the model and the targets of as many samples."""
+        """Count outputs with `logits` (B, L, Q, C) and `boxes` (B, L, Q, 4), and the targets of their B samples."""
         mapping_with(output, ("logits", "boxes"))
         found = detections(output["logits"], output["boxes"]).double().cpu().numpy()
         for one, truth in zip(found, target, strict=True):
@@ -74,7 +74,7 @@ class AveragePrecision:
 
 
 def truth_of(target: Mapping[str, torch.Tensor]) -> np.ndarray[Any, Any]:
-    """Return the truth of a sample in the form of `Scored`, including crowds."""
+    """Return the truth of a sample, (N, 6) float64 as in `Scored`, including crowds."""
     parts = []
     for boxes, labels, crowd in (("boxes", "labels", 0.0), ("crowd_boxes", "crowd_labels", 1.0)):
         corners, label = to_corners(target[boxes].double()).cpu(), target[labels].double().cpu()

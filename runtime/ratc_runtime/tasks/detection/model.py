@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-#: The score that an untrained head gives, so that the many queries without an object do not drown the few with one.
+#: The score that an untrained head gives, so that the many queries without an object do not dominate the loss. Chosen,
+#: not measured.
 PRIOR = 0.02
 #: Sides of an untrained group's box: so many groups, and at most this share of the image.
 FIRST_GROUPS, LARGEST_FIRST = 4, 0.5
@@ -57,12 +58,12 @@ class DetectionModel(nn.Module):
         self.read = _Reading(features, classes)
 
     def forward(self, image: torch.Tensor | list[torch.Tensor]) -> dict[str, Any]:
-        """Return logits, boxes and proposals for images in [0, 1]."""
+        """Return logits, boxes and proposals (shapes above) for images (B, C, H, W) in [0, 1]."""
         images = [image] if isinstance(image, torch.Tensor) else list(image)
         return self.read_groups(images, self.backbone(images, input_spacing=self.spacings))
 
     def read_groups(self, images: list[torch.Tensor], groups: list[Any]) -> dict[str, Any]:
-        """Return logits, boxes and proposals from RAT's groups of the images."""
+        """Return logits, boxes and proposals from RAT's groups of the images, one mapping for each scale."""
         memory, anchors = self._memory(images, groups)
         places = anchors[:, :2]
         waves = sine(places, self.features).to(memory.dtype)

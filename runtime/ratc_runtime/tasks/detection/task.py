@@ -126,7 +126,9 @@ class Detection(Task):
         return max(1, round(height * largest)), max(1, round(width * largest))
 
     def example_target(self, count: int, device: torch.device) -> list[dict[str, torch.Tensor]]:
-        """Return random objects, the same number in every sample."""
+        """Return the same number N of random objects for every sample: `boxes` (N, 4), centre and size as shares of the
+        image, and `labels` (N,).
+        """
         number = min(EXAMPLE_OBJECTS, self.head.queries)
         # Made at once and shared out as views: a trace wants the same operations for every number of samples.
         boxes = torch.rand(count, number, 4, device=device)
@@ -141,16 +143,16 @@ class Detection(Task):
         return AveragePrecision(self.class_names)
 
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
-        """Score the mean box of each class of the training split."""
+        """Return the scores of the mean box of each class of the training split."""
         return baseline.evaluate(train, test, world, self.collate, self.scorer())
 
     def picture(self, index: int, name: str, image: torch.Tensor, target: Any, output: Any) -> Picture:
-        """Return image, truth and detections."""
+        """Return the image (C, H, W), its truth and its detections in the form of `metrics.Scored`."""
         found = detections(output["logits"], output["boxes"])[0].cpu()
         return Picture(index, name, image.cpu(), torch.from_numpy(truth_of(target[0])), found)
 
     def writer(self, folder: Path, threshold: float) -> BoxWriter:
-        """Return the writer of boxes with at least that score in the COCO layout."""
+        """Return the writer of boxes in the COCO layout, of those with a score of at least `threshold`."""
         return BoxWriter(folder, self.class_names, threshold)
 
     def draw(self, folder: Path, pictures: Sequence[Picture]) -> list[Path]:

@@ -85,7 +85,7 @@ class Overlap:
         self._totals = torch.zeros(len(self.names), 3, dtype=torch.float64)
 
     def add(self, output: torch.Tensor, target: torch.Tensor) -> None:
-        """Count logits and targets."""
+        """Count a batch: logits and targets as the task has them, (B, 1 or K, ...) and (B, 1, ...) or (B, ...)."""
         predicted, true = labels(output, target)
         self._totals += counts(predicted, true, len(self.names) + 1, self.ignore_index).sum(0).cpu()
         if self.hausdorff is not None:
@@ -110,11 +110,13 @@ class Overlap:
 
 
 def baseline_mask(total: torch.Tensor, count: float) -> tuple[torch.Tensor, float]:
-    """Return the best fixed prediction of one foreground class, bool, and its threshold, from the sum of `count` masks.
+    """Return the best fixed prediction of one foreground class, bool, and its threshold in [0, 1].
+
+    `total` is the sum of `count` masks of 0 and 1, of any shape; the prediction has the same shape.
 
     The mean mask is cut at the threshold with the best Dice on the same masks. The sum is enough: over all images the
     true positives of a threshold are the sum of `total` over the pixels whose mean reaches it. Without any foreground
-    the prediction is empty.
+    the prediction is empty and the threshold NaN.
     """
     if not bool(total.any()):
         return torch.zeros_like(total, dtype=torch.bool), math.nan

@@ -52,12 +52,17 @@ class SegmentationModel(nn.Module):
         )
 
     def forward(self, image: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
-        """Return logits for images in [0, 1]."""
+        """Return logits (B, outputs, ...) for images (B, C, ...) in [0, 1], or for a list of them, one for each scale.
+
+        The logits have the size of the finest image.
+        """
         images = [image] if isinstance(image, torch.Tensor) else list(image)
         return self.read_groups(images, self.backbone(images, input_spacing=self.spacings))
 
     def read_groups(self, images: list[torch.Tensor], groups: list[Any]) -> torch.Tensor:
-        """Return logits from RAT's groups of the images."""
+        """Return logits (B, outputs, ...) from RAT's groups of the images: for each scale a mapping with `x_out` (B, N,
+        D) and `attn_q` (B, heads, N, pixels).
+        """
         size = images[self.finest].shape[2:]
         maps = [self.stem(images[self.finest])]
         for level, group, norm in zip(images, groups, self.norms, strict=True):

@@ -37,7 +37,9 @@ def amounts(image: Any, target: Any, name: str, classes: int, ignore_index: int 
 
 
 def check_values(target: torch.Tensor, classes: int, ignore_index: int | None, what: str = "a target") -> None:
-    """Raise R570 unless a target of one class is from 0 to 1, R536 unless its numbers are classes or `ignore_index`."""
+    """Check the values of a target, of any shape. Raises R570 unless those of one class are from 0 to 1, R536 unless
+    those of several are class numbers or `ignore_index`.
+    """
     if target.numel() == 0:
         return
     low, high = target.min().item(), target.max().item()

@@ -83,7 +83,7 @@ class Segmentation(Task):
         return stacked.float() if self.classes == 1 else stacked.long()
 
     def example_target(self, count: int, device: torch.device) -> torch.Tensor:
-        """Return random masks of the lock's size."""
+        """Return random masks of the lock's size: (count, 1, ...) of 0 and 1, or class numbers (count, ...)."""
         largest = max(self.lock.data.scales)
         size = [max(1, round(side * largest)) for side in self.lock.data.image_size]
         if self.classes > 1:
@@ -98,7 +98,7 @@ class Segmentation(Task):
         return Overlap(self._foreground, self.ignore_index, distance)
 
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
-        """Score the mean training mask of each class, cut at the best threshold."""
+        """Return the scores of the mean training mask of each class, cut at the best threshold."""
         return baseline.evaluate(train, test, world, self.classes, self.ignore_index)
 
     def remarks(self, scores: dict[str, float]) -> list[str]:
@@ -116,7 +116,7 @@ class Segmentation(Task):
         return said
 
     def picture(self, index: int, name: str, image: torch.Tensor, target: Any, output: Any) -> Picture:
-        """Return image, truth and prediction."""
+        """Return the image (C, ...), its truth and its prediction, class numbers (...)."""
         predicted, true = labels(output, target)
         dice = mean_score(counts(predicted, true, max(2, self.classes), self.ignore_index)[0].cpu()).dice
         if self.ignore_index is not None:
@@ -127,7 +127,9 @@ class Segmentation(Task):
         return Picture(index, name, image.cpu(), truth, prediction, dice, tuple(self._foreground))
 
     def writer(self, folder: Path, threshold: float) -> MaskWriter:
-        """Return the writer of masks in the images' own sizes. `threshold` is for one foreground class."""
+        """Return the writer of masks in the images' own sizes. With one foreground class, pixels with a probability
+        above `threshold` are foreground.
+        """
         return MaskWriter(folder, tuple(self.lock.data.image_size), self.classes, threshold)
 
     def draw(self, folder: Path, pictures: Sequence[Picture]) -> list[Path]:

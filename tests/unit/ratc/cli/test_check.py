@@ -1,4 +1,4 @@
-"""`ratc check`: each finding is provoked with real folders that `ratc compile` wrote."""
+"""`ratc check` on folders that `ratc compile` wrote: each test causes one finding."""
 
 import fcntl
 import os
@@ -37,18 +37,18 @@ def check(capsys, *arguments: str) -> tuple[int, str]:
     return status, said.err + said.out
 
 
-def test_what_was_compiled_is_clean_and_nothing_is_written(folder, capsys):
+def test_check_of_a_fresh_compile_finds_nothing_and_writes_nothing(folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert check(capsys) == (0, "1 compiled spec checked: none differs\n")
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_this_repository_is_clean(capsys, monkeypatch):
+def test_check_finds_nothing_in_the_specs_of_this_repository(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert check(capsys, "specs")[0] == 0
 
 
-def test_an_input_that_changed_is_said_once_with_the_command(folder, capsys):
+def test_changed_spec_is_reported_once_with_the_compile_command(folder, capsys):
     Path("spec.yaml").write_text(SPEC.replace("8", "4"))
     status, said = check(capsys)
     assert status == 1
@@ -59,7 +59,7 @@ def test_an_input_that_changed_is_said_once_with_the_command(folder, capsys):
     assert "R425" in capsys.readouterr().err
 
 
-def test_an_edit_is_reported_with_its_lines(folder, capsys):
+def test_edited_script_is_reported_with_the_line_that_differs(folder, capsys):
     text = (folder / "run.sh").read_text().splitlines()
     text[4] += " # mine"
     (folder / "run.sh").write_text("\n".join(text) + "\n")
@@ -71,7 +71,7 @@ def test_an_edit_is_reported_with_its_lines(folder, capsys):
 
 
 @pytest.mark.parametrize("name", ["run.sh", "lock.yaml", "accelerate.yaml"])
-def test_a_missing_file_is_said_once(folder, name, capsys):
+def test_missing_compiled_file_is_reported_once(folder, name, capsys):
     if not (folder / name).exists():
         pytest.skip("this plan has no such file")
     (folder / name).unlink()
@@ -80,7 +80,7 @@ def test_a_missing_file_is_said_once(folder, name, capsys):
     assert said.count(f"`compiled/demo/local/{name}` is missing") == 1
 
 
-def test_a_spec_that_is_gone_or_renamed(folder, capsys):
+def test_deleted_or_renamed_spec_is_reported(folder, capsys):
     Path("spec.yaml").rename("new name ü.yaml")
     status, said = check(capsys)
     assert (status, "R427" in said, "does not exist any more" in said) == (1, True, True)
@@ -90,14 +90,14 @@ def test_a_spec_that_is_gone_or_renamed(folder, capsys):
     assert check(capsys, "compiled/other")[0] == 0
 
 
-def test_an_experiment_that_was_renamed_leaves_its_folder(folder, capsys):
+def test_folder_of_a_renamed_experiment_is_reported_as_left_over(folder, capsys):
     Path("spec.yaml").write_text(SPEC.replace("demo", "other"))
     status, said = check(capsys)
     assert status == 1
     assert "`compiled/demo/local` is left over" in said
 
 
-def test_another_ratc_is_named(folder, capsys):
+def test_lock_of_another_ratc_version_is_reported(folder, capsys):
     lock = folder / "lock.yaml"
     text = lock.read_text().replace('ratc_version: "0.1.0"', 'ratc_version: "0.0.9"')
     lock.write_text(text)
@@ -111,7 +111,7 @@ def test_another_ratc_is_named(folder, capsys):
     assert "lock of version 2, from a newer ratc" in check(capsys)[1]
 
 
-def test_hardware_of_the_machine_is_never_taken_silently(folder, capsys):
+def test_check_warns_if_the_plan_depends_on_this_machines_hardware(folder, capsys):
     Path("spec.yaml").write_text(SPEC.replace(", cpus: 4", ""))
     assert main(["compile", "spec.yaml"]) == 0
     status, said = check(capsys)
@@ -122,7 +122,7 @@ def test_hardware_of_the_machine_is_never_taken_silently(folder, capsys):
     assert (status, "R426" in said) == (1, True)
 
 
-def test_files_of_another_target_are_found(folder, capsys):
+def test_left_over_script_of_another_target_is_reported(folder, capsys):
     (folder / "job.sbatch").write_text("#!/bin/sh\n# Compiled by ratc from ../x.yaml: review it, do not edit it.\n")
     status, said = check(capsys)
     assert status == 1
@@ -130,14 +130,14 @@ def test_files_of_another_target_are_found(folder, capsys):
 
 
 @pytest.mark.parametrize("text", [b"\xff", b"<<<<<<< ours\nlock_version: 1\n", b"lock_version: 1\n"])
-def test_an_unreadable_lock_is_a_finding(folder, text, capsys):
+def test_unreadable_lock_is_reported(folder, text, capsys):
     for path in folder.iterdir():
         path.unlink()
     (folder / "lock.yaml").write_bytes(b"# Compiled by ratc from x\n" + text)
     assert check(capsys)[0] == 1
 
 
-def test_variables_of_the_shell_do_not_count_and_options_are_recorded(folder, capsys, monkeypatch):
+def test_check_ignores_shell_variables_and_repeats_the_recorded_options(folder, capsys, monkeypatch):
     monkeypatch.setenv("RAT_SEED", "7")
     assert check(capsys)[0] == 0
     monkeypatch.chdir("/")
@@ -149,7 +149,7 @@ def test_variables_of_the_shell_do_not_count_and_options_are_recorded(folder, ca
     assert status == 0, said
 
 
-def test_links_in_a_circle_and_deep_trees(folder, capsys):
+def test_check_terminates_on_symlink_loops_and_deep_folders(folder, capsys):
     deep = Path("/".join("d" * 30))
     deep.mkdir(parents=True)
     (deep / "up").symlink_to(folder, target_is_directory=True)
@@ -158,7 +158,7 @@ def test_links_in_a_circle_and_deep_trees(folder, capsys):
     assert check(capsys)[1] == "2 compiled specs checked: none differs\n"
 
 
-def test_a_check_waits_for_a_compile(folder, capsys):
+def test_check_waits_for_a_running_compile(folder, capsys):
     handle = os.open(folder, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     status = []
@@ -171,12 +171,12 @@ def test_a_check_waits_for_a_compile(folder, capsys):
     assert status == [0]
 
 
-def test_a_path_that_is_not_there_is_misuse(capsys):
+def test_check_of_a_missing_path_exits_with_2(capsys):
     assert check(capsys, "nowhere-at-all")[0] == 2
 
 
 @pytest.mark.parametrize("case", KINDS)
-def test_one_changed_byte_in_any_file_is_found(case, tmp_path, capsys, monkeypatch):
+def test_changed_byte_in_any_compiled_file_is_reported(case, tmp_path, capsys, monkeypatch):
     run_case(CASES / case, tmp_path / "case", capsys, monkeypatch)
     status, said = check(capsys)
     assert status == 0, said
@@ -189,7 +189,7 @@ def test_one_changed_byte_in_any_file_is_found(case, tmp_path, capsys, monkeypat
         path.write_bytes(good)
 
 
-def test_a_facts_file_that_is_gone_is_named_as_the_cause(tmp_path, capsys, monkeypatch):
+def test_deleted_facts_file_is_named_as_the_cause(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("spec.yaml").write_text("experiment_name: demo\ntraining: {batch_size: 8}\ndata: {data_dir: data}\n")
     Path("facts.yaml").write_text("gpus_per_node: 0\ncpus: 4\nmemory: 16GB\n")
@@ -202,7 +202,7 @@ def test_a_facts_file_that_is_gone_is_named_as_the_cause(tmp_path, capsys, monke
     assert "error[R001]" in said
 
 
-def test_a_broken_spec_hides_no_edit_by_hand(tmp_path, capsys, monkeypatch):
+def test_edited_script_is_reported_even_if_the_spec_has_errors(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (
         "experiment_name: demo\ntraining: {batch_size: 8}\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 4}\n"
@@ -218,7 +218,7 @@ def test_a_broken_spec_hides_no_edit_by_hand(tmp_path, capsys, monkeypatch):
     assert {code for code in ("R009", "R425", "R426") if f"error[{code}]" in said} == {"R009", "R425", "R426"}
 
 
-def test_an_overlay_that_appears_or_goes_is_the_cause(tmp_path, capsys, monkeypatch):
+def test_added_or_removed_overlay_is_named_as_the_cause(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("spec.yaml").write_text(
         "experiment_name: demo\ntraining: {batch_size: 8}\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 4}\n"
@@ -239,7 +239,7 @@ def test_an_overlay_that_appears_or_goes_is_the_cause(tmp_path, capsys, monkeypa
 
 
 @pytest.mark.parametrize("text", ["", "hello\n"])
-def test_a_lock_that_was_overwritten_does_not_hide_its_folder(folder, text, capsys):
+def test_overwritten_lock_is_reported(folder, text, capsys):
     Path("compiled/demo/local/lock.yaml").write_text(text)
     assert main(["check"]) == 1
     err = capsys.readouterr().err

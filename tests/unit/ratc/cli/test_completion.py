@@ -1,4 +1,4 @@
-"""The completion that `ratc completion` gives to shells, in a real bash."""
+"""The completion scripts of `ratc completion`, run in a real bash."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 @pytest.fixture(scope="module")
-def offered(tmp_path_factory):
+def completions(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bin")
     (folder / "ratc").write_text(f'#!/bin/sh\nexec {sys.executable} -m ratc "$@"\n')
     (folder / "ratc").chmod(0o755)
@@ -62,18 +62,18 @@ def offered(tmp_path_factory):
         (("ratc", "explain", "conf"), ["files"]),
     ],
 )
-def test_bash_is_offered(offered, words, expected):
-    assert offered(*words) == expected
+def test_bash_completion_offers_commands_options_and_values(completions, words, expected):
+    assert completions(*words) == expected
 
 
 @pytest.mark.parametrize(("shell", "registers"), [("bash", "complete -o"), ("zsh", "compdef"), ("fish", "complete ")])
-def test_each_shell_gets_a_script_that_asks_ratc(capsys, shell, registers):
+def test_completion_script_of_each_shell_calls_ratc(capsys, shell, registers):
     assert main(["completion", shell]) == 0
     said = capsys.readouterr().out
     assert f"_RATC_COMPLETE={shell}_complete" in said
     assert registers in said
 
 
-def test_another_shell_is_misuse(capsys):
+def test_completion_for_an_unknown_shell_exits_with_2(capsys):
     assert main(["completion", "tcsh"]) == 2
     assert "`tcsh` is not one of" in capsys.readouterr().err

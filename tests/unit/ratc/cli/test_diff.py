@@ -1,4 +1,4 @@
-"""`ratc diff` as people and git call it: revisions, folders, locks, and what cannot be compared."""
+"""`ratc diff` of revisions, folders and locks, as a git diff driver, and its errors."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ EPOCHS = "training.epochs: 20 → 30"
     ],
     ids=" ".join,
 )
-def test_sides_of_every_kind(repository, capsys, sides):
+def test_diff_accepts_revisions_folders_specs_and_locks(repository, capsys, sides):
     status, out, _ = diff(capsys, *sides)
     assert (status, EPOCHS in out) == (1, True)
     assert "HEAD~1:specs/spec.yaml:2:35" in out or "main~1:specs/spec.yaml:2:35" in out, (
@@ -74,38 +74,38 @@ def test_sides_of_every_kind(repository, capsys, sides):
     assert "ratc-" not in out, "no temporary folder is named"
 
 
-def test_one_side_is_held_against_the_last_commit(repository, capsys):
+def test_one_path_is_compared_with_its_last_commit(repository, capsys):
     assert diff(capsys, str(repository))[0] == 0
     repository.write_text(SPEC)
     status, out, _ = diff(capsys, str(repository))
     assert (status, "training.epochs: 30 → 20" in out) == (1, True)
 
 
-def test_a_path_is_seen_from_the_root_and_else_from_the_shell(repository, capsys, monkeypatch):
+def test_path_of_a_revision_is_relative_to_the_root_or_the_working_folder(repository, capsys, monkeypatch):
     monkeypatch.chdir("specs")
     for path in ("specs/spec.yaml", "spec.yaml", "./spec.yaml"):
         assert EPOCHS in diff(capsys, f"HEAD~1:{path}", "spec.yaml")[1]
 
 
-def test_a_spec_and_its_own_lock_are_the_same(repository, capsys):
+def test_spec_and_its_own_lock_do_not_differ(repository, capsys):
     assert diff(capsys, "specs/spec.yaml", "specs/compiled/demo/local") == (0, "", "ratc diff: nothing differs\n")
 
 
-def test_an_edited_lock_is_compared_by_its_own_values(repository, capsys):
+def test_edited_lock_is_compared_by_its_own_values(repository, capsys):
     path = Path("specs/compiled/demo/local/lock.yaml")
     path.write_text(path.read_text().replace("learning_rate: 0.0001", "learning_rate: 0.5"))
     status, out, _ = diff(capsys, "HEAD:specs/compiled/demo/local", str(path))
     assert (status, "training.learning_rate: 0.0001 → 0.5" in out) == (1, True)
 
 
-def test_another_version_of_ratc_is_a_cause(repository, capsys):
+def test_changed_ratc_version_is_listed_as_a_cause(repository, capsys):
     path = Path("specs/compiled/demo/local/lock.yaml")
     path.write_text(path.read_text().replace('ratc_version: "0.1.0"', 'ratc_version: "0.0.9"'))
     _, out, _ = diff(capsys, str(path), "specs/spec.yaml")
     assert "ratc_version: 0.0.9 → 0.1.0" in out.replace('"', "")
 
 
-def test_a_lock_is_known_under_any_name(repository, capsys):
+def test_lock_is_recognised_under_any_file_name(repository, capsys):
     lock = Path("specs/compiled/demo/local/lock.yaml")
     shutil.copy(lock, "reviewed.yaml")
     assert diff(capsys, "reviewed.yaml", "specs/spec.yaml")[0] == 0
@@ -132,7 +132,7 @@ def test_a_lock_is_known_under_any_name(repository, capsys):
         ("conflict/lock.yaml", "specs/spec.yaml", "R009", "compile the spec again instead"),
     ],
 )
-def test_trouble_is_named_and_is_2(repository, capsys, old, new, code, words):
+def test_input_that_cannot_be_compared_exits_with_2_and_the_reason(repository, capsys, old, new, code, words):
     shutil.copytree("specs/compiled/demo/local", "specs/compiled/demo/slurm")
     Path("empty").mkdir()
     lock = Path("specs/compiled/demo/local/lock.yaml").read_text()
@@ -150,7 +150,7 @@ def test_trouble_is_named_and_is_2(repository, capsys, old, new, code, words):
     assert words in err
 
 
-def test_a_shallow_clone_is_named(repository, tmp_path, capsys, monkeypatch):
+def test_missing_revision_of_a_shallow_clone_is_explained(repository, tmp_path, capsys, monkeypatch):
     git("clone", "-q", "--depth", "1", f"file://{tmp_path}", "shallow")
     monkeypatch.chdir("shallow")
     status, _, err = diff(capsys, "HEAD~1:", "specs/spec.yaml")
@@ -159,7 +159,7 @@ def test_a_shallow_clone_is_named(repository, tmp_path, capsys, monkeypatch):
     assert "fetch-depth: 0" in err
 
 
-def test_outside_of_a_repository(tmp_path, capsys, monkeypatch):
+def test_one_path_outside_of_a_git_repository_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     Path("spec.yaml").write_text(SPEC)
@@ -167,16 +167,16 @@ def test_outside_of_a_repository(tmp_path, capsys, monkeypatch):
     assert (status, "not in a git repository" in err) == (2, True)
 
 
-def test_two_bare_revisions_name_no_file(repository, capsys):
+def test_two_revisions_without_a_path_are_refused(repository, capsys):
     assert diff(capsys, "HEAD~1:", "HEAD:")[0] == 2
 
 
-def test_settings_of_the_shell_do_not_count(repository, capsys, monkeypatch):
+def test_diff_ignores_shell_variables(repository, capsys, monkeypatch):
     monkeypatch.setenv("RAT_EPOCHS", "77")
     assert "77" not in diff(capsys, "HEAD~1:", str(repository))[1]
 
 
-def test_overlays_and_links_of_the_revision_are_its_own(repository, capsys):
+def test_old_side_is_read_with_the_overlays_and_links_of_its_revision(repository, capsys):
     shutil.copytree(CASES / "slurm-two-nodes" / "clusters", "specs/clusters")
     case = (CASES / "slurm-two-nodes" / "spec.yaml").read_text()
     Path("specs/real.yaml").write_text(case)
@@ -192,7 +192,7 @@ def test_overlays_and_links_of_the_revision_are_its_own(repository, capsys):
     assert "HEAD:specs/slurm_link.yaml:1:23" in out
 
 
-def test_ignoring(repository, capsys):
+def test_ignore_option_hides_placement_and_cosmetic_changes(repository, capsys):
     Path("other.yaml").write_text(SPEC.replace("20", "30").replace("{data_dir: data}", "{data_dir: elsewhere}"))
     assert diff(capsys, str(repository), "other.yaml")[0] == 1
     assert diff(capsys, str(repository), "other.yaml", "--ignore", "placement")[0] == 0
@@ -200,7 +200,7 @@ def test_ignoring(repository, capsys):
     assert diff(capsys, str(repository), "other.yaml", "--ignore", "cosmetics")[0] == 0
 
 
-def test_points_of_an_array_can_be_held_against_each_other(tmp_path, capsys, monkeypatch):
+def test_two_points_of_an_array_can_be_compared(tmp_path, capsys, monkeypatch):
     shutil.copytree(CASES / "slurm-array" / "expected", tmp_path / "a")
     monkeypatch.chdir(tmp_path)
     status, out, _ = diff(capsys, "a/points/small", "a/points/large")
@@ -208,14 +208,14 @@ def test_points_of_an_array_can_be_held_against_each_other(tmp_path, capsys, mon
     assert "model.args.feature_dims: 64 → 256" in out
 
 
-def test_json_can_be_parsed_and_names_both_sides(repository, capsys):
+def test_json_output_has_the_old_and_the_new_value(repository, capsys):
     tree = json.loads(diff(capsys, "HEAD~1:", str(repository), "--format", "json")[1])
     assert (tree["version"], tree["same"], tree["effects"]) == (1, False, ["training", "resume", "cost"])
     change = next(change for change in tree["changes"] if change["kind"] == "plan")
     assert (change["old"]["value"], change["new"]["value"], change["causes"]) == (20, 30, ["spec:training.epochs"])
 
 
-def test_a_secret_in_a_setting_is_not_shown(tmp_path, capsys, monkeypatch):
+def test_secret_in_a_changed_setting_is_redacted(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     token = "hf_" + "a" * 30
     for name, text in (("a.yaml", SPEC), ("b.yaml", SPEC + f"description: {token}\n")):
@@ -224,7 +224,7 @@ def test_a_secret_in_a_setting_is_not_shown(tmp_path, capsys, monkeypatch):
         assert token not in diff(capsys, "a.yaml", "b.yaml", "--format", form)[1]
 
 
-def test_git_diff_uses_it(repository):
+def test_git_diff_runs_ratc_as_its_driver(repository):
     git("config", "diff.ratc.command", f"'{sys.executable}' -m ratc diff --git-driver")
     Path(".gitattributes").write_text("specs/*.yaml diff=ratc\nlock.yaml diff=ratc\n")
     told = git("diff", "HEAD~1", "--", "specs")
@@ -242,7 +242,7 @@ def test_git_diff_uses_it(repository):
     assert "-experiment_name: demo" in git("diff", "--", "specs/spec.yaml")
 
 
-def test_a_lock_keeps_its_comments_as_reasons(repository, capsys):
+def test_comments_of_a_lock_are_shown_as_reasons(repository, capsys):
     path = Path("specs/compiled/demo/local/lock.yaml")
     tree = yaml.safe_load(path.read_text())
     assert tree["training"]["precision"] == "fp32"

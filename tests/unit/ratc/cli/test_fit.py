@@ -1,4 +1,4 @@
-"""`ratc fit` and the tracing behind it, with a stand-in for the runtime: what is printed, kept and survived."""
+"""`ratc fit` and the tracing behind it, with a stand-in for the runtime: its output, the trace cache, and failures."""
 
 import json
 import os
@@ -61,14 +61,14 @@ def spec(folder: Path, text: str = SPEC) -> str:
     return str(folder / "spec.yaml")
 
 
-def test_samples_of_a_custom_task_are_not_described_by_the_size_of_an_image(runtime, tmp_path):
+def test_progress_of_a_custom_task_shows_no_image_size(runtime, tmp_path):
     runtime(answers())
     said = []
     fetch.fetch({**REQUEST, "task_type": "custom"}, str(tmp_path), progress=said.append)
     assert said == ["tracing rat: bf16, kernels of compute capability 8.0"]
 
 
-def test_a_trace_is_made_once_and_then_kept(runtime, tmp_path):
+def test_trace_is_made_once_and_then_read_from_the_cache(runtime, tmp_path):
     calls = runtime(answers())
     said = []
     for _ in range(3):
@@ -80,7 +80,7 @@ def test_a_trace_is_made_once_and_then_kept(runtime, tmp_path):
     assert len(list(Path(cache_folder.folder("traces")).iterdir())) == 1, "nothing else is left there"
 
 
-def test_another_request_another_code_and_another_spec_folder_are_other_traces(runtime, tmp_path):
+def test_changed_request_runtime_code_or_model_code_is_traced_again(runtime, tmp_path):
     calls = runtime(answers())
     fetch.fetch(REQUEST, str(tmp_path))
     fetch.fetch({**REQUEST, "accumulation": 2}, str(tmp_path))
@@ -97,7 +97,7 @@ def test_another_request_another_code_and_another_spec_folder_are_other_traces(r
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\x00", b"[" * 100_000, b'{"trace_version": 1}'])
-def test_a_corrupt_cache_is_made_again(runtime, tmp_path, damage):
+def test_corrupt_cache_entry_is_traced_again(runtime, tmp_path, damage):
     calls = runtime(answers())
     fetch.fetch(REQUEST, str(tmp_path))
     (entry,) = Path(cache_folder.folder("traces")).iterdir()
@@ -108,7 +108,7 @@ def test_a_corrupt_cache_is_made_again(runtime, tmp_path, damage):
     assert calls.read_text() == "xx"
 
 
-def test_what_goes_wrong_is_shown_at_the_key_at_fault(runtime, tmp_path):
+def test_tracing_error_points_at_the_key_that_caused_it(runtime, tmp_path):
     told = "print(json.dumps({'code': 'R316', 'message': 'no', 'key': '%s'}), file=sys.stderr); sys.exit(1)"
     places = {name: Span(Source("spec.yaml", name), 1, 1, 1, 2) for name in ("model.name", "training.loss")}
     for key, place in (("training.loss", "training.loss"), ("", "model.name"), ("training.frozen", "model.name")):
@@ -134,7 +134,7 @@ def test_what_goes_wrong_is_shown_at_the_key_at_fault(runtime, tmp_path):
         ("print(json.dumps({'code': 'R999', 'message': 'no'}), file=sys.stderr); sys.exit(1)", "R315", "no"),
     ],
 )
-def test_what_goes_wrong_is_one_diagnostic_and_leaves_nothing(runtime, tmp_path, body, code, said):
+def test_failed_trace_gives_one_diagnostic_and_no_cache_entry(runtime, tmp_path, body, code, said):
     runtime(body)
     trace, found = fetch.fetch(REQUEST, str(tmp_path))
     assert trace is None
@@ -144,7 +144,7 @@ def test_what_goes_wrong_is_one_diagnostic_and_leaves_nothing(runtime, tmp_path,
     assert not list(Path(cache_folder.folder("traces")).glob("*"))
 
 
-def test_a_model_that_hangs_is_ended_with_all_it_started(runtime, tmp_path):
+def test_hanging_trace_is_killed_with_its_child_processes(runtime, tmp_path):
     note = tmp_path / "child"
     runtime(
         "import subprocess\n"
@@ -166,7 +166,7 @@ def test_a_model_that_hangs_is_ended_with_all_it_started(runtime, tmp_path):
         pytest.fail("what the model started lives on")
 
 
-def test_without_the_runtime_it_says_what_to_install(monkeypatch, tmp_path):
+def test_missing_runtime_is_reported_with_the_package_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("RATC_CACHE", str(tmp_path))
     monkeypatch.setattr(fetch, "runtime_folder", lambda: None)
     _, found = fetch.fetch(REQUEST, str(tmp_path))
@@ -174,7 +174,7 @@ def test_without_the_runtime_it_says_what_to_install(monkeypatch, tmp_path):
     assert "ratc[runtime]" in found[0].helps[0]
 
 
-def test_the_cache_does_not_grow_without_end(runtime, tmp_path, monkeypatch):
+def test_trace_cache_keeps_a_limited_number_of_entries(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "KEPT", 3)
     runtime(answers())
     for number in range(5):
@@ -222,7 +222,7 @@ def test_fit_has_a_line_for_each_zero_stage(runtime, tmp_path, capsys):
     assert {row["micro_batch"] * row["accumulation"] for row in rows} == {8}
 
 
-def test_where_nothing_fits_it_fails_and_says_what_would_do(runtime, tmp_path, capsys):
+def test_if_nothing_fits_fit_exits_with_1_and_suggests_changes(runtime, tmp_path, capsys):
     # By what is asked for: half the bytes in bf16, a quarter with checkpointing.
     full, half, quarter = (
         json.dumps(json.dumps(made_traces.layers(activation=size * 1024 * MIB))) for size in (20, 10, 5)
@@ -245,7 +245,7 @@ def test_where_nothing_fits_it_fails_and_says_what_would_do(runtime, tmp_path, c
     assert "would fit with card" in out
 
 
-def test_a_card_that_only_the_facts_describe_is_shown(runtime, tmp_path, capsys):
+def test_fit_shows_a_card_that_only_the_facts_describe(runtime, tmp_path, capsys):
     runtime(answers())
     own = re.sub(r"(?m)^resources: .*$", "", SPEC)
     facts = tmp_path / "facts.yaml"
@@ -259,14 +259,14 @@ def test_a_card_that_only_the_facts_describe_is_shown(runtime, tmp_path, capsys)
     ("arguments", "attention"),
     [(["--card", "mi300x"], "auto"), (["--card", "t4"], "fused"), (["--gpu", "mi300x"], "auto")],
 )
-def test_a_card_without_a_prediction_is_refused(runtime, tmp_path, capsys, arguments, attention):
+def test_fit_for_a_card_without_predictions_is_refused(runtime, tmp_path, capsys, arguments, attention):
     runtime(answers())
     own = SPEC + f"model: {{attention_memory: {attention}}}\n"
     assert main(["fit", spec(tmp_path, own), *arguments]) == 1
     assert "error[R348]: nothing is predicted for " in capsys.readouterr().err
 
 
-def test_a_card_without_a_prediction_leaves_the_others(runtime, tmp_path, capsys):
+def test_card_without_predictions_is_a_warning_beside_other_cards(runtime, tmp_path, capsys):
     runtime(answers())
     assert main(["fit", spec(tmp_path), "--card", "mi300x", "--card", "a100-80"]) == 0
     out, err = capsys.readouterr()
@@ -274,7 +274,7 @@ def test_a_card_without_a_prediction_leaves_the_others(runtime, tmp_path, capsys
     assert "\na100-80 " in out
 
 
-def test_what_cannot_be_drawn_or_named_is_refused(runtime, tmp_path, capsys):
+def test_unknown_plot_format_ambiguous_card_and_unwritable_plot_are_refused(runtime, tmp_path, capsys):
     runtime(answers())
     assert main(["fit", spec(tmp_path), "--plot", str(tmp_path / "out.bmp")]) == 2
     assert main(["fit", spec(tmp_path), "--card", "a100"]) == 1

@@ -7,13 +7,13 @@ import pytest
 from ratc.cli import main, sample_data
 
 
-def test_the_names_are_those_of_the_runtime():
+def test_compiler_and_runtime_have_the_same_data_set_names():
     found = pytest.importorskip("ratc_runtime.data.sample")
     assert sample_data.NAMES == found.NAMES
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
-def test_a_name_that_is_none_is_refused_by_the_command_itself(options, tmp_path, capsys):
+def test_unknown_data_set_is_refused_before_the_runtime_starts(options, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         raise SystemExit(main(["sample-data", "brains", str(tmp_path / "data"), *options]))
     assert ended.value.code == 2

@@ -1,4 +1,4 @@
-"""`ratc validate` finds what `ratc compile` refuses, looks up what a spec names, and runs nothing of it."""
+"""`ratc validate` reports the errors of `ratc compile` and looks up the names in a spec, without running its code."""
 
 import re
 import shlex
@@ -74,7 +74,7 @@ def validate(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir() if path.name.startswith("error-")))
-def test_what_compile_refuses_validate_refuses_for_the_same_reasons(case, tmp_path, monkeypatch, capsys):
+def test_validate_reports_the_same_errors_as_compile_in_the_error_cases(case, tmp_path, monkeypatch, capsys):
     shutil.copytree(CASES / case, tmp_path / "case")
     monkeypatch.chdir(tmp_path / "case")
     options = Path("args.txt")
@@ -96,7 +96,7 @@ def examples() -> list[str]:
 
 
 @pytest.mark.parametrize("code", examples())
-def test_what_validate_refuses_compile_refuses(code, tmp_path, monkeypatch, capsys):
+def test_errors_of_validate_are_errors_of_compile(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for kind, info, text in blocks(code, "Fails"):
         if kind == "yaml":
@@ -132,18 +132,18 @@ def test_what_validate_refuses_compile_refuses(code, tmp_path, monkeypatch, caps
         ("resources: {num_gpus: 0}\nsweep: {grid: {training.epochs: [1, 2]}}", "R401"),
     ],
 )
-def test_what_only_resolving_finds(validate, more, code):
+def test_validate_reports_errors_of_the_resolve_stage(validate, more, code):
     status, said = validate(more)
     assert (status, ("error", code) in codes(said)) == (1, True), said
 
 
-def test_an_error_of_resolving_stands_above_what_this_machine_lacks(validate):
+def test_resolve_errors_come_before_warnings_about_this_machine(validate):
     status, said = validate("data: {data_dir: none/such}\nresources: {gpu: nocard, num_gpus: 1}")
     assert status == 1
     assert said.index("error[R301]") < said.index("warning[R235]")
 
 
-def test_that_this_machine_lacks_the_gpus_is_no_fault_of_the_spec(validate, monkeypatch):
+def test_missing_gpus_of_this_machine_are_a_warning(validate, monkeypatch):
     monkeypatch.setattr("ratc.probe.local._gpus", lambda visible: (0, None))
     status, said = validate("resources: {num_gpus: 64}")
     assert (status, codes(said)) == (0, {("warning", "R309")})
@@ -187,7 +187,7 @@ def test_that_this_machine_lacks_the_gpus_is_no_fault_of_the_spec(validate, monk
         ),
     ],
 )
-def test_what_the_run_would_not_find_is_said(validate, more, severity, code, words):
+def test_missing_paths_names_and_arguments_of_a_spec_are_reported(validate, more, severity, code, words):
     status, said = validate(f"{more}\nresources: {{num_gpus: 0}}")
     if "own.net" in more:
         severity, status = ("error", 1) if status else (severity, status)
@@ -207,12 +207,12 @@ def test_what_the_run_would_not_find_is_said(validate, more, severity, code, wor
         "data: {data_dir: data, dataset: 'own:Pairs', args: {level: 2}}",
     ],
 )
-def test_what_may_well_be_right_is_left_to_the_run(validate, more):
+def test_valid_custom_code_and_arguments_give_no_finding(validate, more):
     status, said = validate(f"{more}\nresources: {{num_gpus: 0}}\n")
     assert (status, codes(said) - {("warning", "R305")}) == (0, set()), said
 
 
-def test_a_module_that_is_no_python_is_reported_with_its_line(validate, tmp_path):
+def test_module_with_a_syntax_error_is_reported_with_its_line(validate, tmp_path):
     (tmp_path / "own.py").write_text("class A:\n  def\n")
     status, said = validate("model: {name: 'own:A'}\nresources: {num_gpus: 0}")
     assert status == 1
@@ -238,7 +238,7 @@ def test_a_module_that_is_no_python_is_reported_with_its_line(validate, tmp_path
 @pytest.mark.parametrize(
     "key", ["data.data_dir", "output_dir", "environment.venv", "environment.container", "resources.cluster"]
 )
-def test_a_path_with_a_variable_is_said_with_what_to_write(validate, key, path):
+def test_path_with_a_variable_is_a_warning_with_a_replacement(validate, key, path):
     section, _, name = key.rpartition(".")
     more = f"{section}: {{{name}: '{path}'}}" if section else f"{name}: '{path}'"
     said = validate(more)[1]
@@ -250,7 +250,7 @@ def test_a_path_with_a_variable_is_said_with_what_to_write(validate, key, path):
 
 @pytest.mark.parametrize("key", ["data.data_dir", "output_dir", "environment.venv"])
 @pytest.mark.parametrize("path", ["s3://bucket/x", "file:///x", "https://host/x", "/here/gs:/bucket"])
-def test_an_address_is_no_folder(validate, key, path):
+def test_url_in_place_of_a_path_is_a_warning(validate, key, path):
     section, _, name = key.rpartition(".")
     said = validate(f"{section}: {{{name}: '{path}'}}" if section else f"{name}: '{path}'")[1]
     assert f"`{key}` is an address" in said
@@ -258,16 +258,16 @@ def test_an_address_is_no_folder(validate, key, path):
 
 
 @pytest.mark.parametrize("path", ["C:/x", "a:b/x", "~/x", "it costs $5", "100%/of%", "a ~ b", "data$"])
-def test_a_path_without_one_is_not(validate, path):
+def test_path_with_special_characters_but_no_variable_gives_no_warning(validate, path):
     assert ("warning", "R234") not in codes(validate(f"data: {{data_dir: '{path}'}}\nresources: {{num_gpus: 0}}")[1])
 
 
-def test_a_variable_in_a_value_of_the_environment_is_said(validate):
+def test_shell_variable_in_an_environment_value_is_a_warning(validate):
     status, said = validate("environment: {variables: {CACHE: '$HOME/c'}}\nresources: {num_gpus: 0}")
     assert (status, ("warning", "R234") in codes(said)) == (0, True)
 
 
-def test_classes_that_look_alike_are_refused(tmp_path, monkeypatch, capsys):
+def test_class_names_that_differ_only_in_whitespace_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for names in ("[tumour, 'tumour ']", "[grey matter, 'grey  matter']", "[a, a]"):
         data = f"{{data_dir: data, num_classes: 2, class_names: {names}}}"

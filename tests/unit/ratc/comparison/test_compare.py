@@ -1,4 +1,4 @@
-"""What holds for any two plans: made-up specs, resolved as the compiler does it, and compared."""
+"""Properties of the comparison of any two plans, checked on generated specs that the compiler resolves."""
 
 import copy
 import os
@@ -58,24 +58,24 @@ def pairs(draw):
     return side("old", draw(plans(text))), side("new", draw(plans(text)))
 
 
-def turned(change: Change) -> tuple[Any, ...]:
-    """A change the other way round, without what no direction has."""
+def mirrored_row_of(change: Change) -> tuple[Any, ...]:
+    """`row_of` of the change with both sides swapped."""
     path = change.formerly or change.path
-    return path, change.new, change.old, of_both_ways(change.effects), change.path if change.formerly else None
+    return path, change.new, change.old, without_resume(change.effects), change.path if change.formerly else None
 
 
-def told(change: Change) -> tuple[Any, ...]:
-    return change.path, change.old, change.new, of_both_ways(change.effects), change.formerly
+def row_of(change: Change) -> tuple[Any, ...]:
+    return change.path, change.old, change.new, without_resume(change.effects), change.formerly
 
 
-def of_both_ways(found: Iterable[Effect]) -> set[Effect]:
-    """The effects without that on a finished run: epochs can be added to it, and not taken away."""
+def without_resume(found: Iterable[Effect]) -> set[Effect]:
+    """The effects without `resume`: epochs can be added to a finished run, but not removed from it."""
     return {effect for effect in found if effect is not Effect.RESUME}
 
 
 @settings(max_examples=examples(20))
 @given(pairs())
-def test_nothing_differs_from_itself(both):
+def test_plan_does_not_differ_from_itself(both):
     for one in both:
         comparison = compare(one, one)
         assert comparison.is_empty
@@ -85,21 +85,21 @@ def test_nothing_differs_from_itself(both):
 
 @settings(max_examples=examples(40))
 @given(pairs())
-def test_the_other_way_round_everything_is_mirrored(both):
+def test_swapped_plans_give_the_mirrored_comparison(both):
     there, back = compare(*both), compare(*reversed(both))
     for ours, theirs in ((there.sources, back.sources), (there.changes, back.changes)):
-        assert sorted(map(str, map(turned, ours))) == sorted(map(str, map(told, theirs)))
-    assert [(row.what, row.new, row.old) for row in there.amounts] == [tuple(vars_of(row)) for row in back.amounts]
-    assert of_both_ways(there.effects) == of_both_ways(back.effects)
+        assert sorted(map(str, map(mirrored_row_of, ours))) == sorted(map(str, map(row_of, theirs)))
+    assert [(row.what, row.new, row.old) for row in there.amounts] == [tuple(values_of(row)) for row in back.amounts]
+    assert without_resume(there.effects) == without_resume(back.effects)
 
 
-def vars_of(row: Any) -> tuple[Any, ...]:
+def values_of(row: Any) -> tuple[Any, ...]:
     return row.what, row.old, row.new
 
 
 @settings(max_examples=examples(40))
 @given(pairs())
-def test_the_listed_sources_applied_to_the_old_spec_give_the_new_plan(both):
+def test_old_spec_with_the_listed_sources_gives_the_new_plan(both):
     old, new = both
     plan, _ = compiler.plan_on(applied(old.settings, compare(old, new)), Values(new.facts))
     assert plan is not None
@@ -152,7 +152,7 @@ def test_every_change_is_listed_once_below_its_cause(both):
 
 @settings(max_examples=examples(20))
 @given(pairs())
-def test_what_is_ignored_is_gone_and_nothing_else(both):
+def test_ignored_effect_removes_only_its_own_changes(both):
     comparison = compare(*both)
     left = without(comparison, [Effect.COSMETIC])
     gone = [change for change in comparison.changes if change.effects == (Effect.COSMETIC,)]
@@ -226,7 +226,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("name", whole_locks())
-def test_the_table_says_breaks_resume_if_the_runtime_refuses(name):
+def test_effect_table_says_breaks_resume_if_the_lock_fingerprint_changes(name):
     tree = yaml.safe_load((CASES / name).read_text())
     before = runtime.Lock.model_validate(tree).fingerprint()
     sections = {key: value for key, value in tree.items() if key not in (*BESIDE, "job")}
@@ -246,7 +246,7 @@ def test_the_table_says_breaks_resume_if_the_runtime_refuses(name):
 
 
 @pytest.mark.parametrize("name", locks())
-def test_every_path_of_a_lock_has_a_row(name):
+def test_every_path_of_a_lock_has_an_effect(name):
     tree = yaml.safe_load((CASES / name).read_text())
     for path in leaves({key: value for key, value in tree.items() if key not in BESIDE}):
         if path not in ("lock_version", "ratc_version", "target"):
@@ -273,7 +273,7 @@ training: {{batch_size: 2, epochs: {epochs}, {more}}}
         ((6, "extensions: [{after: 4}]"), (8, "extensions: [{after: 4, learning_rate: 1.0}, {after: 6}]"), True),
     ],
 )
-def test_more_epochs_break_resume_unless_they_are_added(old, new, breaks):
+def test_more_epochs_break_resume_unless_unscheduled_or_an_extension(old, new, breaks):
     def plan(epochs: int, more: str) -> Plan:
         text = MORE_EPOCHS.format(epochs=epochs, more=more.replace("seed_: 1, ", ""))
         found = resolved(yaml.safe_load(text + ("seed: 1" if "seed_" in more else "")))
@@ -287,15 +287,15 @@ def test_more_epochs_break_resume_unless_they_are_added(old, new, breaks):
 @pytest.mark.parametrize(
     "more", [{"training": {"frozen": ["a"]}}, {"training": {"optimizer": "a:B", "optimizer_args": {"c": 1}}}]
 )
-def test_a_setting_that_the_plan_leaves_out_if_it_is_empty_is_reported_once(more):
+def test_optional_setting_is_reported_once_if_it_is_added_or_removed(more):
     before = {"experiment_name": "demo", "data": {"data_dir": "data"}, "resources": {"num_gpus": 0}}
     old, new = (side(name, resolved(tree)) for name, tree in (("old", before), ("new", {**before, **more})))
     for one, other in ((old, new), (new, old)):
-        told = [line.change.name for line in lines(compare(one, other))]
-        assert len(told) == len(set(told))
+        names = [line.change.name for line in lines(compare(one, other))]
+        assert len(names) == len(set(names))
 
 
-def test_sizes_that_round_alike_are_shown_finer_and_then_in_full():
+def test_sizes_that_round_to_one_text_are_shown_with_more_digits():
     for old, new, shown in (
         (1_789_691_904, 1_839_761_408, ("1.67 GiB", "1.71 GiB")),
         (2_000_000_000, 2_000_000_001, ("2000000000", "2000000001")),

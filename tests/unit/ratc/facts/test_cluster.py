@@ -1,4 +1,4 @@
-"""Cluster facts: finding and reading them, which part a spec means, and every request that a cluster would refuse."""
+"""Cluster facts: searching and reading them, and the partition and node type that a spec selects."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ GPUS = (
 )
 
 
-def test_a_plan_is_made_for_one_kind_of_nodes():
+def test_plan_takes_its_hardware_from_one_node_type():
     values, found = resolve(["gpu: a100-80", "nodes: 2", "num_gpus: 8", WALL], example("slurm"))
     assert not found
     assert values["gpus_per_node"].value == 4
@@ -37,7 +37,7 @@ def test_a_plan_is_made_for_one_kind_of_nodes():
     assert values["cluster.modules_init"].span.place.startswith("example-slurm.yaml:")
 
 
-def test_the_limits_of_a_partition_bound_what_a_job_takes_of_a_node():
+def test_default_cpus_and_memory_respect_the_limits_of_the_partition():
     text = (
         "name: t\nscheduler: slurm\nnode_types: {n: {gpus_per_node: 4, gpu: h100, cpus: 64, memory: 500GB}}\n"
         "partitions: {p: {nodes: {n: 2}, max_cpus_per_gpu: 8, max_memory_per_node: 100GB}}\n"
@@ -49,7 +49,7 @@ def test_the_limits_of_a_partition_bound_what_a_job_takes_of_a_node():
     assert values["cpus"].value == 64, "a job without GPUs"
 
 
-def test_a_cpu_job_takes_the_nodes_without_gpus_of_a_mixed_partition():
+def test_cpu_job_in_a_mixed_partition_uses_the_nodes_without_gpus():
     text = (
         "name: t\nscheduler: slurm\nnode_types:\n  g: {gpus_per_node: 4, gpu: h100, cpus: 64}\n"
         "  c: {gpus_per_node: 0, cpus: 128}\npartitions: {p: {nodes: {g: 2, c: 3}}}\n"
@@ -70,7 +70,7 @@ def test_a_cpu_job_takes_the_nodes_without_gpus_of_a_mixed_partition():
         ("max_nodes: 1", "have no default", None),
     ],
 )
-def test_without_a_walltime_the_partition_s_is_taken_and_said(limits, message, seconds):
+def test_missing_walltime_is_taken_from_the_partition_with_a_warning(limits, message, seconds):
     text = f"{HEAD}partitions: {{p: {{nodes: {{n: 1}}, {limits}}}}}\n"
     values, found = resolve([], cluster(text))
     assert [(item.code, item.severity) for item in found] == [("R326", Severity.WARNING)]
@@ -78,7 +78,7 @@ def test_without_a_walltime_the_partition_s_is_taken_and_said(limits, message, s
     assert values["cluster.walltime_seconds"].value == seconds
 
 
-def test_without_a_cluster_nothing_is_checked_and_that_is_said():
+def test_request_without_cluster_facts_is_unchecked_with_a_warning():
     lines = ["gpu: h100", "num_gpus: 8", "partition: any", WALL]
     values, found = facts.hardware(settings(lines), None, None, None, "slurm")
     assert [(item.code, item.severity) for item in found] == [("R320", Severity.WARNING)]
@@ -88,7 +88,7 @@ def test_without_a_cluster_nothing_is_checked_and_that_is_said():
     assert values["cluster.gpu_type"].value is None
 
 
-def test_the_defaults_without_a_cluster_are_those_of_the_schema():
+def test_defaults_without_a_cluster_equal_those_of_the_schema():
     text = "name: t\nscheduler: lsf\nnode_types: {n: {gpus_per_node: 0, cpus: 4}}\nqueues: {q: {nodes: {n: 1}}}\n"
     known, _ = resolve([WALL], cluster(text), "lsf")
     unknown, _ = facts.hardware(settings([WALL]), None, None, None, "lsf")
@@ -101,7 +101,7 @@ def test_the_defaults_without_a_cluster_are_those_of_the_schema():
             assert known[key].value == unknown[key].value, key
 
 
-def test_a_facts_file_beside_a_cluster_describes_the_nodes():
+def test_facts_file_overrides_the_node_type_of_the_cluster():
     file, found = compiler.read_facts(File("facts.yaml", b"gpus_per_node: 2\ngpu: l4\ncpus: 8\n"))
     values, found = facts.hardware(settings(["num_gpus: 2", WALL]), file, None, example("slurm"), "slurm")
     assert not has_errors(found)
@@ -111,7 +111,7 @@ def test_a_facts_file_beside_a_cluster_describes_the_nodes():
     assert [item.code for item in found] == ["R322"]
 
 
-def test_the_target_local_knows_no_cluster():
+def test_local_target_ignores_the_cluster_facts():
     values, _ = facts.hardware(settings(["num_gpus: 0", "partition: none"]), None, None, example("slurm"), "local")
     assert not [key for key in values if key.startswith("cluster.")]
 
@@ -142,14 +142,14 @@ def test_the_target_local_knows_no_cluster():
         ("- a\n", "R004", "a mapping"),
     ],
 )
-def test_facts_that_contradict_themselves(text, code, message):
+def test_contradictory_cluster_facts_are_refused(text, code, message):
     read, found = compiler.read_cluster(File("c.yaml", text.encode()))
     assert read is None
     assert [item for item in found if item.code == code and message in item.message], found
     assert all(item.span.source.name == "c.yaml" for item in found)
 
 
-def test_two_kinds_of_nodes_that_the_scheduler_cannot_tell_apart():
+def test_node_types_that_the_scheduler_cannot_distinguish_are_refused():
     text = GPUS + "partitions: {p: {nodes: {a: 1, b: 1}}}\n"
     values, found = resolve(["gpu: h100", "num_gpus: 4", WALL], cluster(text))
     assert values is None
@@ -159,20 +159,23 @@ def test_two_kinds_of_nodes_that_the_scheduler_cannot_tell_apart():
     assert resolve(["gpu: h100", "num_gpus: 4", WALL], cluster(typed))[0]["cluster.node_type"].value == "a"
 
 
-def test_a_question_is_repeated_only_while_it_is_open_and_matters():
+def test_open_question_is_repeated_only_if_it_affects_the_job():
     text = HEAD + "partitions: {p: {nodes: {n: 2}}}\nquestions:\n  - 'interface: which network?'\n"
     text += "  - 'partitions.p.max_walltime: how long?'\n  - 'container: which?'\n  - 'scratch: where?'\n"
 
-    def asked(read, *lines):
+    def open_questions(read, *lines):
         return [item.message.rpartition("question: ")[2] for item in resolve([*lines, WALL], read)[1]]
 
-    assert asked(cluster(text)) == ["partitions.p.max_walltime: how long?"]
-    assert asked(cluster(text), "nodes: 2") == ["interface: which network?", "partitions.p.max_walltime: how long?"]
+    assert open_questions(cluster(text)) == ["partitions.p.max_walltime: how long?"]
+    assert open_questions(cluster(text), "nodes: 2") == [
+        "interface: which network?",
+        "partitions.p.max_walltime: how long?",
+    ]
     answered = text.replace("{n: 2}}", "{n: 2}, max_walltime: '24:00'}") + "interface: ib0\n"
-    assert asked(cluster(answered), "nodes: 2") == []
+    assert open_questions(cluster(answered), "nodes: 2") == []
 
 
-def test_a_card_that_the_facts_leave_open_may_be_named_by_the_spec():
+def test_spec_may_name_the_card_that_the_facts_leave_open():
     text = "name: t\nscheduler: slurm\nnode_types: {n: {gpus_per_node: 4, cpus: 4}}\npartitions: {p: {nodes: {n: 2}}}\n"
     values, found = resolve(["num_gpus: 4", WALL], cluster(text))
     assert values is None
@@ -203,7 +206,7 @@ def compile_in(folder, monkeypatch, capsys, *arguments, resources="cluster: ours
         ("c.yml", "specs/c.yml"),
     ],
 )
-def test_where_cluster_facts_are_found(tmp_path, monkeypatch, capsys, name, file):
+def test_cluster_facts_are_found_by_name_or_by_path(tmp_path, monkeypatch, capsys, name, file):
     (tmp_path / "specs").mkdir()
     write(tmp_path, file)
     status, said = compile_in(tmp_path / "specs", monkeypatch, capsys, resources=f"cluster: {name}")
@@ -212,7 +215,7 @@ def test_where_cluster_facts_are_found(tmp_path, monkeypatch, capsys, name, file
     assert f"{file.removeprefix('specs/') if file.startswith('specs') else '../' + file}: " in lock.replace('"', "")
 
 
-def test_a_path_on_the_command_line_starts_where_the_shell_is(tmp_path, monkeypatch, capsys):
+def test_cluster_path_on_the_command_line_is_relative_to_the_working_folder(tmp_path, monkeypatch, capsys):
     (tmp_path / "specs").mkdir()
     write(tmp_path, "here.yaml")
     (tmp_path / "specs/spec.yaml").write_text(
@@ -224,7 +227,7 @@ def test_a_path_on_the_command_line_starts_where_the_shell_is(tmp_path, monkeypa
     assert "resources.cluster=../here.yaml" in script, "compiled again, it is the same file"
 
 
-def test_facts_that_are_not_there(tmp_path, monkeypatch, capsys):
+def test_missing_cluster_facts_are_reported_with_a_suggestion(tmp_path, monkeypatch, capsys):
     write(tmp_path, "clusters/ours.yaml")
     status, said = compile_in(tmp_path, monkeypatch, capsys, resources="cluster: our")
     assert status == 1
@@ -237,7 +240,7 @@ def test_facts_that_are_not_there(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "lsf"])
-def test_the_examples_are_right_and_every_part_of_them_can_be_used(scheduler):
+def test_example_facts_resolve_for_every_partition_and_node_type(scheduler):
     read = example(scheduler)
     for partition in read.partitions.values():
         for name in partition.nodes:
@@ -264,7 +267,7 @@ def test_the_examples_are_right_and_every_part_of_them_can_be_used(scheduler):
         ("data: {data_dir: d, auto_optimize: false}\n", None),
     ],
 )
-def test_a_number_of_cores_that_nothing_gives_is_reported(target, more, said, tmp_path, monkeypatch, capsys):
+def test_number_of_cpus_that_no_facts_give_is_a_warning(target, more, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = "experiment_name: x\ntraining: {batch_size: 2}\n" + (more or "data: {data_dir: d}\n")
     asked = "resources: {gpu: h100, num_gpus: 2, walltime: '1:00:00'%s}\n"

@@ -1,4 +1,4 @@
-"""Cards and machines: spellings, sizes, and what the driver is asked."""
+"""Cards and machines: spellings, sizes, and the values read from the driver."""
 
 from types import SimpleNamespace
 
@@ -41,32 +41,32 @@ GIB = 2**30
         ("MI300X", "mi300x"),
     ],
 )
-def test_the_usual_spellings_of_a_card(spelling, card):
+def test_usual_spellings_find_the_card(spelling, card):
     found = find_card(spelling)
     assert isinstance(found, Card)
     assert found.id == card
 
 
 @pytest.mark.parametrize("spelling", ["v100", "A100", "p100", "NVIDIA A100"])
-def test_a_spelling_of_several_cards_is_not_guessed(spelling):
+def test_ambiguous_spelling_gives_all_matching_cards(spelling):
     assert len(find_card(spelling)) >= 2
 
 
 @pytest.mark.parametrize("spelling", ["a100_3g.20gb", "nvidia_h100_80gb_hbm3_1g.10gb+me", "1c.3g.20gb", "3g.20gb"])
-def test_a_slice_of_a_card_is_refused_with_the_way_to_describe_it(spelling):
+def test_mig_slice_as_card_is_refused_with_the_facts_to_give(spelling):
     card, [finding] = resolve_card(spelling, None)
     assert (card, finding.code) == (None, "R301")
     assert "gpu_memory_mib" in finding.helps[0]
     assert "MIG" in finding.notes[0]
 
 
-def test_an_unknown_card_may_be_described_instead():
+def test_unknown_card_is_refused_with_the_facts_to_give():
     [finding] = resolve_card("my-card", None)[1]
     assert "gpu_memory_mib" in finding.helps[-1]
     assert not finding.notes
 
 
-def test_the_catalogue_agrees_with_what_compute_capability_implies():
+def test_catalogue_agrees_with_the_compute_capability_of_each_card():
     for name in card_names():
         card = find_card(name)
         assert 10 * GIB < card.memory_bytes < 300 * GIB
@@ -91,7 +91,7 @@ def test_the_catalogue_agrees_with_what_compute_capability_implies():
         ("64", 64 * GIB),
     ],
 )
-def test_sizes(text, size):
+def test_memory_size_text_is_parsed_to_bytes(text, size):
     assert memory_bytes(text) == size
 
 
@@ -130,7 +130,7 @@ A100, L40S = ("NVIDIA A100-SXM4-80GB", 81920, (8, 0)), ("NVIDIA L40S", 46068, (8
         ([("NVIDIA Future 1", 65536, (13, 0))], None, 1, "nvidia-future-1"),
     ],
 )
-def test_the_machine_has_the_gpus_that_cuda_would_show(monkeypatch, cards, visible, count, card):
+def test_machine_counts_the_gpus_that_cuda_visible_devices_allows(monkeypatch, cards, visible, count, card):
     fake_driver(monkeypatch, cards)
     found = local.machine({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
     assert found.gpus == count
@@ -147,7 +147,7 @@ def test_the_machine_has_the_gpus_that_cuda_would_show(monkeypatch, cards, visib
         ("NVML_ERROR_LIB_RM_VERSION_MISMATCH", "this machine, whose NVIDIA driver fails: RM has detected an NVML/RM"),
     ],
 )
-def test_a_failing_driver_is_distinguished_from_none(monkeypatch, code, source):
+def test_failing_driver_is_distinguished_from_a_missing_driver(monkeypatch, code, source):
     import pynvml
 
     def fail():
@@ -207,7 +207,7 @@ def sliced_driver(monkeypatch, slices):
         ("GPU-0abc", 0, None, None),  # it is cut up: no device of its own
     ],
 )
-def test_a_slice_of_a_card_is_a_card_of_its_own(monkeypatch, visible, count, card, mib):
+def test_mig_slice_is_read_as_a_card_with_its_own_memory(monkeypatch, visible, count, card, mib):
     sliced_driver(monkeypatch, SLICES)
     found = local.machine({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
     assert (found.gpus, found.card and found.card.id) == (count, card)
@@ -223,18 +223,18 @@ def test_a_slice_of_a_card_is_a_card_of_its_own(monkeypatch, visible, count, car
         assert plan.values["hardware.memory_bytes"].value == mib * MIB
 
 
-def test_a_card_in_mig_mode_without_slices_is_no_device(monkeypatch):
+def test_card_in_mig_mode_without_slices_counts_no_gpu(monkeypatch):
     sliced_driver(monkeypatch, {})
     assert local.machine({}).gpus == 1
     assert local.machine({"CUDA_VISIBLE_DEVICES": "GPU-0abc"}).gpus == 0
 
 
-def test_the_driver_s_own_figure_for_memory_is_taken(monkeypatch):
+def test_memory_of_a_card_is_read_from_the_driver(monkeypatch):
     fake_driver(monkeypatch, [A100])
     assert local.machine({}).card.memory_bytes == 81920 * MIB
 
 
-def test_without_a_driver_there_are_no_gpus(monkeypatch):
+def test_machine_without_a_driver_has_no_gpus(monkeypatch):
     import pynvml
 
     def absent():
@@ -252,7 +252,7 @@ def resolve(machine, **keys):
     return compiler.plan(settings, None, machine)
 
 
-def test_a_plan_takes_what_the_machine_has():
+def test_plan_uses_the_hardware_of_this_machine():
     card = find_card("a100-80")
     plan, _ = resolve(Machine(4, card, 64, 512 * GIB, "this machine"))
     assert plan.values["parallel.world_size"].value == 4
@@ -269,7 +269,7 @@ def test_more_gpus_than_the_machine_has_is_an_error():
     assert [item.code for item in found] == ["R309"]
 
 
-def test_a_named_card_needs_no_machine():
+def test_spec_with_card_and_cpus_needs_no_machine():
     plan, _ = resolve(None, resources__gpu="h100", resources__num_gpus=8, resources__cpus=64)
     assert plan.values["parallel.world_size"].value == 8
     assert plan.values["hardware.memory_bytes"].value == find_card("h100").memory_bytes
@@ -290,7 +290,7 @@ def test_a_named_card_needs_no_machine():
         ("[]\n", "R004"),
     ],
 )
-def test_facts_that_do_not_do(tmp_path, capsys, facts, code):
+def test_invalid_or_insufficient_facts_file_is_refused(tmp_path, capsys, facts, code):
     (tmp_path / "spec.yaml").write_text(
         "experiment_name: x\ndata: {data_dir: d}\nresources: {gpu: h100, num_gpus: 2}\n"
     )
@@ -299,7 +299,7 @@ def test_facts_that_do_not_do(tmp_path, capsys, facts, code):
     assert f"error[{code}]" in capsys.readouterr().err
 
 
-def test_facts_may_describe_a_card_that_the_catalogue_lacks(tmp_path, capsys):
+def test_facts_file_may_describe_a_card_outside_the_catalogue(tmp_path, capsys):
     (tmp_path / "spec.yaml").write_text("experiment_name: x\ndata: {data_dir: d}\n")
     facts = "gpus_per_node: 1\ngpu: future\ngpu_memory_mib: 65536\ncompute_capability: '7.5'\ncpus: 8\n"
     (tmp_path / "facts.yaml").write_text(facts)
@@ -308,7 +308,7 @@ def test_facts_may_describe_a_card_that_the_catalogue_lacks(tmp_path, capsys):
     assert "training.precision = fp16" in capsys.readouterr().out
 
 
-def test_full_attention_whose_maps_alone_exceed_the_card_is_not_chosen():
+def test_full_attention_is_not_chosen_if_its_maps_exceed_the_card():
     plan, _ = resolve(None, resources__gpu="a100-80", resources__cpus=8, training__batch_size=8)
     assert plan.values["model.attention_memory"].value == "fused"
     assert (

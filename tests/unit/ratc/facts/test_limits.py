@@ -1,4 +1,4 @@
-"""What a site forbids is met at compile, and what ratc asks for by itself stays within it."""
+"""Limits of a site: a request over them fails at compile, and the default request stays within them."""
 
 import pytest
 import yaml
@@ -34,13 +34,13 @@ def compiles(tmp_path, monkeypatch, capsys):
     ("asked", "cpus", "mebibytes"),
     [("num_gpus: 4", 32, 32 * 4000), ("num_gpus: 8", 64, 64 * 4000), ("num_gpus: 2, cpus: 4", 4, 4 * 4000)],
 )
-def test_the_default_request_stays_within_the_memory_of_its_cores(compiles, asked, cpus, mebibytes):
+def test_default_request_stays_within_the_memory_limit_per_cpu(compiles, asked, cpus, mebibytes):
     status, said, job = compiles("max_memory_per_cpu: 4000MB", asked)
     assert status == 0, said
     assert (job["cpus_per_node"], job["memory_bytes_per_node"] >> 20) == (cpus, mebibytes)
 
 
-def test_a_limit_above_the_share_changes_nothing(compiles):
+def test_memory_limit_above_the_default_share_changes_nothing(compiles):
     assert compiles("max_memory_per_cpu: 64GB", "num_gpus: 4")[2]["memory_bytes_per_node"] == 256 << 30
 
 
@@ -54,7 +54,7 @@ def test_a_limit_above_the_share_changes_nothing(compiles):
         ("accounts: [x, y]", "num_gpus: 4", "warning[R328]", "default account"),
     ],
 )
-def test_what_the_site_refuses_is_refused_before(compiles, limits, asked, code, words):
+def test_request_against_a_site_limit_is_reported_at_compile(compiles, limits, asked, code, words):
     status, said, _ = compiles(limits, asked)
     assert code in said
     assert words in said
@@ -69,6 +69,6 @@ def test_what_the_site_refuses_is_refused_before(compiles, limits, asked, code, 
         ("min_nodes: 2", "nodes: 2, num_gpus: 16"),
     ],
 )
-def test_what_the_site_takes_is_taken(compiles, limits, asked):
+def test_request_within_the_site_limits_compiles(compiles, limits, asked):
     status, said, _ = compiles(limits, asked)
     assert (status, said.count("error")) == (0, 0), said

@@ -1,4 +1,4 @@
-"""Every request that a cluster would refuse is refused before, at its line and with a way out."""
+"""A request that the cluster would refuse is an error at compile, at its line and with a suggestion."""
 
 import re
 
@@ -222,7 +222,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("scheduler", "lines", "code", "at", "message", "note", "help_text"), REFUSED)
-def test_what_a_cluster_would_refuse_is_refused_before(scheduler, lines, code, at, message, note, help_text):
+def test_request_that_the_cluster_would_refuse_is_an_error_at_its_line(
+    scheduler, lines, code, at, message, note, help_text
+):
     lines = lines if any("walltime" in text for text in lines) else [*lines, WALL]
     values, found = resolve(lines, example(scheduler), scheduler)
     assert values is None
@@ -239,7 +241,7 @@ def test_what_a_cluster_would_refuse_is_refused_before(scheduler, lines, code, a
         assert any(help_text in text for text in item.helps), item.helps
 
 
-def test_every_partition_that_a_help_names_does():
+def test_every_partition_that_a_help_suggests_accepts_the_request():
     named = 0
     for scheduler, lines, *_ in REFUSED:
         lines = lines if any("walltime" in text for text in lines) else [*lines, WALL]

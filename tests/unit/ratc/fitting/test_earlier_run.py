@@ -1,4 +1,4 @@
-"""The speed of a finished run counts for the same step, and for no other; bad files are passed over."""
+"""The step time from the results of an earlier run: used only for the same step; malformed files are ignored."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def write(epochs: int = 5, batch: int = 4) -> None:
     Path("spec.yaml").write_text(SPEC.format(epochs=epochs, batch=batch))
 
 
-def found():
+def measured_step():
     request = CompileRequest("spec.yaml")
     loaded = inputs.load(request)
     plan, said, _ = inputs.resolve(request, loaded.settings)
@@ -34,7 +34,7 @@ def found():
 
 
 @pytest.fixture
-def finished(tmp_path, monkeypatch):
+def finished_run(tmp_path, monkeypatch):
     """Compile a spec; the function writes the results that its run would leave."""
     monkeypatch.chdir(tmp_path)
     write()
@@ -50,39 +50,39 @@ def finished(tmp_path, monkeypatch):
     return write_results
 
 
-def test_the_same_step_takes_the_time_that_it_took(finished):
-    assert found() is None
-    finished()
-    step = found()
+def test_step_time_is_taken_from_an_earlier_run_of_the_same_step(finished_run):
+    assert measured_step() is None
+    finished_run()
+    step = measured_step()
     assert (step.how, step.seconds, step.samples, step.unknown) == ("measured", 0.5, 4, "")
     assert step.why == "the average of 100 steps in outputs/demo, with waits for data"
     write(epochs=50)
-    assert found().seconds == 0.5
+    assert measured_step().seconds == 0.5
 
 
-def test_another_step_is_not_measured(finished):
-    finished()
+def test_earlier_run_of_another_step_is_ignored(finished_run):
+    finished_run()
     write(batch=8)
-    assert found() is None
+    assert measured_step() is None
 
 
 @pytest.mark.parametrize("path", ["model.name", "training.precision", "data.num_workers", "hardware.device"])
-def test_a_value_that_a_step_depends_on_has_to_be_there(finished, path):
-    finished()
+def test_earlier_run_without_a_value_of_its_step_is_ignored(finished_run, path):
+    finished_run()
     results = json.loads(Path("outputs/demo/results.json").read_text())
     section, _, key = path.partition(".")
     del results["lock"][section][key]
-    finished(lock=results["lock"])
-    assert found() is None
+    finished_run(lock=results["lock"])
+    assert measured_step() is None
 
 
 @pytest.mark.parametrize(
     "text",
     ["{", "[]", "null", '{"lock": 1}', '{"lock": {}, "account": {}}', "[" * 100_000, '"' + "\\ud800" + '"', "\0"],
 )
-def test_a_file_that_is_no_runs_is_passed_over(finished, text):
-    finished(text)
-    assert found() is None
+def test_malformed_results_file_is_ignored(finished_run, text):
+    finished_run(text)
+    assert measured_step() is None
 
 
 @pytest.mark.parametrize(
@@ -90,19 +90,19 @@ def test_a_file_that_is_no_runs_is_passed_over(finished, text):
     [{"samples_per_second": value} for value in (0, -1, "8", None, True, float("nan"), float("inf"))]
     + [{"steps": 19}, {"steps": "100"}],
 )
-def test_a_speed_that_is_none_is_passed_over(finished, changes):
-    finished(**changes)
-    assert found() is None
+def test_earlier_run_with_an_invalid_speed_is_ignored(finished_run, changes):
+    finished_run(**changes)
+    assert measured_step() is None
 
 
-def test_a_link_in_place_of_the_file_is_passed_over(finished, tmp_path):
-    finished()
+def test_symlinked_results_file_is_ignored(finished_run, tmp_path):
+    finished_run()
     Path("outputs/demo/results.json").rename("elsewhere.json")
     Path("outputs/demo/results.json").symlink_to(tmp_path / "elsewhere.json")
-    assert found() is None
+    assert measured_step() is None
 
 
-def test_a_real_run_is_taken(tmp_path, monkeypatch, capsys, checks_given):
+def test_step_time_is_read_from_the_results_of_a_real_run(tmp_path, monkeypatch, capsys, checks_given):
     """10 images, 2 steps an epoch: the runtime's own file is what the compiler reads."""
     write_data(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
@@ -117,7 +117,7 @@ def test_a_real_run_is_taken(tmp_path, monkeypatch, capsys, checks_given):
     )
     assert done.returncode == 0, done.stderr
     speed = json.loads(Path("outputs/demo/results.json").read_text())["account"]["samples_per_second"]
-    assert found().seconds == pytest.approx(4 / speed)
+    assert measured_step().seconds == pytest.approx(4 / speed)
     write(epochs=20)
     capsys.readouterr()
     assert main(["compile", "spec.yaml", "--samples", "10"]) == 0

@@ -1,4 +1,4 @@
-"""A micro-batch that the spec gives, held against its card: what is said, when, and that no file depends on it."""
+"""The memory check of a micro-batch that the spec gives: its messages, its conditions, and that files do not change."""
 
 import os
 import re
@@ -55,15 +55,15 @@ def searcher(share: int = 64) -> Searcher:
     return Searcher(LIBRARY, share)
 
 
-def always(size: int) -> Variant:
+def same_variant(size: int) -> Variant:
     return VARIANT
 
 
 def verdict(gib: float, micro_batch: int, share: int = 64, stages=(), strategy=None) -> given.Verdict:
-    return given.predicted(searcher(share), always, strategy or Strategy(), device(gib), micro_batch, stages)
+    return given.predicted(searcher(share), same_variant, strategy or Strategy(), device(gib), micro_batch, stages)
 
 
-def test_one_that_fits_is_judged_by_one_replay_and_nothing_else_is_searched():
+def test_given_micro_batch_that_fits_starts_no_search():
     found = verdict(4, 16)
     assert found.fits
     assert not found.is_tight
@@ -72,7 +72,7 @@ def test_one_that_fits_is_judged_by_one_replay_and_nothing_else_is_searched():
     assert found.choice.estimate == searcher().estimate(VARIANT, Strategy(), device(4), 16)
 
 
-def test_one_that_does_not_fit_comes_with_its_need_and_the_largest_that_does():
+def test_given_micro_batch_that_does_not_fit_has_need_and_largest_fitting():
     found = verdict(1, 64)
     assert not found.fits
     assert not found.is_tight
@@ -84,19 +84,19 @@ def test_one_that_does_not_fit_comes_with_its_need_and_the_largest_that_does():
     assert not verdict(found.need_bytes / GIB * 0.97, 64).fits
 
 
-def test_one_that_leaves_less_than_the_margin_is_tight():
+def test_given_micro_batch_within_the_margin_is_tight():
     large = verdict(1, 64)
     found = verdict(large.need_bytes / GIB * (1 - large.choice.estimate.margin / 2), 64)
     assert not found.fits
     assert found.is_tight
 
 
-def test_of_zero_stages_the_first_that_helps_is_named():
+def test_lowest_zero_stage_that_makes_it_fit_is_suggested():
     strategy = Strategy("deepspeed", 8, 1, False, "fp32")
     heavy = {"weight": 256 * made_traces.MIB, "activation": 1024, "temporary": 1024}
     library = {VARIANT: made_traces.pair(**heavy)}
     for stage in (1, 2):
-        found = given.predicted(Searcher(library, 4), always, strategy, device(4.5), 2, range(stage + 1, 4))
+        found = given.predicted(Searcher(library, 4), same_variant, strategy, device(4.5), 2, range(stage + 1, 4))
         assert not found.fits
         assert [way.change for way in found.ways] in ([], ["`zero_stage: 2`"], ["`zero_stage: 3`"])
         for way in found.ways:
@@ -105,7 +105,7 @@ def test_of_zero_stages_the_first_that_helps_is_named():
 
 
 @pytest.mark.parametrize(("size", "fits"), [(2, True), (16, True), (32, True), (64, False)])
-def test_a_measurement_is_a_line_through_its_points(size, fits):
+def test_given_micro_batch_is_judged_by_the_line_through_measured_points(size, fits):
     found = given.by_measurement(measurement(((2, 5), (4, 9))), 64, device(79.1), Strategy(), size)
     assert found is not None
     assert found.fits is fits
@@ -115,7 +115,7 @@ def test_a_measurement_is_a_line_through_its_points(size, fits):
         assert found.need_bytes > 129 * GIB
 
 
-def test_a_measurement_of_one_size_says_nothing_of_a_larger_one():
+def test_measurement_of_one_size_does_not_judge_a_larger_size():
     assert given.by_measurement(measurement(((2, 5),)), 64, device(79.1), Strategy(), 4) is None
 
 
@@ -138,7 +138,7 @@ def compiled(runtime, tmp_path, monkeypatch, capsys, checks_given):  # noqa: F81
     return run
 
 
-def test_one_that_fits_gives_the_bytes_of_a_compiler_that_does_not_check(compiled):
+def test_memory_check_does_not_change_the_compiled_files(compiled):
     training = f"batch_size: {FITS}, target_batch_size: 4096"
     status, files, said = compiled(training)
     assert status == 0, said
@@ -149,7 +149,7 @@ def test_one_that_fits_gives_the_bytes_of_a_compiler_that_does_not_check(compile
     assert yaml.safe_load(files["lock.yaml"])["memory"]["peak_reserved_bytes"] is None
 
 
-def test_one_that_does_not_fit_is_an_error_with_the_need_the_cap_and_what_would_fit(compiled):
+def test_given_micro_batch_that_does_not_fit_is_an_error_with_suggestions(compiled):
     status, _, said = compiled(f"batch_size: {TOO_LARGE}, target_batch_size: 4096")
     assert status == 1
     assert f"error[R318]: micro-batch {TOO_LARGE} does not fit on a100-40: it needs " in said
@@ -170,7 +170,7 @@ def test_one_that_does_not_fit_is_an_error_with_the_need_the_cap_and_what_would_
     assert said == "written: accelerate.yaml, run.sh, lock.yaml\n"
 
 
-def test_the_margin_is_a_share_of_what_has_to_be_reserved_and_not_of_the_peak_without_a_cap(compiled, monkeypatch):
+def test_margin_is_a_share_of_the_required_memory_not_of_the_uncapped_peak(compiled, monkeypatch):
     """With less memory the allocator gives cached blocks back, so that the need may lie below that peak."""
     monkeypatch.setattr(Predictor, "need", lambda *_: 40 * GIB)
     status, _, said = compiled(f"batch_size: {TOO_LARGE}, target_batch_size: 4096")
@@ -192,20 +192,20 @@ def test_the_margin_is_a_share_of_what_has_to_be_reserved_and_not_of_the_peak_wi
         ("target_batch_size: 8192, gradient_accumulation_steps: 2", "`gradient_accumulation_steps: 4`"),
     ],
 )
-def test_what_would_fit_keeps_the_global_batch_as_the_spec_is_written(compiled, training, way):
+def test_suggested_micro_batch_keeps_the_global_batch(compiled, training, way):
     status, _, said = compiled(training)
     assert status == 1
     assert f"help: use {way}: micro-batch {FITS} fits" in said
 
 
-def test_one_within_the_margin_is_a_warning(compiled):
+def test_given_micro_batch_within_the_margin_is_a_warning(compiled):
     status, _, said = compiled(f"batch_size: {TIGHT}, target_batch_size: {2 * TIGHT}")
     assert status == 0, said
     assert f"warning[R318]: micro-batch {TIGHT} fits on a100-40 only within the margin: 3" in said
     assert "help: use `batch_size: " in said
 
 
-def test_more_gpus_with_zero_name_a_stage_only_if_it_was_predicted_to_fit(compiled, runtime):  # noqa: F811
+def test_zero_stage_is_suggested_only_if_it_is_predicted_to_fit(compiled, runtime):  # noqa: F811
     runtime(answers(weight=1200 * made_traces.MIB, activation=1024, temporary=1024))
     status, _, said = compiled("batch_size: 2, target_batch_size: 16, zero_stage: 1", gpus=8)
     assert ("error[R318]" in said) == (status == 1)
@@ -214,7 +214,7 @@ def test_more_gpus_with_zero_name_a_stage_only_if_it_was_predicted_to_fit(compil
 
 
 @pytest.mark.parametrize("body", ["sys.exit(3)", "1 / 0", "pass"])
-def test_a_model_that_cannot_be_traced_is_a_line_and_no_finding(compiled, runtime, body):  # noqa: F811
+def test_failed_trace_of_a_given_micro_batch_is_a_line_and_no_finding(compiled, runtime, body):  # noqa: F811
     runtime(body)
     status, files, said = compiled("batch_size: 8, target_batch_size: 64")
     assert status == 0
@@ -224,7 +224,7 @@ def test_a_model_that_cannot_be_traced_is_a_line_and_no_finding(compiled, runtim
     assert "error" not in said
 
 
-def test_without_the_runtime_the_compiler_compiles_as_before_and_says_so_in_a_line(compiled, monkeypatch):
+def test_missing_runtime_skips_the_check_with_a_line(compiled, monkeypatch):
     with_it = compiled("batch_size: 8, target_batch_size: 64")[1]
     monkeypatch.setattr(fetch, "runtime_folder", lambda: None)
     monkeypatch.setenv("RATC_CACHE", os.path.abspath("empty"))
@@ -236,7 +236,7 @@ def test_without_the_runtime_the_compiler_compiles_as_before_and_says_so_in_a_li
 
 
 @pytest.mark.parametrize("way", ["--no-predict", SKIP])
-def test_who_wants_no_trace_gets_none(compiled, monkeypatch, way):
+def test_no_predict_option_or_variable_skips_the_trace(compiled, monkeypatch, way):
     options = [way] if way.startswith("-") else []
     if not options:
         monkeypatch.setenv(way, "1")
@@ -246,7 +246,7 @@ def test_who_wants_no_trace_gets_none(compiled, monkeypatch, way):
     assert "checked" not in said
 
 
-def test_what_only_compares_files_traces_nothing(compiled, monkeypatch, capsys):
+def test_check_and_diff_trace_nothing_for_a_given_micro_batch(compiled, monkeypatch, capsys):
     training = f"batch_size: {TOO_LARGE}, target_batch_size: 4096"
     assert compiled(training, "--no-predict")[0] == 0
     for command in (["compile", "spec.yaml", "-o", "out", "--check"], ["check", "."], ["diff", "spec.yaml", "out"]):
@@ -254,7 +254,7 @@ def test_what_only_compares_files_traces_nothing(compiled, monkeypatch, capsys):
     assert compiled.traces() == 0
 
 
-def test_an_open_micro_batch_without_a_prediction_is_the_default_and_the_head_says_how_it_was_made(compiled, capsys):
+def test_lock_of_no_predict_has_the_default_micro_batch_and_records_the_option(compiled, capsys):
     status, files, said = compiled("target_batch_size: 32", "--no-predict")
     assert status == 0
     assert compiled.traces() == 0
@@ -266,7 +266,7 @@ def test_an_open_micro_batch_without_a_prediction_is_the_default_and_the_head_sa
 
 
 @pytest.mark.parametrize("card", ["num_gpus: 0", "num_gpus: 1, gpu: mi250x"])
-def test_on_the_cpu_and_on_other_makers_cards_nothing_is_checked(compiled, card):
+def test_given_micro_batch_is_not_checked_on_cpu_or_amd_cards(compiled, card):
     spec = SPEC.replace("num_gpus: {gpus}, gpu: a100-40", card)
     status, _, said = compiled("batch_size: 4096", spec=spec)
     assert status == 0, said
@@ -280,7 +280,7 @@ def test_explain_shows_the_margin_of_a_given_micro_batch(compiled, capsys):
     assert "kept free as a margin" in capsys.readouterr().out
 
 
-def test_fit_for_another_card_says_that_the_given_micro_batch_is_not_judged(compiled, capsys):
+def test_fit_for_another_card_says_that_the_given_micro_batch_is_unchecked(compiled, capsys):
     compiled(f"batch_size: {FITS}, target_batch_size: {2 * FITS}", "--no-predict")
     for options in (("--card", "h100"), ("--in", "fp32")):
         assert main(["fit", "spec.yaml", *options]) == 0
@@ -290,7 +290,7 @@ def test_fit_for_another_card_says_that_the_given_micro_batch_is_not_judged(comp
     assert "own micro-batch" not in capsys.readouterr().out
 
 
-def test_fit_for_a_card_asks_nothing_of_this_machine(compiled, capsys):
+def test_fit_for_a_named_card_does_not_depend_on_this_machine(compiled, capsys):
     Path("spec.yaml").write_text(SPEC.format(training="target_batch_size: 32", gpus=2).replace(", gpu: a100-40", ""))
     assert "gpu:" not in Path("spec.yaml").read_text()
     assert main(["fit", "spec.yaml", "--card", "h100"]) == 0
@@ -308,7 +308,7 @@ def test_fit_for_a_card_asks_nothing_of_this_machine(compiled, capsys):
         (TIGHT, f"Micro-batch {TIGHT} is given by the spec, and fits only within the margin."),
     ],
 )
-def test_explain_and_fit_give_the_account_of_a_given_micro_batch(compiled, capsys, command, size, outcome):
+def test_explain_and_fit_show_the_memory_breakdown_of_a_given_micro_batch(compiled, capsys, command, size, outcome):
     compiled(f"batch_size: {size}, target_batch_size: {2 * size}", "--no-predict")
     main([command, "spec.yaml", *(["training.batch_size"] if command == "explain" else [])])
     out = capsys.readouterr().out
@@ -320,7 +320,7 @@ def test_explain_and_fit_give_the_account_of_a_given_micro_batch(compiled, capsy
         assert f"The largest that fits is {FITS}" in out
 
 
-def test_a_measurement_of_the_step_is_preferred_to_a_trace(compiled, capsys):
+def test_given_micro_batch_is_judged_by_a_measurement_before_a_trace(compiled, capsys):
     spec = SPEC.replace("gpu: a100-40", "gpu: h100")
     Path("spec.yaml").write_text(spec.format(training="batch_size: 64", gpus=1))
     settings, _ = compiler.analyse(compiler.Inputs(File("spec.yaml", Path("spec.yaml").read_bytes())))
@@ -339,7 +339,7 @@ def test_a_measurement_of_the_step_is_preferred_to_a_trace(compiled, capsys):
 SWEEP = SPEC + "sweep: {{grid: {{{points}}}}}\n"
 
 
-def test_points_that_are_alike_for_memory_share_one_check(compiled):
+def test_points_with_the_same_memory_share_one_check(compiled):
     rates = ", ".join(f"{number}.0e-4" for number in range(1, 41))
     spec = SWEEP.replace("{points}", f"training.learning_rate: [{rates}]")
     status, _, said = compiled("batch_size: 8", "--target", "slurm", spec=spec)
@@ -348,7 +348,7 @@ def test_points_that_are_alike_for_memory_share_one_check(compiled):
     assert "different points" not in said
 
 
-def test_of_many_different_points_some_are_checked_and_the_last(compiled):
+def test_only_the_first_and_last_of_many_different_points_are_checked(compiled):
     kernels = ", ".join(f"{1.0 + number / 10}" for number in range(20))
     spec = SWEEP.replace("{points}", f"training.gradient_clipping: [{kernels}]")
     status, _, said = compiled("batch_size: 8", "--target", "slurm", spec=spec)
@@ -357,7 +357,7 @@ def test_of_many_different_points_some_are_checked_and_the_last(compiled):
     assert f"ratc: the micro-batches of {MOST} different points and of the last point are checked" in said
 
 
-def test_a_point_that_does_not_fit_is_named(compiled):
+def test_point_that_does_not_fit_is_named(compiled):
     spec = SWEEP.replace("{points}", f"training.batch_size: [8, {TOO_LARGE}]")
     status, _, said = compiled("target_batch_size: 4096", "--target", "slurm", spec=spec)
     assert status == 1
@@ -365,7 +365,7 @@ def test_a_point_that_does_not_fit_is_named(compiled):
     assert f"training.batch_size={TOO_LARGE}" in said
 
 
-def test_a_trial_that_does_not_fit_is_left_out_of_its_study(compiled):
+def test_trial_that_does_not_fit_is_left_out_of_the_study(compiled):
     study = f"tuning: {{{{search_space: {{{{batch_size: [8, 16, {TOO_LARGE}]}}}}}}}}"
     status, _, said = compiled("target_batch_size: 4096", "--target", "slurm", spec=SPEC + study)
     assert status == 0, said
@@ -373,7 +373,7 @@ def test_a_trial_that_does_not_fit_is_left_out_of_its_study(compiled):
     assert "R318" in said
 
 
-def test_trials_that_share_a_prediction_share_what_it_found(runtime, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_trials_that_share_a_prediction_all_fail_if_nothing_fits(runtime, tmp_path, monkeypatch, capsys):  # noqa: F811
     """No micro-batch fits for either learning rate: the second trial must not pass because the first one asked."""
     runtime(answers(activation=60 * GIB))
     monkeypatch.chdir(tmp_path)
@@ -385,7 +385,7 @@ def test_trials_that_share_a_prediction_share_what_it_found(runtime, tmp_path, m
     assert "R317" in said
 
 
-def test_a_smaller_micro_batch_is_judged_with_the_attention_that_it_would_have():
+def test_suggested_micro_batch_is_judged_with_its_own_attention_variant():
     """`auto` attention follows from the micro-batch: what is advised must fit as the spec would then be compiled."""
     lean, full = Variant("fp32", attention_memory="chunked"), VARIANT
     small = {"activation": 64 * 1024, "temporary": 64 * 1024}

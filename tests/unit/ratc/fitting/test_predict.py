@@ -40,7 +40,7 @@ def compiled(tmp_path, monkeypatch, capsys, cache):
 
 
 @pytest.mark.slow
-def test_a_larger_card_takes_a_larger_micro_batch_and_the_global_batch_stays(compiled):
+def test_larger_card_gets_a_larger_micro_batch_with_the_same_global_batch(compiled):
     micro = []
     for mib in (700, 1000, 2000, 80000):
         status, lock, text, said = compiled(mib)
@@ -57,7 +57,7 @@ def test_a_larger_card_takes_a_larger_micro_batch_and_the_global_batch_stays(com
 
 
 @pytest.mark.slow
-def test_a_cached_prediction_gives_the_same_bytes_without_a_trace(compiled):
+def test_cached_prediction_gives_the_same_files_without_a_trace(compiled):
     first, again = compiled(2000), compiled(2000)
     assert again[2] == first[2]
     assert "tracing" not in again[3]
@@ -65,7 +65,7 @@ def test_a_cached_prediction_gives_the_same_bytes_without_a_trace(compiled):
 
 
 @pytest.mark.slow
-def test_where_nothing_fits_the_error_names_what_takes_most_and_what_would_do(compiled):
+def test_if_nothing_fits_the_error_names_the_largest_part_and_suggestions(compiled):
     status, _, _, said = compiled(530, "resources: {num_gpus: 1}\n")
     assert status == 1
     assert "error[R317]: nothing fits on made-up: micro-batch 1 needs" in said
@@ -86,7 +86,7 @@ class Net(nn.Module):
 """
 
 
-def of_blocks(training):
+def spec_of_blocks(training):
     """The spec of a model with six equal blocks."""
     spec = re.sub(r"^model: .*$", "model: {name: 'net:Net'}", SPEC, flags=re.M)
     spec = spec.replace("image_size: 32", "image_size: 256")
@@ -94,9 +94,9 @@ def of_blocks(training):
 
 
 @pytest.mark.slow
-def test_as_few_blocks_are_checkpointed_as_one_sample_needs_to_fit(compiled, tmp_path):
+def test_fewest_blocks_are_checkpointed_that_let_one_sample_fit(compiled, tmp_path):
     (tmp_path / "net.py").write_text(BLOCKS)
-    spec = of_blocks("1")
+    spec = spec_of_blocks("1")
     _, lock, text, said = compiled(80000, spec=spec)
     assert lock["training"]["activation_checkpointing"] is False, said
     assert "activation_checkpointing: false  # it fits without" in text
@@ -113,9 +113,9 @@ def test_as_few_blocks_are_checkpointed_as_one_sample_needs_to_fit(compiled, tmp
 
 
 @pytest.mark.slow
-def test_a_given_micro_batch_has_as_few_blocks_checkpointed_as_it_needs(compiled, tmp_path, capsys):
+def test_fewest_blocks_are_checkpointed_that_let_a_given_micro_batch_fit(compiled, tmp_path, capsys):
     (tmp_path / "net.py").write_text(BLOCKS)
-    spec = of_blocks("32, batch_size: 8")
+    spec = spec_of_blocks("32, batch_size: 8")
     taken = {}
     for mib in (3000, 1700, 1000):
         status, lock, text, said = compiled(mib, spec=spec)
@@ -144,9 +144,9 @@ def test_a_given_micro_batch_has_as_few_blocks_checkpointed_as_it_needs(compiled
 
 
 @pytest.mark.slow
-def test_blocks_of_a_model_that_cannot_be_traced_are_not_chosen_and_a_warning_says_so(compiled, tmp_path):
+def test_auto_checkpointing_of_an_untraceable_model_is_off_with_a_warning(compiled, tmp_path):
     (tmp_path / "net.py").write_text("def net():\n    raise OSError('no weights')\n")
-    spec = of_blocks("32, batch_size: 8").replace("net:Net", "net:net")
+    spec = spec_of_blocks("32, batch_size: 8").replace("net:Net", "net:net")
     status, lock, _, said = compiled(3000, spec=spec)
     assert status == 0, said
     assert "warning[R374]: `activation_checkpointing: auto` recomputes nothing" in said
@@ -155,7 +155,7 @@ def test_blocks_of_a_model_that_cannot_be_traced_are_not_chosen_and_a_warning_sa
 
 
 @pytest.mark.slow
-def test_deepspeed_takes_the_lowest_stage_that_needs_no_more_accumulation_and_buckets_no_larger_than_the_model(
+def test_deepspeed_uses_the_lowest_stage_without_more_accumulation_and_small_buckets(
     compiled,
 ):
     status, lock, text, said = compiled(80000, gpus=4)
@@ -168,7 +168,7 @@ def test_deepspeed_takes_the_lowest_stage_that_needs_no_more_accumulation_and_bu
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_traced_costs_a_warning_and_the_default(compiled, tmp_path):
+def test_untraceable_model_gets_the_default_micro_batch_with_warnings(compiled, tmp_path):
     (tmp_path / "net.py").write_text("def net():\n    raise OSError('no weights')\n")
     own = re.sub(r"^model: .*$", "model: {name: 'net:net'}", SPEC, flags=re.M)
     status, lock, _, said = compiled(80000, spec=own)
@@ -180,7 +180,7 @@ def test_a_model_that_cannot_be_traced_costs_a_warning_and_the_default(compiled,
 
 
 @pytest.mark.slow
-def test_the_product_document_s_model_at_its_own_size_fits_a_card_of_24_gib(compiled):
+def test_model_of_the_product_document_fits_a_card_of_24_gib(compiled):
     document = (CASES / "product-document-cpu/spec.yaml").read_text()
     status, lock, text, said = compiled(24000, spec=document)
     assert status == 0, said
@@ -199,7 +199,7 @@ def test_the_product_document_s_model_at_its_own_size_fits_a_card_of_24_gib(comp
         (615, r"full attention needs \d\.\d GiB at micro-batch 1 and does not fit"),
     ],
 )
-def test_the_lock_says_why_attention_is_fused(compiled, mib, reason):
+def test_lock_gives_the_reason_for_fused_attention(compiled, mib, reason):
     status, lock, text, said = compiled(mib, spec=SPEC.replace("image_size: 32", "image_size: 96"))
     assert status == 0, said
     assert lock["model"]["attention_memory"] == "fused"

@@ -63,7 +63,7 @@ def structure(lock):
 
 
 @pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
-def test_with_room_for_all_every_row_is_the_plan_of_its_nodes(strategy, compiled):
+def test_with_enough_memory_each_elastic_row_equals_the_fixed_plan(strategy, compiled):
     status, lock, said = compiled("{min: 1, max: 4}", strategy)
     assert status == 0, said
     assert list(lock["elastic"]) == ["1", "2", "4"]
@@ -76,7 +76,7 @@ def test_with_room_for_all_every_row_is_the_plan_of_its_nodes(strategy, compiled
     assert len({row["micro_batch_size"] for row in lock["elastic"].values()}) == 3
 
 
-def test_with_little_room_the_fewest_nodes_decide_how_a_step_is_computed(compiled):
+def test_with_little_memory_the_smallest_node_count_decides_the_step(compiled):
     status, lock, said = compiled("{min: 1, max: 4}", memory=2000)
     assert status == 0, said
     status, fewest, said = compiled("1", memory=2000)

@@ -1,4 +1,4 @@
-"""The time of a plan's step: from a trace, from a measurement, or the reason that there is none; and what commands say.
+"""The step time of a plan: from a trace or a measurement, or a reason; and the output of the commands.
 
 A stand-in for the runtime gives the traces.
 """
@@ -53,7 +53,7 @@ def plan():
     return made
 
 
-def test_a_step_is_its_micro_batches_at_a_share_of_the_peak(spec):
+def test_step_time_is_the_micro_batches_at_a_share_of_the_peak(spec):
     spec()
     found, why = step_time.predict_step(plan(), ".")
     assert why == ""
@@ -69,12 +69,12 @@ def test_a_step_is_its_micro_batches_at_a_share_of_the_peak(spec):
         ({"training": "compile: true"}, "the kernels of compiled models are not counted"),
     ],
 )
-def test_what_cannot_be_predicted_says_why(spec, given, why):
+def test_step_time_that_cannot_be_predicted_has_a_reason(spec, given, why):
     spec(**given)
     assert step_time.predict_step(plan(), ".") == (None, why)
 
 
-def test_a_measurement_of_the_very_step_is_taken_instead(spec):
+def test_step_time_is_taken_from_a_measurement_of_the_same_step(spec):
     """10 samples a second for each sample of the micro-batch: 0.1 s for each micro-batch of any size."""
     spec()
     made = plan()
@@ -87,7 +87,7 @@ def test_a_measurement_of_the_very_step_is_taken_instead(spec):
     assert found.why == "measured on 2026-11-23 with torch 2.13.0"
 
 
-def test_compile_says_the_time_in_one_line_and_writes_it_nowhere(spec, capsys):
+def test_compile_prints_the_step_time_but_does_not_write_it(spec, capsys):
     spec()
     assert main(["compile", "spec.yaml", "-o", "out"]) == 0
     said = capsys.readouterr().err
@@ -104,7 +104,7 @@ def test_compile_says_the_time_in_one_line_and_writes_it_nowhere(spec, capsys):
     assert files == {path: path.read_bytes() for path in Path("out").iterdir()}
 
 
-def test_fit_says_the_time_below_its_breakdown(spec, capsys):
+def test_fit_prints_the_step_time_after_the_breakdown(spec, capsys):
     spec()
     assert main(["fit", "spec.yaml", "--samples", "6400"]) == 0
     out = capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_fit_says_the_time_below_its_breakdown(spec, capsys):
 
 
 @pytest.mark.parametrize("command", [("compile", "spec.yaml", "-o", "out"), ("fit", "spec.yaml")])
-def test_a_step_waits_for_its_loader_processes(spec, capsys, command):
+def test_step_time_includes_waits_for_slow_data_loading(spec, capsys, command):
     """64 samples by 2 processes of 2 samples/s each: 16 s, of which the card computes 8."""
     spec()
     assert main([*command, "--set", "data.num_workers=2", "--samples", "6400", "--loader-rate", "2"]) == 0
@@ -124,14 +124,14 @@ def test_a_step_waits_for_its_loader_processes(spec, capsys, command):
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "1e3", "2000000000"])
-def test_a_rate_of_nonsense_is_refused(spec, capsys, rate):
+def test_invalid_loader_rate_is_refused(spec, capsys, rate):
     spec()
     assert main(["fit", "spec.yaml", f"--loader-rate={rate}"]) == 2
     assert f"`{rate}` is not a number above 0 and at most 1e+09" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("walltime", "again"), [("3:00:00", None), ("2:00:00", "once"), ("1:00:00", "2 times")])
-def test_a_walltime_that_is_too_short_is_a_warning_with_the_number_of_restarts(spec, capsys, walltime, again):
+def test_walltime_that_is_too_short_is_a_warning_with_the_requeues(spec, capsys, walltime, again):
     """8,001 s of steps; a job saves 180 s before its end."""
     spec(resources=f', walltime: "{walltime}"')
     assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out", "--samples", "6400"]) == 0
@@ -153,7 +153,7 @@ partitions: {gpu: {nodes: {a100: 4}, max_walltime: "2-00:00:00"}}
 """
 
 
-def test_the_facts_of_a_cluster_give_links_prices_and_watts(spec, capsys):
+def test_cluster_facts_give_bandwidth_price_and_power(spec, capsys):
     Path("clusters").mkdir()
     Path("clusters/ours.yaml").write_text(CLUSTER)
     spec(gpus=4, resources=', cluster: ours, walltime: "10:00:00"')
@@ -183,7 +183,7 @@ def test_the_facts_of_a_cluster_give_links_prices_and_watts(spec, capsys):
         (("price_per_gpu_hour: 1.5", "price_per_gpu_hour: -1.5"), "price_per_gpu_hour"),
     ],
 )
-def test_facts_that_cannot_be_are_refused(spec, capsys, change, said):
+def test_impossible_bandwidth_price_or_power_facts_are_refused(spec, capsys, change, said):
     Path("clusters").mkdir()
     Path("clusters/ours.yaml").write_text(CLUSTER.replace(*change))
     spec(gpus=4, resources=', cluster: ours, walltime: "10:00:00"')
@@ -192,7 +192,7 @@ def test_facts_that_cannot_be_are_refused(spec, capsys, change, said):
     assert not Path("out").exists()
 
 
-def test_explain_lists_the_time_by_class_of_kernels(spec, capsys):
+def test_explain_lists_the_step_time_by_kernel_class(spec, capsys):
     spec()
     assert main(["explain", "spec.yaml", "training.batch_size"]) == 0
     out = capsys.readouterr().out
@@ -200,14 +200,14 @@ def test_explain_lists_the_time_by_class_of_kernels(spec, capsys):
     assert "        8 s  matrix products" in out
 
 
-def test_report_says_the_time_in_a_sentence(spec):
+def test_report_states_the_step_time_in_a_sentence(spec):
     spec()
     assert main(["report", "spec.yaml", "-o", "page.html", "--no-cards"]) == 0
     assert "Predicted: a step of 64 samples takes" in Path("page.html").read_text()
 
 
 @pytest.mark.parametrize("batch", ["batch_size: 8, ", ""])
-def test_a_step_that_cannot_be_traced_is_tried_once(spec, runtime, capsys, batch):  # noqa: F811
+def test_untraceable_step_is_traced_only_once(spec, runtime, capsys, batch):  # noqa: F811
     calls = runtime("sys.exit(3)")
     spec()
     text = Path("spec.yaml").read_text().replace("batch_size: 8, ", batch)

@@ -42,7 +42,7 @@ def compiled(tmp_path, monkeypatch, capsys, cache):
 
 
 @pytest.mark.slow
-def test_auto_says_what_each_strategy_needs_and_sends(compiled):
+def test_auto_strategy_lists_memory_and_traffic_of_each_strategy(compiled):
     status, lock, text, said = compiled("strategy: auto")
     assert status == 0, said
     (why,) = re.findall(r"strategy: \w+  # (.*)", text)
@@ -54,7 +54,7 @@ def test_auto_says_what_each_strategy_needs_and_sends(compiled):
 
 
 @pytest.mark.slow
-def test_the_lock_has_the_units_that_the_trace_saw(compiled):
+def test_lock_lists_the_fsdp2_units_found_in_the_trace(compiled):
     status, lock, text, said = compiled("strategy: fsdp2")
     assert status == 0, said
     wrap = lock["fsdp2"]["wrap"]
@@ -65,7 +65,7 @@ def test_the_lock_has_the_units_that_the_trace_saw(compiled):
 
 
 @pytest.mark.slow
-def test_wrap_names_that_match_nothing_are_refused(compiled):
+def test_wrap_names_that_match_no_module_are_refused(compiled):
     status, _, _, said = compiled("strategy: fsdp2, wrap: [MultiRes_RoSE_Blok]")
     assert status == 1
     assert "error[R366]: `wrap` names classes that no module of the model has: MultiRes_RoSE_Blok" in said
@@ -83,6 +83,6 @@ def test_wrap_names_that_match_nothing_are_refused(compiled):
         (Strategy("fsdp2", 4, shard="hybrid", shards=2), ((2 * 4 + 4) / 2 + 2 * 4 / 2 / 2) * 2),
     ],
 )
-def test_bytes_on_the_wire(strategy, elements):
+def test_sent_bytes_of_each_strategy_match_the_count(strategy, elements):
     """Two micro-batches: only DDP waits with its gradients for the last one."""
     assert sent_bytes(strategy, 1000, 2) == pytest.approx(1000 * elements)

@@ -1,4 +1,4 @@
-"""Scripts of sbatch and bsub: what each directive and each command of them becomes."""
+"""Import of sbatch and bsub scripts: the spec values of their directives and commands."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ratc.yaml.parse import parse
         ("soon", None),
     ],
 )
-def test_slurm_times_are_slurms(text, walltime):
+def test_slurm_time_formats_become_walltimes(text, walltime):
     assert batch.slurm_walltime(text) == walltime
 
 
@@ -37,7 +37,7 @@ def left(script: str, kind: str = "slurm") -> list[str]:
     return [item.source for item in batch.read(kind, "f", script) if isinstance(item, Left) and not item.deliberate]
 
 
-def test_the_last_of_repeated_options_counts():
+def test_last_of_repeated_directives_wins():
     script = "#SBATCH --time=1:00:00 -N 1\n#SBATCH --time=5:00:00\n#SBATCH --nodes=3\nhostname\n"
     assert carried(script) == {"resources.walltime": "0-05:00:00", "resources.nodes": 3}
     whys = [item.why for item in batch.read("slurm", "f", script) if isinstance(item, Left)]
@@ -52,12 +52,12 @@ def test_the_last_of_repeated_options_counts():
         ("lsf", "#BSUB -W 5:00\n#BSUB -q a W\npython x\n", ["W"]),
     ],
 )
-def test_a_word_that_is_no_option_takes_the_place_of_none(kind, script, words):
+def test_word_that_is_no_option_is_left_and_the_options_are_read(kind, script, words):
     assert carried(script, kind)["resources.walltime"] == "0-05:00:00"
     assert left(script, kind)[: len(words)] == words
 
 
-def test_the_last_of_repeated_commands_counts():
+def test_last_of_repeated_commands_wins():
     script = "export A=1 B=2\nexport A=3\nmodule load a\nmodule load b\nconda activate x\nconda activate y\n"
     assert carried(script) == {
         "environment.variables.A": "3",
@@ -86,7 +86,7 @@ def test_the_last_of_repeated_commands_counts():
         ("conda activate a\nconda deactivate\nsource v/bin/activate\ndeactivate\n", {}),
     ],
 )
-def test_what_a_later_command_changes_is_as_it_leaves_it(script, values):
+def test_later_commands_change_the_imported_environment(script, values):
     assert carried(script) == {f"environment.{path}": value for path, value in values.items()}
     assert "RANK" not in str(carried(f"{script}RANK=3\nexport RANK\n"))
 
@@ -94,17 +94,17 @@ def test_what_a_later_command_changes_is_as_it_leaves_it(script, values):
 @pytest.mark.parametrize(
     "value", ["$'a\\tb'", '$"a"', '"\\$HOME/x"', '"a\\`b"', '"a\\\nb"', "~/x", "/a:~/b", "$((1 + 1))", "`date`"]
 )
-def test_a_value_that_only_the_shell_knows_is_left(value):
+def test_environment_value_that_needs_the_shell_is_not_imported(value):
     assert carried(f"export A={value} B='2 x'\n") == {"environment.variables.B": "2 x"}
     assert carried(f"export A=1\nexport A={value}\n") == carried(f"A={value}\nexport A\n") == {}
 
 
 @pytest.mark.parametrize("name", ["a*", "{b,c}/1", "x[12]", "$M", "-f"])
-def test_a_module_that_only_the_shell_knows_is_left(name):
+def test_module_name_that_needs_the_shell_is_not_imported(name):
     assert carried(f"module load {name}\n") == {}
 
 
-def test_parts_of_a_heterogeneous_job_are_not_taken_for_one():
+def test_parts_of_a_heterogeneous_job_are_not_merged():
     script = "#SBATCH -N1 -t 60\n#SBATCH hetjob\n#SBATCH -N2 --gres=gpu:4\n"
     assert carried(script) == {"resources.walltime": "0-01:00:00"}
     assert "gres gpu:4" in left(script)
@@ -114,7 +114,7 @@ def test_parts_of_a_heterogeneous_job_are_not_taken_for_one():
 @pytest.mark.parametrize(
     "line", ["#!/usr/bin/env python3", "#!/usr/bin/perl", "#!/bin/csh -f", "#! /bin/tcsh", "#!/usr/bin/env -S fish -i"]
 )
-def test_a_script_of_another_language_has_directives_and_no_commands(line):
+def test_directives_but_not_commands_of_a_non_shell_script_are_imported(line):
     script = f"{line}\n#SBATCH -t 60\nexport X=1\nmodule load cuda\n"
     assert carried(script) == {"resources.walltime": "0-01:00:00"}
     assert left(script) == [line]
@@ -123,22 +123,22 @@ def test_a_script_of_another_language_has_directives_and_no_commands(line):
 @pytest.mark.parametrize(
     "line", ["#!/bin/bash -l", "#!/usr/bin/env bash", "#!/usr/bin/env -S zsh -f", "#!/bin/sh", "#", "\ufeff#!/bin/bash"]
 )
-def test_a_script_of_a_shell_has_both(line):
+def test_directives_and_commands_of_a_shell_script_are_imported(line):
     script = f"{line}\n#SBATCH -t 60\nmodule load cuda\n"
     assert carried(script) == {"resources.walltime": "0-01:00:00", "environment.modules": ["cuda"]}
 
 
-def test_a_comment_with_space_before_it_is_no_first_command():
+def test_indented_comment_does_not_end_the_directives():
     assert carried("#!/bin/bash\n  # sizes\n\t#SBATCH -N 9\n#SBATCH -t 60\n") == {"resources.walltime": "0-01:00:00"}
 
 
-def test_gpus_of_a_task_with_their_card_are_a_number():
+def test_gpus_per_task_with_a_type_become_gpus_per_node():
     script = "#SBATCH -N1 --ntasks-per-node=2 --gpus-per-task=a100:1\n"
     assert carried(script) == {"resources.nodes": 1, "resources.gpus_per_node": 2}
     assert left(script) == ["a100"]
 
 
-def test_sizes_and_arrays_of_lsf_are_not_taken_for_names():
+def test_lsf_array_and_node_count_are_not_read_as_job_name():
     assert carried("#BSUB -nnodes 4\n", "lsf") == {"resources.nodes": 4}
     assert carried('#BSUB -J "a[1-10]%2"\n', "lsf") == {}
     assert left('#BSUB -J "a[1-10]%2"\n', "lsf") == ["J a[1-10]%2"]
@@ -204,7 +204,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_sizes_are_worked_out_or_said_to_be_lost(name):
+def test_sizes_are_computed_or_reported_as_lost(name):
     kind, options, expected = SIZES[name]
     sign = "#SBATCH" if kind == "slurm" else "#BSUB"
     found = {path.removeprefix("resources."): value for path, value in carried(f"{sign} {options}\n", kind).items()}
@@ -216,7 +216,7 @@ def test_sizes_are_worked_out_or_said_to_be_lost(name):
 
 
 @pytest.mark.parametrize("more", ["--gpus=16", "--gpus=20 --gpus-per-node=8", "--gpus=64 --gpus-per-node=8"])
-def test_gpus_in_all_that_no_node_count_of_a_range_has_are_lost(more):
+def test_total_gpus_outside_of_a_node_range_are_reported_as_lost(more):
     merged = merge.merge(batch.read("slurm", "f", f"#SBATCH -N 2-4 {more}\n"))
     assert merged.values["resources.nodes"].value == {"min": 2, "max": 4}
     assert "resources.num_gpus" not in merged.values
@@ -232,13 +232,13 @@ def imported(tmp_path, monkeypatch, capsys, script):
 
 
 @pytest.mark.parametrize("number", [8, 16])
-def test_the_nodes_follow_from_all_gpus_and_those_of_the_launcher(tmp_path, monkeypatch, capsys, number):
+def test_node_count_is_total_gpus_divided_by_launcher_processes(tmp_path, monkeypatch, capsys, number):
     script = f"#!/bin/bash\n#SBATCH --gpus={number}\ntorchrun --nproc-per-node 8 train.py\n"
     found, _ = imported(tmp_path, monkeypatch, capsys, script)
     assert found == {"gpus_per_node": 8, "nodes": number // 8}
 
 
-def test_gpus_of_unknown_nodes_are_reported(tmp_path, monkeypatch, capsys):
+def test_total_gpus_without_a_node_count_are_reported(tmp_path, monkeypatch, capsys):
     found, said = imported(tmp_path, monkeypatch, capsys, "#!/bin/bash\n#SBATCH --gpus=16\nsrun python train.py\n")
     assert found == {"num_gpus": 16}
     assert "Slurm chooses on how many nodes they run: set `resources.nodes`" in said
@@ -260,7 +260,7 @@ def test_gpus_of_unknown_nodes_are_reported(tmp_path, monkeypatch, capsys):
         ("gpu:999999999999", None, ["gres gpu:999999999999"]),
     ],
 )
-def test_generic_resources(value, number, lost):
+def test_gres_becomes_gpus_per_node_or_is_left(value, number, lost):
     script = f"#SBATCH --gres={value}\n"
     assert carried(script).get("resources.gpus_per_node") == number
     assert left(script) == lost
@@ -287,7 +287,7 @@ NO_COMMANDS = {
 
 
 @pytest.mark.parametrize("name", NO_COMMANDS)
-def test_what_is_no_command_or_may_not_run_is_left_and_listed(name):
+def test_commands_that_may_not_run_are_left_and_listed(name):
     script = f"#!/bin/bash\n#SBATCH -N 2\n{NO_COMMANDS[name]}export KEPT=1\n"
     expected = {"resources.nodes": 2, "environment.variables.KEPT": "1"}
     if name in ("after the end", "after another program", "behind what bash alone can read"):
@@ -299,7 +299,7 @@ def test_what_is_no_command_or_may_not_run_is_left_and_listed(name):
         assert [source for source in left(script) if source.startswith("module")] == ["module load x", "module load y"]
 
 
-def test_commands_in_a_row_are_commands():
+def test_chained_commands_are_imported():
     script = "cd /x && module load a && source v/bin/activate; export A=1 B='$HOME'\nmodule load b || exit 1\n"
     assert carried(script) == {
         "environment.modules": ["a", "b"],
@@ -313,7 +313,7 @@ def test_commands_in_a_row_are_commands():
     }
 
 
-def test_no_memory_at_all_is_not_carried():
+def test_memory_request_of_zero_is_not_imported():
     """Slurm reads 0 as all of a node's memory."""
     assert carried("#SBATCH --mem=0\n") == {}
     document, _ = parse("f", b"resources: {memory: 0MB}\n")
@@ -325,12 +325,12 @@ def test_no_memory_at_all_is_not_carried():
 
 
 @pytest.mark.parametrize("name", ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "RANK", "WORLD_SIZE", "PET_NNODES"])
-def test_what_launchers_read_is_not_copied(name):
+def test_launcher_variables_are_not_imported(name):
     assert carried(f"export {name}=4\n") == {}
     assert left(f"export {name}=4\n") == [f"export {name}=4"]
 
 
-def test_what_yaml_cannot_hold_is_left_with_the_reason(tmp_path, capsys, monkeypatch):
+def test_control_characters_are_left_out_with_the_reason(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("run.sbatch").write_bytes(b"#!/bin/bash\n#SBATCH --time=1:00:00\nmodule load cuda\x00\npython train.py\n")
     assert main(["import", "run.sbatch", "-o", "spec.yaml"]) == 0
@@ -340,7 +340,7 @@ def test_what_yaml_cannot_hold_is_left_with_the_reason(tmp_path, capsys, monkeyp
     assert "R008" not in capsys.readouterr().err
 
 
-def test_a_range_of_nodes_names_its_line_and_the_file_that_gives_one_number(tmp_path, monkeypatch, capsys):
+def test_node_range_names_its_line_and_a_conflicting_file(tmp_path, monkeypatch, capsys):
     resources, _ = imported(tmp_path, monkeypatch, capsys, "#SBATCH --nodes=2-8\n")
     assert resources == {"nodes": {"min": 2, "max": 8}}
     text = Path("spec.yaml").read_text()

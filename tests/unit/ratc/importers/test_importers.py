@@ -1,7 +1,7 @@
-"""`ratc import`: golden folders of files from other tools, and laws about what becomes of each line.
+"""`ratc import`: golden folders of files from other tools, and rules that hold for each of their lines.
 
 A folder of `tests/imports` holds the files, `args.txt`, and what is expected: `expected.yaml`, the spec, and
-`expected.txt`, what is said. `python -m tests.unit.ratc.importers.test_importers` writes both again: read them.
+`expected.txt`, the messages. `python -m tests.unit.ratc.importers.test_importers` writes both again: read them.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from ratc.yaml.parse import parse
 from tests.places import CASES, IMPORTS
 
 
-def told(folder: Path) -> tuple[int, str, str]:
+def run_import(folder: Path) -> tuple[int, str, str]:
     out, err, here = io.StringIO(), io.StringIO(), os.getcwd()
     os.chdir(folder)
     try:
@@ -37,8 +37,8 @@ def folders() -> list[Path]:
 
 
 @pytest.mark.parametrize("folder", folders(), ids=lambda path: path.name)
-def test_import(folder, tmp_path):
-    status, out, err = told(folder)
+def test_import_writes_the_expected_spec_and_messages(folder, tmp_path):
+    status, out, err = run_import(folder)
     assert err == (folder / "expected.txt").read_text()
     assert status == (0 if (folder / "expected.yaml").exists() else 1)
     if status:
@@ -51,7 +51,7 @@ def test_import(folder, tmp_path):
     assert not re.search(r"R0\d\d|R1\d\d", said.getvalue()), "the schema takes what was written"
 
 
-def test_there_are_enough_of_them():
+def test_at_least_12_import_cases_exist():
     assert len(folders()) >= 12
 
 
@@ -62,7 +62,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_every_leaf_of_a_file_is_carried_or_left_and_reported(path):
+def test_every_value_of_a_file_is_imported_or_reported_as_left(path):
     document, _ = parse(path.name, path.read_bytes().replace(b"\t", b" "))
     items = READERS[path.name](document)
     assert sorted(item.source for item in items) == sorted(".".join(names) for names, _ in keys.leaves(document.root))
@@ -72,7 +72,7 @@ def test_every_leaf_of_a_file_is_carried_or_left_and_reported(path):
 
 
 @pytest.mark.parametrize("path", sorted(IMPORTS.glob("*/run.*")), ids=lambda path: path.parent.name)
-def test_every_line_of_a_script_is_carried_or_left(path):
+def test_every_line_of_a_script_is_imported_or_reported_as_left(path):
     kind = "lsf" if path.suffix == ".lsf" else "slurm"
     items = batch.read(kind, path.name, path.read_bytes().decode())
     lines = path.read_bytes().decode().replace("\r", "").split("\n")
@@ -89,12 +89,12 @@ def test_every_line_of_a_script_is_carried_or_left(path):
 EMITTED = sorted(path.parent.parent.name for path in CASES.glob("*/expected/deepspeed.json"))
 
 
-def test_there_is_something_that_ratc_emitted():
+def test_at_least_3_golden_cases_have_emitted_files():
     assert len(EMITTED) >= 3
 
 
 @pytest.mark.parametrize("case", EMITTED)
-def test_what_ratc_emits_comes_back(case, tmp_path, capsys):
+def test_emitted_files_import_to_the_same_values(case, tmp_path, capsys):
     """The values that the files hold, read back from the files alone."""
     folder = CASES / case / "expected"
     names = [name for name in ("accelerate.yaml", "deepspeed.json") if (folder / name).exists()]
@@ -111,7 +111,7 @@ def test_what_ratc_emits_comes_back(case, tmp_path, capsys):
         assert tree["resources"].get("nodes", 1) == lock["parallel"]["nodes"]
 
 
-def test_windows_line_ends_are_no_part_of_a_value():
+def test_windows_line_endings_are_stripped_from_values():
     items = batch.read("slurm", "run.sbatch", "#!/bin/sh\r\n#SBATCH -N 2\r\n#SBATCH -p gpu\r\nhostname\r\n")
     assert [(item.path, item.value) for item in items if isinstance(item, Carried)] == [
         ("resources.nodes", 2),
@@ -119,7 +119,7 @@ def test_windows_line_ends_are_no_part_of_a_value():
     ]
 
 
-def test_accelerates_own_writer_is_read(tmp_path):
+def test_file_written_by_accelerate_is_imported(tmp_path):
     utils = pytest.importorskip("accelerate.commands.config.config_args")
     config = utils.ClusterConfig(
         compute_environment="LOCAL_MACHINE",
@@ -136,9 +136,9 @@ def test_accelerates_own_writer_is_read(tmp_path):
     assert tree["training"] == {"deepspeed": False, "precision": "bf16"}
 
 
-def test_no_secret_is_copied():
+def test_secrets_are_not_imported():
     for folder in folders():
-        _, out, err = told(folder)
+        _, out, err = run_import(folder)
         assert "hf_aaaa" not in out + err
 
 
@@ -147,7 +147,7 @@ def test_no_secret_is_copied():
     ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "PET_NNODES", "FSDP_VERSION", "MASTER_PORT", "WORLD_SIZE", "RANK"],
 )
 @pytest.mark.parametrize(("head", "option"), [("#SBATCH", "--time=1:00:00"), ("#BSUB", "-W 1:00")])
-def test_no_variable_that_lies_over_a_lock_is_copied(head, option, name, tmp_path, monkeypatch, capsys):
+def test_variables_that_override_the_lock_are_not_imported(head, option, name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("job.sh").write_text(f"#!/bin/bash\n{head} {option}\nexport {name}=4\nexport MINE=4\npython train.py\n")
     assert main(["import", "job.sh", "-o", "spec.yaml"]) == 0
@@ -156,7 +156,7 @@ def test_no_variable_that_lies_over_a_lock_is_copied(head, option, name, tmp_pat
     assert f"export {name}=4" in said.out + said.err
 
 
-def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, monkeypatch, capsys):
+def test_existing_spec_is_replaced_only_with_force(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("acc.yaml").write_text("num_processes: 2\n")
     Path("spec.yaml").write_text("mine\n")
@@ -168,7 +168,7 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00\xff\x00", b"a: [\n", b"- 1\n", b"x" * (1 << 21)], ids=range(5))
-def test_what_is_no_configuration_is_refused(data, tmp_path, capsys):
+def test_malformed_file_is_refused(data, tmp_path, capsys):
     path = tmp_path / "acc.yaml"
     path.write_bytes(data)
     assert main(["import", str(path)]) == 1
@@ -180,7 +180,7 @@ def test_what_is_no_configuration_is_refused(data, tmp_path, capsys):
 if __name__ == "__main__":
     os.environ["NO_COLOR"] = "1"
     for place in folders():
-        status, out, err = told(place)
+        status, out, err = run_import(place)
         (place / "expected.txt").write_text(err)
         if status == 0:
             (place / "expected.yaml").write_text(out)

@@ -1,4 +1,4 @@
-"""The program that a batch script starts, as an `entrypoint`."""
+"""Import of the program that a batch script starts, as an `entrypoint`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ratc.importers.specification import write
 from tests.unit.ratc.importers.test_batch import carried
 
 
-def of(command: str) -> dict[str, Any]:
+def carried_of(command: str) -> dict[str, Any]:
     """What is carried of a script that runs a command."""
     return carried(f"#SBATCH -N 2\n{command}\n") | {"resources.nodes": None}
 
 
 def program(command: str) -> tuple[str, str, list[str], str | None] | None:
     """The kind and the name of the program, its arguments, and its launcher; None if none is carried."""
-    found = of(command)
+    found = carried_of(command)
     named = [(path.removeprefix("entrypoint."), name) for path, name in found.items() if path.startswith("entrypoint.")]
     kinds = [pair for pair in named if pair[0] != "args"]
     return (*kinds[0], found.get("entrypoint.args", []), found.get("launcher")) if kinds else None
@@ -54,19 +54,19 @@ def program(command: str) -> tuple[str, str, list[str], str | None] | None:
         ("srun bash -c 'python train.py'", None),
     ],
 )
-def test_the_program_and_its_arguments_are_distinguished(command: str, expected: Any) -> None:
+def test_launcher_program_and_arguments_are_separated(command: str, expected: Any) -> None:
     assert program(command) == expected
 
 
-def test_the_program_s_options_are_not_the_launcher_s() -> None:
-    found = of("torchrun --nproc_per_node 4 train.py --nproc_per_node 9 --mixed_precision fp16")
+def test_options_after_the_program_do_not_configure_the_launcher() -> None:
+    found = carried_of("torchrun --nproc_per_node 4 train.py --nproc_per_node 9 --mixed_precision fp16")
     assert found["resources.gpus_per_node"] == 4
     assert "training.precision" not in found
 
 
-def test_arguments_of_a_trainer_become_values_of_the_plan() -> None:
+def test_hugging_face_trainer_arguments_become_placeholders_and_values() -> None:
     options = "--per_device_train_batch_size 8 --learning_rate=2e-5 --num_train_epochs 3.0 --seed 7 --bf16 --tag seed"
-    found = of(f"torchrun train.py {options} --gradient_accumulation_steps 4 --dataloader_num_workers 2")
+    found = carried_of(f"torchrun train.py {options} --gradient_accumulation_steps 4 --dataloader_num_workers 2")
     assert found["entrypoint.args"] == [
         *("--per_device_train_batch_size", "${micro_batch_size}", "--learning_rate=${learning_rate}"),
         *("--num_train_epochs", "${epochs}", "--seed", "${seed}", "--bf16", "--tag", "seed"),
@@ -80,7 +80,7 @@ def test_arguments_of_a_trainer_become_values_of_the_plan() -> None:
 
 
 @pytest.mark.parametrize("option", ["--output_dir out", "--output_dir=out"])
-def test_a_trainer_s_checkpoints_have_the_folder_of_the_program(option: str) -> None:
+def test_output_dir_of_a_trainer_becomes_the_checkpoint_folder(option: str) -> None:
     script = f"#SBATCH -N 1\npython train.py {option} --per_device_train_batch_size 8\n"
     args = carried(script)["entrypoint.args"]
     assert "=".join(args[:-2]) == "--output_dir=${checkpoint_dir}"
@@ -90,19 +90,19 @@ def test_a_trainer_s_checkpoints_have_the_folder_of_the_program(option: str) -> 
     )
 
 
-def test_other_scripts_options_are_only_their_own() -> None:
-    found = of("python train.py --learning_rate 1e-3 --seed 7")
+def test_arguments_of_other_scripts_stay_unchanged() -> None:
+    found = carried_of("python train.py --learning_rate 1e-3 --seed 7")
     assert found["entrypoint.args"] == ["--learning_rate", "1e-3", "--seed", "7"]
     assert "seed" not in found
 
 
 @pytest.mark.parametrize("value", ["x", "2.5", "1e400", "nan", ""])
-def test_a_value_that_is_no_number_stays_an_argument(value: str) -> None:
-    found = of(f"python train.py --per_device_train_batch_size 8 --num_train_epochs '{value}'")
+def test_non_numeric_trainer_value_stays_an_argument(value: str) -> None:
+    found = carried_of(f"python train.py --per_device_train_batch_size 8 --num_train_epochs '{value}'")
     assert found["entrypoint.args"][2:] == ["--num_train_epochs", value]
 
 
-def test_what_the_shell_works_out_is_left_with_its_option() -> None:
+def test_argument_that_needs_the_shell_is_left_with_its_option() -> None:
     script = '#SBATCH -N 1\npython train.py --to "$OUT" a $B --last\n'
     items = batch.read("slurm", "run.sbatch", script)
     assert carried(script)["entrypoint.args"] == ["a", "--last"]
@@ -121,7 +121,7 @@ def test_what_the_shell_works_out_is_left_with_its_option() -> None:
         (["torchrun a.py", "accelerate launch b.py"], None),
     ],
 )
-def test_of_several_programs_the_one_of_a_launcher_is_taken(commands: list[str], script: str | None) -> None:
+def test_program_of_a_launcher_is_preferred_among_several(commands: list[str], script: str | None) -> None:
     text = "".join(f"{command}\n" for command in ("#SBATCH -N 1", *commands))
     assert carried(text).get("entrypoint.script") == script
     lost = [item for item in batch.read("slurm", "x", text) if isinstance(item, Left) and not item.deliberate]
@@ -132,11 +132,11 @@ def test_of_several_programs_the_one_of_a_launcher_is_taken(commands: list[str],
 @pytest.mark.parametrize(
     "colon", ["srun --het-group=0 python a.py : --het-group=1 python b.py", "mpirun -n 1 a.py : b"]
 )
-def test_of_several_programs_of_one_command_none_is_taken(colon: str) -> None:
+def test_command_with_several_programs_gives_no_entrypoint(colon: str) -> None:
     assert not [path for path in carried(colon) if path.startswith("entrypoint")]
 
 
-def test_beside_files_of_the_built_in_loop_no_program_is_carried() -> None:
+def test_built_in_loop_values_exclude_an_entrypoint() -> None:
     items = batch.read("slurm", "run.sbatch", "#SBATCH -N 1\naccelerate launch train.py\n")
     where = items[0].span
     for path, value in (("model.feature_dims", 64), ("training.zero_stage", 2)):
@@ -151,7 +151,7 @@ def test_beside_files_of_the_built_in_loop_no_program_is_carried() -> None:
     assert not [item for item in found if "data_dir" in item.message]
 
 
-def test_a_secret_among_the_arguments_is_not_copied() -> None:
+def test_secret_in_the_arguments_is_not_imported() -> None:
     items = batch.read("slurm", "x", "#SBATCH -N 1\npython train.py --token hf_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n")
     text, found = write(merge.merge(items), ["x"])
     assert "hf_aaaa" not in text + str(found)

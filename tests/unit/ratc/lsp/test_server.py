@@ -1,4 +1,4 @@
-"""The language server, as a process of its own, asked by pygls's client."""
+"""The language server in its own process, driven by the client of pygls."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def spec(tmp_path: Path) -> Path:
     return tmp_path / "größe 😀.yaml"
 
 
-def test_findings_follow_the_text_and_have_quick_fixes(spec: Path) -> None:
+def test_diagnostics_are_updated_after_each_change_and_have_quick_fixes(spec: Path) -> None:
     async def visit(editor: Editor) -> None:
         wrong = SPEC.replace("batch_size: 2", "batch_siez: 2")
         [found] = await editor.open(spec, wrong)
@@ -106,7 +106,7 @@ def test_findings_follow_the_text_and_have_quick_fixes(spec: Path) -> None:
     in_an_editor(spec.parent, visit)
 
 
-def test_columns_count_as_the_client_counts(spec: Path) -> None:
+def test_columns_are_counted_in_utf16_units(spec: Path) -> None:
     async def emoji(editor: Editor) -> None:
         text = SPEC.replace("experiment_name: demo", "experiment_name: 'd'").replace(
             "{data_dir: data}", "{data_dir: '😀', nope: 1}"
@@ -118,7 +118,7 @@ def test_columns_count_as_the_client_counts(spec: Path) -> None:
     in_an_editor(spec.parent, emoji)
 
 
-def test_hover_gives_the_value_its_reason_and_the_keys_text(spec: Path) -> None:
+def test_hover_shows_the_value_its_source_and_the_key_description(spec: Path) -> None:
     async def visit(editor: Editor) -> None:
         assert await editor.open(spec, SPEC) == []
         told = await editor.hover(spec, 3, 8)
@@ -137,7 +137,7 @@ def labels(found: Any) -> set[str]:
     return {item.label for item in found}
 
 
-def test_completion_gives_keys_that_are_not_there_and_words_of_a_value(spec: Path) -> None:
+def test_completion_offers_missing_keys_and_allowed_values(spec: Path) -> None:
     async def visit(editor: Editor) -> None:
         text = SPEC + "logging:\n  \n" + "launcher: \n"
         await editor.open(spec, text)
@@ -159,7 +159,7 @@ def test_completion_gives_keys_that_are_not_there_and_words_of_a_value(spec: Pat
     in_an_editor(spec.parent, visit)
 
 
-def test_specs_are_checked_for_a_target(spec: Path) -> None:
+def test_target_option_sets_the_target_of_the_diagnostics(spec: Path) -> None:
     found: list[Any] = []
 
     async def visit(editor: Editor) -> None:
@@ -170,7 +170,7 @@ def test_specs_are_checked_for_a_target(spec: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["close", "kill"])
-def test_the_server_ends_with_its_client(spec: Path, end: str) -> None:
+def test_server_exits_when_its_client_exits(spec: Path, end: str) -> None:
     command = [sys.executable, "-m", "ratc", "lsp"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, cwd=spec.parent)
     assert process.stdin is not None
@@ -181,7 +181,7 @@ def test_the_server_ends_with_its_client(spec: Path, end: str) -> None:
     assert process.wait(HANGS_S) is not None
 
 
-def test_an_editor_that_ends_the_server_gets_status_0(spec: Path) -> None:
+def test_shutdown_and_exit_requests_end_the_server_with_status_0(spec: Path) -> None:
     """And nothing on stderr."""
     content = ""
     for message in ({"method": "shutdown", "id": 1}, {"method": "exit"}):
@@ -194,7 +194,7 @@ def test_an_editor_that_ends_the_server_gets_status_0(spec: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_code_of_a_spec_is_run(spec: Path) -> None:
+def test_custom_code_of_a_spec_is_not_run(spec: Path) -> None:
     (spec.parent / "evil.py").write_text("open('ran', 'w')\n")
 
     async def visit(editor: Editor) -> None:
@@ -205,7 +205,7 @@ def test_no_code_of_a_spec_is_run(spec: Path) -> None:
     assert not (spec.parent / "ran").exists()
 
 
-def test_without_pygls_the_extra_is_named(spec: Path) -> None:
+def test_missing_pygls_is_reported_with_the_extra_to_install(spec: Path) -> None:
     hidden = spec.parent / "hidden"
     hidden.mkdir()
     (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['pygls'] = None\n")

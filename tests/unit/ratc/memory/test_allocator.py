@@ -39,7 +39,7 @@ def run(allocator, made):
 
 
 @pytest.mark.parametrize("expandable", [False, True])
-def test_it_does_to_the_byte_what_pytorch_does(expandable):
+def test_replay_equals_recorded_pytorch_allocations_to_the_byte(expandable):
     cases = [case for case in GENUINE["cases"] if case["expandable"] is expandable]
     assert len(cases) >= 50
     assert sum(case["outcome"]["failed"] >= 0 for case in cases) >= 10, "cases must run out of memory too"
@@ -71,14 +71,14 @@ def test_sizes_are_rounded_and_segments_chosen_as_documented(size, takes, segmen
     assert allocator.reserved == segment
 
 
-def test_two_small_requests_share_a_segment_and_the_third_does_not_fit():
+def test_third_small_request_needs_a_second_segment():
     allocator = Allocator()
     for expected in (2, 2, 4):
         allocator.malloc(MIB)
         assert allocator.reserved == expected * MIB
 
 
-def test_the_smallest_block_that_is_large_enough_is_taken():
+def test_smallest_sufficient_free_block_is_reused():
     allocator = Allocator()
     blocks = [allocator.malloc(size * MIB) for size in (40, 30, 50)]
     for block in blocks:
@@ -94,7 +94,7 @@ def test_a_large_block_is_split_only_if_more_than_a_mebibyte_is_left():
         assert allocator.allocated == 32 * MIB - rest
 
 
-def test_neighbours_are_merged_and_serve_a_larger_request():
+def test_neighbouring_free_blocks_are_merged():
     allocator = Allocator()
     first, second = allocator.malloc(8 * MIB), allocator.malloc(8 * MIB)
     allocator.free(first)
@@ -103,14 +103,14 @@ def test_neighbours_are_merged_and_serve_a_larger_request():
     assert allocator.reserved == 20 * MIB
 
 
-def test_at_the_cap_cached_segments_are_given_back_first():
+def test_cached_segments_are_released_at_the_cap():
     allocator = Allocator(cap=50 * MIB)
     allocator.free(allocator.malloc(30 * MIB))
     allocator.malloc(40 * MIB)
     assert (allocator.reserved, allocator.peak_reserved, allocator.retries) == (40 * MIB, 40 * MIB, 1)
 
 
-def test_fragmentation_runs_out_if_the_bytes_would_do():
+def test_fragmentation_runs_out_of_memory_despite_enough_free_bytes():
     """A segment that is partly used cannot be given back: 16 MiB are free in it, and 11 MiB more are below the cap."""
     allocator = Allocator(cap=31 * MIB)
     first, _ = allocator.malloc(8 * MIB), allocator.malloc(4 * MIB)
@@ -126,7 +126,7 @@ def test_fragmentation_runs_out_if_the_bytes_would_do():
     assert allocator.reserved == 40 * MIB
 
 
-def test_an_address_that_is_not_in_use_cannot_be_freed():
+def test_free_of_an_unused_address_is_refused():
     allocator = Allocator()
     block = allocator.malloc(5)
     allocator.free(block)
@@ -135,7 +135,7 @@ def test_an_address_that_is_not_in_use_cannot_be_freed():
 
 
 @pytest.mark.parametrize("kind", BOTH)
-def test_a_step_of_petabytes_is_followed_too(kind):
+def test_replay_handles_petabyte_sizes(kind):
     """Full attention over a slide that nobody scaled down: what it needs must be said, not fail."""
     allocator = kind()
     blocks = [allocator.malloc(200 << 40) for _ in range(4)]
@@ -172,7 +172,7 @@ def carry_out(allocator, actions, check):
     return live, True
 
 
-def sound(allocator, live):
+def check_invariants(allocator, live):
     free = sorted((start, start + size) for start, size in allocator._sizes.items())
     used = sorted((start, start + size) for start, size in allocator.used.items())
     ranges = sorted(free + used)
@@ -200,13 +200,13 @@ def sound(allocator, live):
 @given(actions=ACTIONS, cap=st.one_of(st.none(), st.integers(0, 300 * MIB)))
 @settings(max_examples=examples(150), deadline=None)
 def test_blocks_never_overlap_and_no_byte_is_lost(kind, actions, cap):
-    carry_out(kind(cap), actions, sound)
+    carry_out(kind(cap), actions, check_invariants)
 
 
 @pytest.mark.parametrize("kind", BOTH)
 @given(actions=ACTIONS)
 @settings(max_examples=examples(80), deadline=None)
-def test_when_all_is_free_all_can_be_given_back(kind, actions):
+def test_all_memory_is_released_if_everything_is_free(kind, actions):
     allocator = kind()
     live, _ = carry_out(allocator, actions, lambda *_: None)
     for address in live:
@@ -219,7 +219,7 @@ def test_when_all_is_free_all_can_be_given_back(kind, actions):
 
 @given(actions=ACTIONS, spare=st.integers(0, 100 * MIB))
 @settings(max_examples=examples(80), deadline=None)
-def test_a_cap_from_the_unbounded_peak_on_changes_nothing(actions, spare):
+def test_cap_above_the_unbounded_peak_changes_nothing(actions, spare):
     free = Allocator()
     carry_out(free, actions, lambda *_: None)
     capped = Allocator(free.peak_reserved + spare)
@@ -231,7 +231,7 @@ def test_a_cap_from_the_unbounded_peak_on_changes_nothing(actions, spare):
 
 @given(actions=ACTIONS, cap=st.integers(0, 300 * MIB))
 @settings(max_examples=examples(80), deadline=None)
-def test_no_cap_below_the_bytes_alive_does(actions, cap):
+def test_cap_below_the_live_bytes_runs_out_of_memory(actions, cap):
     free = Allocator()
     live, peak = {}, 0
     for action in actions:
@@ -248,7 +248,7 @@ def test_no_cap_below_the_bytes_alive_does(actions, cap):
 
 @pytest.mark.parametrize("kind", BOTH)
 @pytest.mark.parametrize("size", [MIB // 2, 30 * MIB])
-def test_what_a_stream_has_cached_serves_no_other_one(kind, size):
+def test_cached_blocks_are_not_reused_by_another_stream(kind, size):
     allocator = kind()
     first = allocator.malloc(size, 1)
     allocator.free(first)
@@ -272,7 +272,7 @@ def test_what_a_stream_has_cached_serves_no_other_one(kind, size):
 
 @settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40 * MIB)), max_size=30), st.booleans())
-def test_streams_do_not_touch_one_another(made, expandable):
+def test_streams_reserve_together_what_each_reserves_alone(made, expandable):
     """Each stream reserves what it would reserve alone, if nothing runs out."""
     together = BOTH[expandable]()
     alone = [BOTH[expandable]() for _ in range(3)]

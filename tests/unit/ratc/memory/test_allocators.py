@@ -1,4 +1,4 @@
-"""`training.allocator`: the choice between both ways to take memory, and the scripts that set it."""
+"""`training.allocator`: the choice between native and expandable segments, and the scripts that set it."""
 
 import os
 import stat
@@ -33,35 +33,37 @@ def library(**what):
     return {VARIANT: traces, CHECKPOINTED: traces}
 
 
-def taken(mib, asked="auto", share=64, variants=(VARIANT,), stages=(0,), strategy=None, **what):
+def choose_allocator(mib, asked="auto", share=64, variants=(VARIANT,), stages=(0,), strategy=None, **what):
     found = searchers(library(**(what or HOLES)), share, asked)
     return choose(found, variants, strategy or Strategy(), Device("card", mib * MIB, "8.0"), stages)
 
 
-def only():
+def expandable_only_mib():
     """MiB of a card on which one sample of LARGE fits with expandable segments alone."""
     sizes = range(2000, 9000, 20)
     return next(
-        mib for mib in sizes if taken(mib, "expandable_segments", **LARGE) and not taken(mib, "native", **LARGE)
+        mib
+        for mib in sizes
+        if choose_allocator(mib, "expandable_segments", **LARGE) and not choose_allocator(mib, "native", **LARGE)
     )
 
 
 # The choice.
 
 
-def test_auto_takes_expandable_segments_only_if_they_raise_the_micro_batch():
-    native, found = taken(HELPED, "native"), taken(HELPED)
+def test_auto_chooses_expandable_segments_only_if_they_raise_the_micro_batch():
+    native, found = choose_allocator(HELPED, "native"), choose_allocator(HELPED)
     assert found.allocator == "expandable_segments"
     assert found.choice.estimate.micro_batch > native.choice.estimate.micro_batch
     assert found.reason == "with expandable segments micro-batch 64 fits, without them 32"
-    found = taken(ALIKE)
+    found = choose_allocator(ALIKE)
     assert found.allocator == "native"
     assert found.reason == "expandable segments would not raise the micro-batch"
 
 
 @pytest.mark.parametrize("mib", range(900, 9000, 450))
-def test_auto_is_never_worse_than_either_and_native_if_they_are_alike(mib):
-    found = {asked: taken(mib, asked) for asked in ("auto", "native", "expandable_segments")}
+def test_auto_equals_the_better_allocator_and_prefers_native(mib):
+    found = {asked: choose_allocator(mib, asked) for asked in ("auto", "native", "expandable_segments")}
     sizes = {asked: one.choice.estimate.micro_batch if one else 0 for asked, one in found.items()}
     assert sizes["auto"] == max(sizes["native"], sizes["expandable_segments"])
     if found["auto"]:
@@ -69,13 +71,14 @@ def test_auto_is_never_worse_than_either_and_native_if_they_are_alike(mib):
         assert found["auto"].allocator == ("expandable_segments" if better else "native")
 
 
-def test_a_lower_zero_stage_is_a_gain_at_the_same_accumulation():
+def test_auto_chooses_expandable_segments_if_they_lower_the_zero_stage():
     strategy = Strategy("deepspeed", 8)
     gains = set()
     for mib in range(2500, 14000, 250):
         what = {"weight": 256 * MIB, "activation": 20 * MIB, "temporary": 33 * MIB}
         every = {
-            asked: taken(mib, asked, 16, stages=(1, 2, 3), strategy=strategy, **what) for asked in ("auto", "native")
+            asked: choose_allocator(mib, asked, 16, stages=(1, 2, 3), strategy=strategy, **what)
+            for asked in ("auto", "native")
         }
         if every["auto"] and every["auto"].allocator != "native":
             choice, native = every["auto"].choice, every["native"] and every["native"].choice
@@ -88,8 +91,8 @@ def test_a_lower_zero_stage_is_a_gain_at_the_same_accumulation():
     assert gains
 
 
-def test_they_come_before_checkpointing_which_costs_computation():
-    found = taken(only(), variants=(VARIANT, CHECKPOINTED), **LARGE)
+def test_expandable_segments_are_tried_before_checkpointing():
+    found = choose_allocator(expandable_only_mib(), variants=(VARIANT, CHECKPOINTED), **LARGE)
     assert found.variant == VARIANT
     assert found.allocator == "expandable_segments"
     assert found.reason.startswith("nothing fits without expandable segments, with them micro-batch ")
@@ -98,7 +101,7 @@ def test_they_come_before_checkpointing_which_costs_computation():
 # Fused attention, which costs no time as far as is known.
 
 
-def attentions(mib, *names, share=64, asked="native"):
+def choose_attention(mib, *names, share=64, asked="native"):
     """What is taken of attentions that need 12, 3 and 2 MiB a sample: full, fused and chunked."""
     sizes = {"full": 12, "fused": 3, "chunked": 2}
     every = {
@@ -109,27 +112,27 @@ def attentions(mib, *names, share=64, asked="native"):
     return choose(searchers(every, share, asked), wanted, Strategy(), Device("card", mib * MIB, "8.0"), (0,))
 
 
-def test_fused_attention_is_taken_if_it_raises_the_micro_batch():
-    kept = attentions(4000, "full", "fused")
+def test_fused_attention_is_chosen_if_it_raises_the_micro_batch():
+    kept = choose_attention(4000, "full", "fused")
     assert (kept.variant.attention_memory, kept.choice.accumulation, kept.full) == ("full", 1, None)
-    found = attentions(1500, "full", "fused")
+    found = choose_attention(1500, "full", "fused")
     assert (found.variant.attention_memory, found.choice.accumulation) == ("fused", 1)
-    assert found.full == attentions(1500, "full").choice
+    assert found.full == choose_attention(1500, "full").choice
     assert found.full.accumulation > 1
-    alone = attentions(1500, "fused")
+    alone = choose_attention(1500, "fused")
     assert (alone.choice, alone.full) == (found.choice, None)
 
 
-def test_chunked_attention_which_costs_time_is_taken_only_if_full_attention_does_not_fit():
-    assert attentions(1500, "full", "chunked").variant.attention_memory == "full"
+def test_chunked_attention_is_not_chosen_if_full_attention_fits():
+    assert choose_attention(1500, "full", "chunked").variant.attention_memory == "full"
 
 
 @pytest.mark.parametrize("mib", range(900, 3000, 300))
 @pytest.mark.parametrize("asked", ["auto", "native"])
-def test_full_and_fused_are_together_never_worse_than_either(mib, asked):
-    alone = [attentions(mib, name, asked=asked) for name in ("full", "fused")]
+def test_choice_of_attention_equals_the_better_of_full_and_fused(mib, asked):
+    alone = [choose_attention(mib, name, asked=asked) for name in ("full", "fused")]
     best = min((one.choice.accumulation for one in alone if one), default=None)
-    found = attentions(mib, "full", "fused", asked=asked)
+    found = choose_attention(mib, "full", "fused", asked=asked)
     assert (found and found.choice.accumulation) == best
 
 
@@ -152,12 +155,12 @@ def test_full_and_fused_are_together_never_worse_than_either(mib, asked):
         (",,:,", {}, None),
     ],
 )
-def test_the_options_of_a_variable(text, options, implied):
+def test_allocator_variable_is_parsed_into_options(text, options, implied):
     assert alloc_conf.options(text) == options
     assert alloc_conf.implied(text) == implied
 
 
-def test_other_options_are_kept():
+def test_other_options_of_the_allocator_variable_are_kept():
     given = {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:128,expandable_segments:False", "PYTORCH_ALLOC_CONF": "a:1"}
     assert alloc_conf.settings("expandable_segments", given) == "max_split_size_mb:128,a:1,expandable_segments:True"
     assert alloc_conf.settings("native", {}) == "expandable_segments:False"
@@ -200,7 +203,7 @@ def compiled(runtime, tmp_path, monkeypatch, capsys):  # noqa: F811
         (ALIKE, "batch_size: 8", "native", 8, "the default: no prediction asks for expandable segments"),
     ],
 )
-def test_the_lock_says_which_and_why(compiled, mib, training, allocator, micro, reason):
+def test_lock_has_the_allocator_and_its_reason(compiled, mib, training, allocator, micro, reason):
     status, lock, text, said = compiled(mib, training)
     assert status == 0, said
     assert lock["training"]["allocator"] == allocator
@@ -209,7 +212,7 @@ def test_the_lock_says_which_and_why(compiled, mib, training, allocator, micro, 
     assert line == f"  allocator: {allocator}" + (f"  # {reason}" if reason else "")
 
 
-def test_on_the_cpu_there_is_none_and_nothing_is_exported(compiled):
+def test_cpu_run_has_no_allocator_and_exports_no_variable(compiled):
     status, lock, text, said = compiled(HELPED, "allocator: expandable_segments", "", "resources: {num_gpus: 0}\n")
     assert status == 0, said
     assert lock["training"]["allocator"] is None
@@ -217,7 +220,7 @@ def test_on_the_cpu_there_is_none_and_nothing_is_exported(compiled):
     assert "ALLOC_CONF" not in Path("out/run.sh").read_text()
 
 
-def test_a_variable_of_the_spec_decides_what_the_key_leaves_open(compiled):
+def test_variable_of_the_spec_sets_the_allocator_if_the_key_is_auto(compiled):
     status, lock, text, said = compiled(HELPED, "", "PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:True'")
     assert status == 0, said
     assert lock["training"]["allocator"] == "expandable_segments"
@@ -252,7 +255,7 @@ def test_a_variable_of_the_spec_decides_what_the_key_leaves_open(compiled):
         ("", "PYTORCH_ALLOC_CONF: 'garbage_collection_threshold:-1'", "to `-1`, which torch does not accept"),
     ],
 )
-def test_variables_that_contradict_are_refused(compiled, training, variables, said):
+def test_contradictory_or_malformed_allocator_variables_are_refused(compiled, training, variables, said):
     status, _, _, err = compiled(ALIKE, training, variables)
     assert status == 1
     assert "error[R227]" in err
@@ -269,7 +272,7 @@ def test_variables_that_contradict_are_refused(compiled, training, variables, sa
         "roundup_power2_divisions:4",
     ],
 )
-def test_what_torch_takes_is_left_alone(text):
+def test_valid_allocator_options_have_no_fault(text):
     assert alloc_conf.fault(text) is None
     assert not alloc_conf.unknown(text)
 
@@ -291,7 +294,7 @@ for text in sys.argv[1:]:
 """
 
 
-def test_the_values_of_options_are_those_that_torch_takes():
+def test_accepted_option_values_are_those_that_torch_accepts():
     """Asked of torch itself, in a process of its own: an accepted value is a setting of the process."""
     pytest.importorskip("torch")
     done = subprocess.run(
@@ -300,7 +303,7 @@ def test_the_values_of_options_are_those_that_torch_takes():
     assert done.stdout.split() == [text for text in OPTIONS if alloc_conf.fault(text) is None]
 
 
-def test_an_option_that_torch_does_not_know_is_a_warning(compiled):
+def test_unknown_allocator_option_is_a_warning(compiled):
     status, _, _, err = compiled(ALIKE, "", "PYTORCH_ALLOC_CONF: 'max_split_size_mb:128,new_one:1'")
     assert status == 0
     assert "warning[R227]" in err
@@ -311,7 +314,7 @@ def test_an_option_that_torch_does_not_know_is_a_warning(compiled):
     ("option", "warned"),
     [("max_split_size_mb:128", True), ("roundup_power2_divisions:4", True), ("pinned_num_register_threads:2", False)],
 )
-def test_an_option_that_moves_memory_and_is_not_followed_is_a_warning(compiled, option, warned):
+def test_option_that_the_prediction_ignores_is_a_warning(compiled, option, warned):
     status, _, _, err = compiled(ALIKE, "", f"PYTORCH_CUDA_ALLOC_CONF: '{option}'")
     assert status == 0
     assert (f"the prediction of memory does not take into account `{option.partition(':')[0]}`" in err) == warned
@@ -327,13 +330,13 @@ def test_an_option_that_moves_memory_and_is_not_followed_is_a_warning(compiled, 
         ),
     ],
 )
-def test_workspaces_of_cublas_that_no_prediction_follows_are_a_warning(compiled, variable, said):
+def test_cublas_setting_that_the_prediction_ignores_is_a_warning(compiled, variable, said):
     status, _, _, err = compiled(ALIKE, "", variable)
     assert status == 0
     assert f"warning[R227]: {said}" in err or f"warning[R227]: `CUBLAS_WORKSPACE_CONFIG` {said}" in err
 
 
-def test_the_share_of_a_card_is_the_least_that_a_variable_gives():
+def test_memory_fraction_is_the_lowest_of_all_variables():
     assert alloc_conf.fraction({}) == 1
     given = {"PYTORCH_ALLOC_CONF": "per_process_memory_fraction:0.5", "PYTORCH_CUDA_ALLOC_CONF": "backend:native"}
     assert alloc_conf.fraction(given) == 0.5
@@ -341,13 +344,13 @@ def test_the_share_of_a_card_is_the_least_that_a_variable_gives():
     assert alloc_conf.fraction(given) == 0.25
 
 
-def test_a_share_of_the_card_lowers_the_micro_batch(compiled):
+def test_memory_fraction_lowers_the_micro_batch(compiled):
     fewer = "PYTORCH_CUDA_ALLOC_CONF: 'per_process_memory_fraction:0.2'"
     chosen = [compiled(ALIKE, "", text)[1]["training"]["micro_batch_size"] for text in ("", fewer)]
     assert chosen[1] < chosen[0]
 
 
-def test_explain_and_fit_give_the_reason(compiled, capsys):
+def test_explain_and_fit_show_the_reason_for_the_allocator(compiled, capsys):
     compiled(HELPED)
     assert main(["explain", "spec.yaml", "--facts", "facts.yaml", "training.allocator"]) == 0
     out = capsys.readouterr().out
@@ -358,7 +361,7 @@ def test_explain_and_fit_give_the_reason(compiled, capsys):
     assert "The allocator's setting is native: expandable segments would not raise the micro-batch." in out
 
 
-def test_a_given_micro_batch_keeps_native_segments_and_the_note_names_the_others(compiled, checks_given):
+def test_given_micro_batch_keeps_native_segments_and_suggests_expandable_ones(compiled, checks_given):
     status, _, _, said = compiled(HELPED, "batch_size: 64")
     assert "R318" in said
     assert "would fit with `allocator: expandable_segments`: micro-batch 64" in said
@@ -368,9 +371,9 @@ def test_a_given_micro_batch_keeps_native_segments_and_the_note_names_the_others
     assert lock["training"]["allocator"] == "expandable_segments"
 
 
-def test_if_nothing_fits_natively_the_help_names_expandable_segments(compiled, runtime):  # noqa: F811
+def test_if_nothing_fits_natively_expandable_segments_are_suggested(compiled, runtime):  # noqa: F811
     runtime(answers(**LARGE))
-    status, _, _, said = compiled(only(), "allocator: native")
+    status, _, _, said = compiled(expandable_only_mib(), "allocator: native")
     assert status == 1
     assert "error[R317]" in said
     assert "would fit with `allocator: expandable_segments`" in said
@@ -382,7 +385,7 @@ echo "$2 [${PYTORCH_ALLOC_CONF-unset}] [${PYTORCH_CUDA_ALLOC_CONF-unset}]"
 """
 
 
-def started(script, *words, **environment):
+def run_script(script, *words, **environment):
     """The lines of a script whose interpreter is the stub."""
     stub = Path("stub").absolute()
     stub.write_text(STUB)
@@ -406,10 +409,10 @@ def started(script, *words, **environment):
         (ALIKE, "PYTORCH_CUDA_ALLOC_CONF: 'max_split_size_mb:128'", "max_split_size_mb:128,expandable_segments:False"),
     ],
 )
-def test_run_sh_sets_it_under_both_names_whatever_the_shell_has(compiled, mib, variables, wanted):
+def test_run_sh_sets_both_allocator_variables_over_those_of_the_shell(compiled, mib, variables, wanted):
     assert compiled(mib, "", variables)[0] == 0
     inherited = "expandable_segments:True"
-    first, train = started("out/run.sh", PYTORCH_CUDA_ALLOC_CONF=inherited)
+    first, train = run_script("out/run.sh", PYTORCH_CUDA_ALLOC_CONF=inherited)
     # Preflight still sees what was inherited, so that it can warn.
     assert first == f"ratc_runtime.preflight [unset] [{inherited}]"
     assert train == f"ratc_runtime.train [{wanted}] [{wanted}]"
@@ -418,14 +421,14 @@ def test_run_sh_sets_it_under_both_names_whatever_the_shell_has(compiled, mib, v
 NODE = {"RAT_DATA_DIR": "data", "RAT_OUTPUT_DIR": "results", "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
 
 
-def test_node_sh_sets_it_too(compiled):
+def test_node_sh_sets_both_allocator_variables(compiled):
     assert compiled(HELPED, options=("--target", "slurm"))[0] == 0
     Path("results/logs").mkdir(parents=True)
-    lines = started("out/node.sh", str(Path("out/lock.yaml").absolute()), "here", "1", "7", "0", **NODE)
+    lines = run_script("out/node.sh", str(Path("out/lock.yaml").absolute()), "here", "1", "7", "0", **NODE)
     assert lines[-1].endswith("[expandable_segments:True] [expandable_segments:True]")
 
 
-def test_the_points_of_an_array_have_each_their_own(compiled):
+def test_each_point_of_an_array_sets_its_own_allocator(compiled):
     sweep = "sweep: {grid: {training.allocator: [native, expandable_segments]}}\n"
     status, _, text, said = compiled(HELPED, more=sweep, options=("--target", "slurm"))
     assert status == 0, said
@@ -433,7 +436,7 @@ def test_the_points_of_an_array_have_each_their_own(compiled):
     Path("results/logs").mkdir(parents=True)
     seen = {}
     for lock in sorted(Path("out/points").glob("*/lock.yaml")):
-        lines = started("out/node.sh", str(lock.absolute()), "here", "1", "7", "0", **NODE)
+        lines = run_script("out/node.sh", str(lock.absolute()), "here", "1", "7", "0", **NODE)
         seen[yaml.safe_load(lock.read_text())["training"]["allocator"]] = lines[-1].split(" ", 1)[1]
     assert seen == {
         "native": "[expandable_segments:False] [expandable_segments:False]",

@@ -1,4 +1,4 @@
-"""The choice: the largest divisor that fits, the lowest stage that needs no more, and ways out that were predicted."""
+"""The choice of micro-batch and ZeRO stage, and the suggestions if nothing fits."""
 
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +22,7 @@ def searcher(share=64, **what):
     return Searcher({FP32: pair(**what)}, share)
 
 
-def test_the_largest_divisor_that_fits_is_taken_and_the_next_does_not_fit():
+def test_largest_fitting_divisor_is_chosen():
     search = searcher(60, activation=60 * MIB)
     found = search.choose(FP32, Strategy(), SMALL)
     assert found.estimate.fits
@@ -33,12 +33,12 @@ def test_the_largest_divisor_that_fits_is_taken_and_the_next_does_not_fit():
     assert sum(found.breakdown.by_kind.values()) == found.estimate.peak_allocated_bytes
 
 
-def test_the_whole_share_needs_no_accumulation_and_has_nothing_larger():
+def test_micro_batch_of_the_whole_share_needs_no_accumulation():
     found = searcher(64).choose(FP32, Strategy(), LARGE)
     assert (found.estimate.micro_batch, found.accumulation, found.next_larger) == (64, 1, None)
 
 
-def test_a_step_of_one_micro_batch_is_predicted_from_its_own_trace():
+def test_step_without_accumulation_is_predicted_from_its_own_trace():
     light, heavy = trace(), trace(activation=10_000 * MIB, accumulating=True)
     found = Searcher({FP32: Pair(light, heavy)}, 8).choose(FP32, Strategy(), SMALL)
     assert found.accumulation == 1
@@ -66,7 +66,7 @@ class Noting:
         (1, 2, 1, {(False, True)}),
     ],
 )
-def test_one_sample_is_only_traced_if_it_is_at_stake(share, activation, micro_batch, asked):
+def test_one_sample_trace_is_requested_only_if_needed(share, activation, micro_batch, asked):
     traces = Noting(pair(activation=activation * MIB))
     choice = Searcher({FP32: traces}, share).choose(FP32, Strategy(), SMALL)
     assert (choice.estimate.micro_batch, traces.asked) == (micro_batch, asked)
@@ -74,27 +74,27 @@ def test_one_sample_is_only_traced_if_it_is_at_stake(share, activation, micro_ba
 
 @given(share=st.integers(1, 400), activation=st.integers(1, 600))
 @settings(max_examples=examples(60), deadline=None)
-def test_it_agrees_with_trying_every_divisor(share, activation):
+def test_choice_equals_an_exhaustive_search_over_divisors(share, activation):
     search = searcher(share, activation=activation * MIB)
     fitting = [n for n in range(1, share + 1) if share % n == 0 and search.estimate(FP32, Strategy(), SMALL, n).fits]
     found = search.choose(FP32, Strategy(), SMALL)
     assert (found.estimate.micro_batch if found else None) == max(fitting, default=None)
 
 
-def test_a_share_below_one_is_refused():
+def test_share_below_one_sample_raises_a_value_error():
     with pytest.raises(ValueError, match="share of 0"):
         Searcher({}, 0)
 
 
-def states(width=2):
+def large_model_states(width=2):
     """Much state, little activation: what ZeRO is for. 4 x 256 MiB of weights in 16 bits are 512 Mi parameters."""
     return {"weight": 256 * MIB, "activation": 200 * MIB, "temporary": MIB, "optimizer": False, "width": width}
 
 
 @pytest.mark.parametrize("gib", [6, 8, 10, 12, 16, 24])
-def test_the_lowest_stage_that_needs_no_more_accumulation_is_taken(gib):
+def test_lowest_zero_stage_without_more_accumulation_is_chosen(gib):
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: pair(**states())}, 32)
+    search = Searcher({wanted: pair(**large_model_states())}, 32)
     strategy, card = Strategy("deepspeed", 8), Device("card", gib * GIB, "8.0")
     stages = (0, 1, 2, 3)
     by_stage = {stage: search.choose(wanted, replace(strategy, zero_stage=stage), card) for stage in stages}
@@ -105,9 +105,9 @@ def test_the_lowest_stage_that_needs_no_more_accumulation_is_taken(gib):
     assert found == by_stage[lowest]
 
 
-def test_no_stage_is_predicted_after_one_that_needs_no_accumulation(monkeypatch):
+def test_no_zero_stage_is_predicted_after_one_without_accumulation(monkeypatch):
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: pair(**states())}, 32)
+    search = Searcher({wanted: pair(**large_model_states())}, 32)
     predicted: list[int] = []
     predictor = search.predictor
     monkeypatch.setattr(
@@ -120,9 +120,9 @@ def test_no_stage_is_predicted_after_one_that_needs_no_accumulation(monkeypatch)
     assert set(predicted) == {0}
 
 
-def test_a_stage_helps_if_the_states_do_not_fit():
+def test_zero_stage_is_suggested_if_the_model_states_do_not_fit():
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: pair(**states())}, 8)
+    search = Searcher({wanted: pair(**large_model_states())}, 8)
     strategy, card = Strategy("deepspeed", 8), Device("card", 8 * GIB, "8.0")
     assert search.choose(wanted, strategy, card) is None
     assert search.choose_stage(wanted, strategy, card, (0, 1, 2, 3)).estimate.strategy.zero_stage >= 1
@@ -131,9 +131,9 @@ def test_a_stage_helps_if_the_states_do_not_fit():
     assert told.ways_out[0].choice.estimate.fits
 
 
-def test_offloading_is_proposed_if_no_stage_helps():
+def test_offloading_is_suggested_if_no_zero_stage_fits():
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
-    search = Searcher({wanted: pair(**states())}, 8)
+    search = Searcher({wanted: pair(**large_model_states())}, 8)
     card = Device("card", 6 * GIB, "8.0")
     strategy = Strategy("deepspeed", 2, 3)
     assert search.choose(wanted, strategy, card) is None
@@ -155,7 +155,7 @@ def library(factor=1.0):
     }
 
 
-def test_when_nothing_fits_it_says_what_takes_most_and_what_would_do():
+def test_if_nothing_fits_the_result_has_the_need_and_suggestions():
     search = Searcher(library(), 8)
     assert search.choose(FP32, Strategy(), SMALL) is None
     cards = [LARGE, Device("middle", 16 * GIB, "8.0"), Device("other", 40 * GIB, "9.0"), SMALL]
@@ -178,7 +178,7 @@ def test_when_nothing_fits_it_says_what_takes_most_and_what_would_do():
         assert way.choice.estimate.fits
 
 
-def test_ways_that_do_not_lead_out_are_not_named():
+def test_changes_that_do_not_make_it_fit_are_not_suggested():
     search = Searcher(library(factor=3.9), 8)
     changes = [way.change for way in search.nothing(FP32, Strategy(), SMALL).ways_out]
     assert "`precision: bf16`" not in changes
@@ -189,7 +189,7 @@ def test_ways_that_do_not_lead_out_are_not_named():
     ]
 
 
-def test_a_way_out_that_cannot_be_traced_is_left_out():
+def test_untraceable_change_is_not_suggested():
     class Broken:
         def trace(self, accumulating, one_sample):
             raise Untraceable
@@ -202,7 +202,7 @@ def test_a_way_out_that_cannot_be_traced_is_left_out():
         Searcher({FP32: Broken()}, 8).choose(FP32, Strategy(), SMALL)
 
 
-def lean():
+def variants_of_less_memory():
     """8.6 GiB a sample as asked for, half of it with chunked attention, a quarter with checkpointing, a tenth with
     both.
     """
@@ -219,30 +219,30 @@ def lean():
     ("gib", "attention", "checkpointed"),
     [(80, "full", False), (8, "chunked", False), (4, "full", True), (2.5, "chunked", True)],
 )
-def test_checkpointing_is_taken_only_if_nothing_fits_without(gib, attention, checkpointed):
+def test_checkpointing_is_chosen_only_if_nothing_fits_without_it(gib, attention, checkpointed):
     card = Device("card", int(gib * GIB), "8.0")
     allowed = in_order(FP32, ("full", "chunked"), (False, True))
-    taken = choose(searchers(lean(), 1, "native"), allowed, Strategy(), card, (0,))
+    taken = choose(searchers(variants_of_less_memory(), 1, "native"), allowed, Strategy(), card, (0,))
     used = taken.variant
     assert (used.attention_memory, used.activation_checkpointing) == (attention, checkpointed)
     assert taken.choice.estimate.fits
     for passed in allowed[: allowed.index(used)]:
-        assert Searcher(lean(), 1).choose(passed, Strategy(), card) is None
+        assert Searcher(variants_of_less_memory(), 1).choose(passed, Strategy(), card) is None
 
 
-def test_what_a_spec_does_not_allow_is_never_asked_for():
+def test_variant_that_the_spec_does_not_allow_is_never_traced():
     class Forbidden(dict):
         def __getitem__(self, wanted):
             assert not wanted.activation_checkpointing, "nobody may trace this"
             return super().__getitem__(wanted)
 
     card = Device("card", 4 * GIB, "8.0")
-    search = searchers(Forbidden(lean()), 1, "native")
+    search = searchers(Forbidden(variants_of_less_memory()), 1, "native")
     assert choose(search, in_order(FP32, ("full", "chunked"), (False,)), Strategy(), card, (0,)) is None
     assert choose(search, [], Strategy(), card, (0,)) is None
 
 
-def test_a_change_is_worded_as_in_a_spec():
+def test_suggested_change_is_written_as_in_a_spec():
     assert describe(FP32, FP32) is None
     assert describe(FP32, replace(FP32, image_size=(128, 96))) == "`image_size: [128, 96]`"
     assert describe(FP32, replace(FP32, attention_memory="chunked")) == "`attention_memory: chunked`"
@@ -250,7 +250,7 @@ def test_a_change_is_worded_as_in_a_spec():
     assert describe(FP32, replace(FP32, kernels="9.0")) is None
 
 
-def test_cards_share_replays(monkeypatch):
+def test_larger_cards_reuse_the_replay_of_another_card(monkeypatch):
     """A second card with room asks for no replay of its own: the first never met its cap."""
     import ratc.memory.estimate as estimate
 
@@ -263,7 +263,7 @@ def test_cards_share_replays(monkeypatch):
     assert len(done) == 1
 
 
-def test_a_search_needs_few_replays(monkeypatch):
+def test_search_over_240_divisors_needs_at_most_10_replays(monkeypatch):
     """720,720 has 240 divisors; bisection over live bytes leaves a handful to replay, however many there are."""
     import ratc.memory.estimate as estimate
 

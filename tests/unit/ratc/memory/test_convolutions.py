@@ -1,4 +1,4 @@
-"""The workspaces of cuDNN's convolutions: rules, what was measured, and what a step does where there is no room."""
+"""The workspaces of cuDNN's convolutions: the rules, the measured table, and workspaces that do not fit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NUMBERS = [0, 0, 0, 0, 64, 64, 64, 1, 64 * 64 * 56 * 56, 64 * 64 * 56 * 56, 3, 3
 @pytest.mark.parametrize(
     ("kind", "under"), [("bf16", 0.02), ("fp16", 0.04), ("tf32", 0.05), ("fp32", 0.04)], ids=lambda value: str(value)
 )
-def test_the_rules_alone_hold_on_the_survey(kind: str, under: float) -> None:
+def test_workspace_rules_without_the_table_match_the_survey(kind: str, under: float) -> None:
     """Contiguous tensors: half of all passes are exact to 0.1 %, and few are under-estimated by more than 5 %."""
     rows = [row for row in workspaces.rows(SURVEY, "conv") if row["dt"] == kind and not row["last"]]
     found = [error for _, _, error in workspaces.errors(rows)]
@@ -51,14 +51,14 @@ def test_the_rules_alone_hold_on_the_survey(kind: str, under: float) -> None:
     assert sum(error < -0.05 for error in found) / len(found) <= under
 
 
-def test_what_was_measured_is_predicted_as_it_was_measured() -> None:
+def test_workspaces_of_surveyed_convolutions_equal_the_survey() -> None:
     errors = [error for _, _, error in workspaces.errors(workspaces.rows(SURVEY, "conv"), measured())]
     assert len(errors) > 2500
     assert sum(abs(error) > 0.001 for error in errors) / len(errors) < 0.01  # a recorded step took more than the survey
     assert min(errors) > -0.001
 
 
-def test_other_batches_tell_of_one_that_was_left_out() -> None:
+def test_workspace_is_interpolated_from_other_batch_sizes() -> None:
     """bf16 at 16 images, from the rows of 1, 4 and 64 images alone."""
     others = [one for one in workspaces.surveyed_passes() if one.conv.batch != 16]
     rows = [
@@ -69,7 +69,7 @@ def test_other_batches_tell_of_one_that_was_left_out() -> None:
     assert max(map(abs, found)) < 0.05
 
 
-def test_a_trace_describes_a_pass_by_numbers() -> None:
+def test_numbers_of_a_trace_are_read_as_a_convolution_pass() -> None:
     assert described(NUMBERS) == (PLAIN, "forward")
     assert PLAIN.weights == 64 * 64 * 9
     assert PLAIN.positions == 64 * 56 * 56
@@ -83,14 +83,14 @@ def test_a_trace_describes_a_pass_by_numbers() -> None:
     [[], NUMBERS[:9], NUMBERS[:10], NUMBERS[:-1], [3, *NUMBERS[1:]], [0, 4, *NUMBERS[2:]], [-1, *NUMBERS[1:]]]
     + [[*NUMBERS[:place], 0, *NUMBERS[place + 1 :]] for place in (5, 6, 7, 10, 13)],
 )
-def test_other_numbers_are_refused(numbers: list[int]) -> None:
+def test_invalid_numbers_of_a_convolution_are_refused(numbers: list[int]) -> None:
     with pytest.raises(ValueError, match=r"no convolution|not enough values"):
         described(numbers)
     with pytest.raises((ValueError, TypeError)):
         read(["convolution", *([number, 0] for number in numbers)])
 
 
-def test_the_nearest_size_that_was_measured_counts() -> None:
+def test_workspace_of_the_nearest_measured_size_is_used() -> None:
     """Copies grow with the images, what lies beside them does not; more than a sum a multiprocessor does."""
     key = list(signature(PLAIN, "weight"))
     large = 2 * partial_sum_bytes(PLAIN, 132)
@@ -109,8 +109,8 @@ def test_the_nearest_size_that_was_measured_counts() -> None:
     assert workspace(none, "weight", known=known) >= 0
 
 
-def test_a_table_of_passes_holds_what_no_rule_explains() -> None:
-    """And which passes a rule explains; one that was met twice counts with the larger workspace."""
+def test_table_of_passes_holds_the_residue_of_the_rules() -> None:
+    """And the passes that a rule explains; of two records of one pass the larger workspace counts."""
     right = Recorded("a", PLAIN, "forward", copies(PLAIN, "forward") + 16)
     (entry,) = workspaces.content([right])["passes"]
     assert entry[1] == [[PLAIN.positions, None, 0]]
@@ -124,7 +124,7 @@ def test_a_table_of_passes_holds_what_no_rule_explains() -> None:
     assert workspace(PLAIN, "weight", known=parsed(content)) == sums.bytes_
 
 
-def test_the_committed_table_is_what_the_data_says() -> None:
+def test_committed_table_covers_every_surveyed_pass() -> None:
     """Of the survey: the recorded steps need their traces, and `workspaces.py --write` reads both."""
     known = measured()
     assert len(known.passes) > 1500
@@ -132,7 +132,7 @@ def test_the_committed_table_is_what_the_data_says() -> None:
     assert all(signature(one.conv, one.direction) in known.passes for one in workspaces.surveyed_passes())
 
 
-def test_the_largest_workspace_of_a_convolution_that_was_not_measured_counts() -> None:
+def test_largest_workspace_of_unmeasured_convolutions_is_found() -> None:
     strange = replace(PLAIN, features=72, outputs=PLAIN.outputs // 64 * 72)
     known = parsed({"sums": [], "passes": [[list(signature(PLAIN, "forward")), [[1, None, 0]]]]})  # type: ignore[list-item]
     assert unmeasured([], known) == unmeasured([(PLAIN, "forward")], known) == 0
@@ -143,7 +143,7 @@ def test_the_largest_workspace_of_a_convolution_that_was_not_measured_counts() -
     assert unmeasured([(PLAIN, "forward"), (head, "forward")], known) == 0
 
 
-def test_without_room_a_workspace_is_halved_once() -> None:
+def test_optional_workspace_is_halved_once_if_it_does_not_fit() -> None:
     """A block of 100 MiB, then a pass of 40 MiB: with 130 MiB a kernel with 20 MiB runs, with 110 none."""
     program = Program([0, 1, ~1, ~0], [100 * MIB, 40 * MIB], [0, 0], [0, 0], [0, 0], ("",), ("",), 0)
     program = replace(program, optional=frozenset([1]))

@@ -22,7 +22,7 @@ from tests.helpers.made_traces import MIB, layers, trace
 CARD = Device("card", 24 << 30, "8.6")
 
 
-def test_the_live_peak_is_what_paper_says():
+def test_live_peak_equals_a_count_by_hand():
     """4 layers: weights and both moments are 3 x 16 MiB; in backward each layer adds a gradient and frees its
     activation.
     """
@@ -36,7 +36,7 @@ def test_the_live_peak_is_what_paper_says():
         assert found.peak_reserved_bytes >= found.peak_allocated_bytes
 
 
-def test_sizes_of_any_batch_follow_from_the_line():
+def test_sizes_are_linear_in_the_micro_batch():
     program = trace(activation=1.5).program
     assert program.kinds[program.kind[-1]] == "temporary"
     sizes = program.sizes(4)
@@ -49,37 +49,37 @@ def test_sizes_of_any_batch_follow_from_the_line():
 SLOW = (37, 4, 18, 26, 14), (0, ~0, 1, 2, 3, 4, ~1, ~2, ~4, ~3)
 
 
-def made(sizes: Sequence[int], ops: Sequence[int], start: int) -> Program:
+def program_of(sizes: Sequence[int], ops: Sequence[int], start: int) -> Program:
     empty = [0] * len(sizes)
     return Program(list(ops), [size * MIB for size in sizes], empty, empty, empty, ("activation",), ("",), start)
 
 
-def again(step: Sequence[int], count: int, by: int) -> list[int]:
+def repeat(step: Sequence[int], count: int, by: int) -> list[int]:
     """A step ``count`` times over, each time with blocks of its own."""
     return [op + by * turn if op >= 0 else ~(~op + by * turn) for turn in range(count) for op in step]
 
 
-def test_the_last_step_is_repeated_until_it_reserves_no_more():
+def test_step_is_repeated_until_the_reserved_memory_is_stable():
     sizes, ops = SLOW
     step = ops[2:]
     for count, reserved in ((1, 64), (2, 78), (3, 92), (4, 92)):
         allocator = Allocator()
         addresses: dict[int, int] = {}
-        for op in (*ops[:2], *again(step, count, 10)):
+        for op in (*ops[:2], *repeat(step, count, 10)):
             if op >= 0:
                 addresses[op] = allocator.malloc(sizes[op % 10] * MIB)
             else:
                 allocator.free(addresses[~op])
         assert allocator.peak_reserved == reserved * MIB
-    assert replay(made(sizes, ops, 2), 1).peak_reserved_bytes == 92 * MIB
-    at_cap = replay(made(sizes, ops, 2), 1, cap=80 * MIB)
+    assert replay(program_of(sizes, ops, 2), 1).peak_reserved_bytes == 92 * MIB
+    at_cap = replay(program_of(sizes, ops, 2), 1, cap=80 * MIB)
     assert at_cap.retries
     assert at_cap.peak_reserved_bytes <= 80 * MIB
 
 
 @settings(max_examples=examples(100))
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=6), st.randoms(use_true_random=False))
-def test_a_repeated_step_is_one_written_out(sizes, chance):
+def test_repeated_step_equals_the_same_step_written_out(sizes, chance):
     """What a step leaves for the next one to free is freed by the repeated step, too."""
     kept, left = 0, len(sizes)  # what the step before left, and what this one leaves
     step, alive = [~kept], []
@@ -90,7 +90,7 @@ def test_a_repeated_step_is_one_written_out(sizes, chance):
         if alive and chance.random() < 0.5:
             step.append(~alive.pop(chance.randrange(len(alive))))
     step += [~number for number in alive]
-    program = made([*sizes, *sizes], [kept, *step], 1)
+    program = program_of([*sizes, *sizes], [kept, *step], 1)
     assert carried(program, program.sizes(1)) == {kept: left}
     allocator = Allocator()
     here = allocator.malloc(sizes[kept] * MIB)
@@ -110,13 +110,13 @@ def test_a_repeated_step_is_one_written_out(sizes, chance):
     assert (found.peak_reserved_bytes, found.fits) == (allocator.peak_reserved, True)
 
 
-def test_a_step_that_leaves_more_than_it_found_is_not_repeated():
-    program = made((8, 12), (0, 1, ~0), 1)
+def test_step_that_leaks_memory_is_not_repeated():
+    program = program_of((8, 12), (0, 1, ~0), 1)
     assert carried(program, program.sizes(1)) is None
     assert replay(program, 1).peak_reserved_bytes == 20 * MIB
 
 
-def test_the_breakdown_at_the_peak_adds_up_to_the_peak():
+def test_breakdown_adds_up_to_the_peak():
     program = trace().program
     found = replay(program, 3)
     parts = breakdown(program, 3, found.peak)
@@ -127,7 +127,7 @@ def test_the_breakdown_at_the_peak_adds_up_to_the_peak():
     assert parts.largest(1)[0][0] == "layers.3"
 
 
-def test_the_timeline_has_the_peak_and_no_more_points_than_asked_for():
+def test_timeline_has_the_peak_and_at_most_the_requested_points():
     program = trace(count=20).program
     for samples in (1, 7, 50):
         points = timeline(program, 2, samples)
@@ -136,7 +136,7 @@ def test_the_timeline_has_the_peak_and_no_more_points_than_asked_for():
         assert all(min(point) >= 0 for point in points)
 
 
-def test_at_a_cap_it_runs_out_and_says_where():
+def test_replay_below_the_live_peak_fails_at_an_allocation():
     program = trace().program
     lowest = live_peak(program, 4)
     found = replay(program, 4, lowest - 1)
@@ -153,7 +153,7 @@ def test_at_a_cap_it_runs_out_and_says_where():
     share=st.floats(0.5, 1.5),
 )
 @settings(max_examples=examples(60), deadline=None)
-def test_lower_bound_replay_and_upper_bound_keep_their_order(micro, count, weight, activation, share):
+def test_replay_lies_between_the_live_and_the_unbounded_peak(micro, count, weight, activation, share):
     predictor = Predictor(trace(count=count, weight=weight, activation=activation))
     free = predictor.unbounded(micro)
     assert predictor.lowest(micro) <= free.peak_allocated_bytes <= free.peak_reserved_bytes
@@ -168,12 +168,12 @@ def test_lower_bound_replay_and_upper_bound_keep_their_order(micro, count, weigh
 
 @given(micro=st.integers(1, 200))
 @settings(max_examples=examples(30), deadline=None)
-def test_more_samples_never_need_less(micro):
+def test_live_peak_grows_with_the_micro_batch(micro):
     program = trace().program
     assert live_peak(program, micro + 1) > live_peak(program, micro)
 
 
-def test_the_estimate_leaves_room_for_what_is_outside_and_the_margin():
+def test_cap_subtracts_memory_outside_the_allocator_and_the_margin():
     predictor = Predictor(trace())
     found = predictor.estimate(CARD, 2)
     beside = sum(term.bytes_ for term in found.outside)
@@ -186,7 +186,7 @@ def test_the_estimate_leaves_room_for_what_is_outside_and_the_margin():
     assert several.cap_bytes < found.cap_bytes
 
 
-def test_a_process_that_may_reserve_a_part_of_the_card_has_that_part():
+def test_memory_fraction_limits_the_budget():
     """`per_process_memory_fraction` counts from what the driver leaves, as `torch.cuda.mem_get_info` tells it."""
     whole, part = (Predictor(trace()).estimate(replace(CARD, fraction=share), 2) for share in (1.0, 0.3))
     driver = next(term for term in whole.outside if term.name == "kept by the driver").bytes_
@@ -195,7 +195,7 @@ def test_a_process_that_may_reserve_a_part_of_the_card_has_that_part():
     assert Predictor(trace()).estimate(replace(CARD, fraction=0.999), 2).outside == whole.outside  # it leaves enough
 
 
-def test_a_step_that_does_not_fit_has_its_unbounded_peak():
+def test_step_that_does_not_fit_reports_its_unbounded_peak():
     predictor = Predictor(trace(activation=100 * MIB))
     found = predictor.estimate(CARD, 200)
     assert not found.fits
@@ -203,7 +203,7 @@ def test_a_step_that_does_not_fit_has_its_unbounded_peak():
     assert found.peak_allocated_bytes >= 200 * 4 * 100 * MIB
 
 
-def test_a_card_with_the_needed_memory_would_do_and_one_with_less_would_not():
+def test_needed_memory_fits_and_3_percent_less_does_not():
     predictor = Predictor(trace(count=30, activation=7.3 * MIB))
     micro = 128
     need = predictor.need(CARD, micro)
@@ -214,7 +214,7 @@ def test_a_card_with_the_needed_memory_would_do_and_one_with_less_would_not():
     assert not replay(predictor.program, micro, int(cap * 0.97)).fits
 
 
-def test_a_card_smaller_than_its_context_fits_nothing():
+def test_card_smaller_than_its_cuda_context_fits_nothing():
     tiny = Device("tiny", 100 * MIB, "7.0")
     assert Predictor(trace()).cap(tiny) == 0
     assert not Predictor(trace()).estimate(tiny, 1).fits
@@ -224,17 +224,17 @@ def test_a_card_smaller_than_its_context_fits_nothing():
     ("capability", "kernels"),
     [("6.0", "6.0"), ("7.0", "7.0"), ("7.5", "7.0"), ("8.0", "8.0"), ("8.6", "8.6"), ("8.9", "8.6"), ("9.0", "9.0")],
 )
-def test_cards_share_traces_if_their_kernels_are_the_same(capability, kernels):
+def test_cards_with_the_same_kernels_share_traces(capability, kernels):
     assert Device("card", 1 << 34, capability).kernels == kernels
 
 
-def test_rounding_is_counted():
+def test_breakdown_counts_rounded_sizes():
     program = trace(weight=1000, activation=700, temporary=0).program
     parts = breakdown(program, 1, replay(program, 1).peak)
     assert parts.by_kind["parameter"] == 4 * rounded(1000) == 4 * 1024
 
 
-def spoiled(path, value):
+def trace_with(path, value):
     data = copy.deepcopy(layers())
     *way, last = path
     place = data
@@ -254,43 +254,46 @@ CONVOLUTION += [[1, 0]] * 2
     [
         (None, "not an object"),
         ([], "not an object"),
-        (spoiled(["trace_version"], 1), "version 1"),
-        (spoiled(["kinds"], ["parameter"]), "kinds parameter"),
-        (spoiled(["steps"], []), "steps"),
-        (spoiled(["steps"], [10**9]), "steps"),
-        (spoiled(["events", 0], [0]), "event 0"),
-        (spoiled(["events", 0], [0, -1, 0, 0, 0, 0]), "event 0"),
-        (spoiled(["events", 0], [0, 4, 0, 99, 0, 0]), "event 0"),
-        (spoiled(["events", 0], "words"), "event 0"),
-        (spoiled(["events", 1, 0], 0), "event 1"),
-        *((spoiled(["events", 0, 1], size), "event 0") for size in (math.nan, math.inf, 10**400)),
-        *((spoiled(["events", 0, place], 0.5), "event 0") for place in (3, 4, 5)),
+        (trace_with(["trace_version"], 1), "version 1"),
+        (trace_with(["kinds"], ["parameter"]), "kinds parameter"),
+        (trace_with(["steps"], []), "steps"),
+        (trace_with(["steps"], [10**9]), "steps"),
+        (trace_with(["events", 0], [0]), "event 0"),
+        (trace_with(["events", 0], [0, -1, 0, 0, 0, 0]), "event 0"),
+        (trace_with(["events", 0], [0, 4, 0, 99, 0, 0]), "event 0"),
+        (trace_with(["events", 0], "words"), "event 0"),
+        (trace_with(["events", 1, 0], 0), "event 1"),
+        *((trace_with(["events", 0, 1], size), "event 0") for size in (math.nan, math.inf, 10**400)),
+        *((trace_with(["events", 0, place], 0.5), "event 0") for place in (3, 4, 5)),
         *(
-            (spoiled(["scratch"], [[0, "segments", [n, 0], [1, 0], [1, 0]]]), "Error")
+            (trace_with(["scratch"], [[0, "segments", [n, 0], [1, 0], [1, 0]]]), "Error")
             for n in (math.inf, math.nan, 1e300)
         ),
-        (spoiled(["scratch"], [[0, "convolution", *CONVOLUTION]]), "convolutions that `estimates` does not name"),
-        (spoiled(["scratch"], [[0, "convolution", [0, 1], *CONVOLUTION[1:]]]), "another convolution for every batch"),
-        (spoiled(["request"], None), "AttributeError"),
-        (spoiled(["optional"], [math.inf]), "OverflowError"),
-        (spoiled(["parameters"], {"count": 1}), "KeyError"),
-        (spoiled(["work"], None), "not a list of kernels"),
-        (spoiled(["work"], [["mm", "bf16", 1, 0, 1, 0, 0, 0]]), "not enough values"),
-        (spoiled(["work"], [["mm", "int4", 1, 0, 1, 0, 0, 0, 0]]), "kernel .*int4"),
-        (spoiled(["work"], [["mm", "bf16", 1, 99, 1, 0, 0, 0, 0]]), "kernel .*99"),
-        (spoiled(["work"], [["mm", "bf16", 1, 0, 0, 0, 0, 0, 0]]), "kernel"),
-        (spoiled(["work"], [["mm", "bf16", 1, 0, 1, math.nan, 0, 0, 0]]), "kernel"),
-        (spoiled(["parameters", "trainable"], 10**12), "more trainable"),
-        (spoiled(["blocks"], {"a": 1}), "`blocks` is not a list"),
-        (spoiled(["blocks"], [["a", [0, 1, 1], [], [], []]]), "block .*a"),
-        (spoiled(["blocks"], [["a", [2, 1, 3, 4], [], [], []]]), "block .*a"),
-        (spoiled(["blocks"], [["a", [0, 1, 2, 10**9], [], [], []]]), "block .*a"),
-        (spoiled(["blocks"], [["a", [0, 1, 2, math.nan], [], [], []]]), "block .*a"),
-        (spoiled(["blocks"], [["a", [0, 1, 1, 2], [10**9], [], []]]), "block .*a"),
-        (spoiled(["blocks"], [["a", [0, 1, 1, 2], [], [[]], []]]), "block .*a"),
-        *((spoiled(["blocks"], [["a", [0, 1, 1, 2], [], [], [[row, 1]]]]), "block .*a") for row in (-1, 10**6)),
+        (trace_with(["scratch"], [[0, "convolution", *CONVOLUTION]]), "convolutions that `estimates` does not name"),
+        (
+            trace_with(["scratch"], [[0, "convolution", [0, 1], *CONVOLUTION[1:]]]),
+            "another convolution for every batch",
+        ),
+        (trace_with(["request"], None), "AttributeError"),
+        (trace_with(["optional"], [math.inf]), "OverflowError"),
+        (trace_with(["parameters"], {"count": 1}), "KeyError"),
+        (trace_with(["work"], None), "not a list of kernels"),
+        (trace_with(["work"], [["mm", "bf16", 1, 0, 1, 0, 0, 0]]), "not enough values"),
+        (trace_with(["work"], [["mm", "int4", 1, 0, 1, 0, 0, 0, 0]]), "kernel .*int4"),
+        (trace_with(["work"], [["mm", "bf16", 1, 99, 1, 0, 0, 0, 0]]), "kernel .*99"),
+        (trace_with(["work"], [["mm", "bf16", 1, 0, 0, 0, 0, 0, 0]]), "kernel"),
+        (trace_with(["work"], [["mm", "bf16", 1, 0, 1, math.nan, 0, 0, 0]]), "kernel"),
+        (trace_with(["parameters", "trainable"], 10**12), "more trainable"),
+        (trace_with(["blocks"], {"a": 1}), "`blocks` is not a list"),
+        (trace_with(["blocks"], [["a", [0, 1, 1], [], [], []]]), "block .*a"),
+        (trace_with(["blocks"], [["a", [2, 1, 3, 4], [], [], []]]), "block .*a"),
+        (trace_with(["blocks"], [["a", [0, 1, 2, 10**9], [], [], []]]), "block .*a"),
+        (trace_with(["blocks"], [["a", [0, 1, 2, math.nan], [], [], []]]), "block .*a"),
+        (trace_with(["blocks"], [["a", [0, 1, 1, 2], [10**9], [], []]]), "block .*a"),
+        (trace_with(["blocks"], [["a", [0, 1, 1, 2], [], [[]], []]]), "block .*a"),
+        *((trace_with(["blocks"], [["a", [0, 1, 1, 2], [], [], [[row, 1]]]]), "block .*a") for row in (-1, 10**6)),
     ],
 )
-def test_a_trace_that_is_not_one_is_refused_with_the_reason(data, complaint):
+def test_malformed_trace_is_refused_with_the_reason(data, complaint):
     with pytest.raises(BadTrace, match=complaint):
         parse(data)

@@ -1,4 +1,4 @@
-"""Measured steps: the arithmetic of what a larger micro-batch takes."""
+"""Measured steps: the memory of another micro-batch, computed from the measured points."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ CARD = Device("h100", 80 * GIB, "9.0")
         (((2, 70),), 1, 70),
     ],
 )
-def test_bytes_lie_on_the_line_through_the_points(points, micro, gib):
+def test_measured_bytes_follow_the_line_through_the_points(points, micro, gib):
     found = measured.at(measurement(points), micro, "peak_reserved_bytes")
     assert found == (None if gib is None else gib * GIB)
 
 
-def test_a_line_is_rounded_up():
+def test_interpolated_bytes_are_rounded_up():
     points = (Point(2, 0, 10, 0, 1.0), Point(5, 0, 11, 0, 1.0))
     assert measured.at(replace(measurement(), points=points), 3, "peak_reserved_bytes") == 11
 
 
-def test_the_largest_divisor_within_the_margin_is_taken_and_not_the_next():
+def test_largest_divisor_within_the_margin_is_chosen():
     # 1 + 2 GiB a sample; 80 less 1 kept and 1 outside leaves 78, less 5 % 74.1: 36 samples.
     choice = measured.choose(measurement(), 48, CARD, Strategy())
     assert choice.estimate.micro_batch == 24
@@ -55,7 +55,7 @@ def test_the_largest_divisor_within_the_margin_is_taken_and_not_the_next():
     assert measured.choose(measurement(), 37, replace(CARD, memory_bytes=4 * GIB), Strategy()) is None
 
 
-def test_several_processes_hold_their_gradients_twice_and_the_channels_of_nccl():
+def test_several_processes_add_gradient_buckets_and_nccl_channels():
     one = measured.estimate(measurement(), 4, CARD, Strategy())
     several = measured.estimate(measurement(), 4, CARD, Strategy(world_size=4))
     assert several.peak_reserved_bytes - one.peak_reserved_bytes == 2 * GIB
@@ -63,7 +63,7 @@ def test_several_processes_hold_their_gradients_twice_and_the_channels_of_nccl()
     assert "NCCL channels" in {term.name for term in several.outside}
 
 
-def test_what_a_single_point_says_nothing_about_is_not_taken():
+def test_single_measured_point_gives_no_other_micro_batch():
     choice = measured.choose(measurement(((2, 40),)), 8, CARD, Strategy())
     assert choice.estimate.micro_batch == 2
     assert choice.next_larger is None
@@ -84,5 +84,5 @@ def test_what_a_single_point_says_nothing_about_is_not_taken():
         ),
     ],
 )
-def test_a_measurement_holds_for_one_step_alone(change, said):
+def test_differing_conditions_of_a_measurement_are_listed(change, said):
     assert measured.differences(CONDITIONS, replace(CONDITIONS, **change)) == said

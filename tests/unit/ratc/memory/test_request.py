@@ -1,4 +1,4 @@
-"""What a plan asks the runtime to trace."""
+"""The trace request of a plan."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ resources: {num_gpus: 1, gpu: a100-40, cpus: 8}
 """
 
 
-def asked(folder: Path, own: str = "", cluster: dict[str, object] | None = None) -> dict[str, object]:
+def request_of(folder: Path, own: str = "", cluster: dict[str, object] | None = None) -> dict[str, object]:
     made = plan(folder, TEXT + (f"environment: {{variables: {{{own}}}}}\n" if own else ""))
     if cluster is not None:
         made = replace(made, facts=Values({**made.facts, "cluster.variables": Value(cluster, "default")}))
@@ -36,5 +36,5 @@ def asked(folder: Path, own: str = "", cluster: dict[str, object] | None = None)
         ("CUBLAS_WORKSPACE_CONFIG: ':16:8'", {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}, 128 * 2**10),
     ],
 )
-def test_the_workspaces_of_cublas_are_as_the_job_s_variables_set_them(tmp_path, own, cluster, size):
-    assert asked(tmp_path, own, cluster).get("cublas_workspace") == size
+def test_cublas_workspace_follows_the_variables_of_the_job(tmp_path, own, cluster, size):
+    assert request_of(tmp_path, own, cluster).get("cublas_workspace") == size

@@ -40,11 +40,11 @@ MODELS: dict[str, dict[str, Any]] = {
 EVERY_SET = ("uneven",)
 
 
-def of_names(names: tuple[str, ...]) -> Variant:
+def variant_of(names: tuple[str, ...]) -> Variant:
     return replace(PLAIN, activation_checkpointing=names) if names else PLAIN
 
 
-def sets(names: list[str]) -> Iterator[tuple[str, ...]]:
+def subsets(names: list[str]) -> Iterator[tuple[str, ...]]:
     for size in range(len(names) + 1):
         yield from combinations(names, size)
 
@@ -59,17 +59,17 @@ def traced(name: str) -> dict[Variant, Trace]:
 
 def _traced(name: str, content: dict[str, Any], folder: Path) -> dict[Variant, Trace]:
 
-    def asked(which: Any) -> dict[str, Any]:
+    def request_with(which: Any) -> dict[str, Any]:
         return {**content, "training": {**content["training"], "activation_checkpointing": which}}
 
-    plain, every = map(parse, tracing.traces([asked(False), asked(True)], folder))
+    plain, every = map(parse, tracing.traces([request_with(False), request_with(True)], folder))
     found = {PLAIN: plain, replace(PLAIN, activation_checkpointing=True): every}
     names = list(dict.fromkeys(span.name for span in plain.blocks))
     named = [(names[0],), (names[-1],), (names[0], names[2])]
     if name in EVERY_SET:
-        named = [one for one in sets(names) if one]
-    made = tracing.traces([asked(list(one)) for one in named], folder)
-    found |= {of_names(one): parse(trace) for one, trace in zip(named, made, strict=True)}
+        named = [one for one in subsets(names) if one]
+    made = tracing.traces([request_with(list(one)) for one in named], folder)
+    found |= {variant_of(one): parse(trace) for one, trace in zip(named, made, strict=True)}
     return found
 
 
@@ -79,10 +79,12 @@ def library(found: Mapping[Variant, Trace]) -> dict[Variant, Pair]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_a_trace_put_together_needs_what_the_real_one_does(name: str) -> None:
+def test_composed_checkpointing_trace_needs_the_memory_of_a_real_one(name: str) -> None:
     """The bytes in use agree to a hundredth at any size, and those that the allocator reserves to a twentieth."""
     found = traced(name)
-    assumed = Assumed(library({PLAIN: found[PLAIN], replace(PLAIN, activation_checkpointing=True): every(found)}))
+    assumed = Assumed(
+        library({PLAIN: found[PLAIN], replace(PLAIN, activation_checkpointing=True): all_checkpointed(found)})
+    )
     real = {variant: trace for variant, trace in found.items() if isinstance(variant.activation_checkpointing, tuple)}
     assert len(real) >= 3
     for variant, trace in real.items():
@@ -93,13 +95,13 @@ def test_a_trace_put_together_needs_what_the_real_one_does(name: str) -> None:
             assert ours == pytest.approx(theirs, rel=0.05), variant
 
 
-def every(found: Mapping[Variant, Trace]) -> Trace:
+def all_checkpointed(found: Mapping[Variant, Trace]) -> Trace:
     return found[replace(PLAIN, activation_checkpointing=True)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_it_has_the_size_that_trying_every_set_finds(name: str) -> None:
+def test_smallest_set_has_the_size_found_by_exhaustive_search(name: str) -> None:
     found = traced(name)
     searcher = Searcher(library(found), MICRO)
     strategy = Strategy()
@@ -107,7 +109,7 @@ def test_it_has_the_size_that_trying_every_set_finds(name: str) -> None:
     names = [block.name for block in candidates]
     assert 4 <= len(names) <= 8
     tried = searcher if name in EVERY_SET else Searcher(Assumed(library(found)), MICRO)
-    predictors = {one: tried.predictor(of_names(one), strategy, MICRO) for one in sets(names)}
+    predictors = {one: tried.predictor(variant_of(one), strategy, MICRO) for one in subsets(names)}
     # From the least cap at which any set fits to the one that the plain step needs.
     low = min(predictor.lowest(MICRO) for predictor in predictors.values())
     high = predictors[()].unbounded(MICRO).peak_reserved_bytes

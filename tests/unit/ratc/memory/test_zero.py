@@ -74,12 +74,12 @@ def states(model, strategy):
         (3, "fp32", 4 / RANKS + 8 / RANKS + 4 / RANKS),  # the partition of the weights is its own master
     ],
 )
-def test_model_states_are_the_papers_bytes_a_parameter(stage, precision, persistent):
+def test_model_states_take_the_bytes_per_parameter_of_the_zero_paper(stage, precision, persistent):
     model = trace(optimizer=False, width=BYTES[precision])
     assert states(model, deepspeed(stage, precision)) == pytest.approx(persistent * model.trainable, rel=1e-6)
 
 
-def test_stage_0_holds_everything_on_every_rank():
+def test_stage_0_keeps_whole_states_on_every_rank():
     model = trace(optimizer=False, width=2)
     found = layout(model, deepspeed(0))
     assert sum(block.bytes_ for block in found.persistent) == 12 * model.trainable
@@ -103,7 +103,7 @@ def test_offloading_moves_the_optimizer_to_the_host(stage):
     assert there.host_bytes == 2 * pinned(4 * part) + 8 * part + pinned(2 * part)
 
 
-def test_accumulation_keeps_another_partition_of_gradients_between_micro_batches():
+def test_accumulation_adds_a_partition_of_gradients_between_micro_batches():
     host = []
     for several in (False, True):
         model = trace(optimizer=False, width=2, accumulating=several)
@@ -114,7 +114,7 @@ def test_accumulation_keeps_another_partition_of_gradients_between_micro_batches
     assert host[1] - host[0] == pinned(2 * partition(model.trainable, RANKS))
 
 
-def test_stage_1_accumulates_in_the_gradients_and_reduces_with_the_last_micro_batch():
+def test_stage_1_reduces_gradients_only_with_the_last_micro_batch():
     model = trace(count=3, optimizer=False, width=2, accumulating=True)
     program = composed(model, deepspeed(1, accumulates=True, ranks=1, bucket=6 * MIB))
     told = [item[:2] for item in events(program, program.first, program.start) if item[1] in SHOWN]
@@ -136,7 +136,7 @@ UPDATE = [
 ]
 
 
-def test_stage_1_and_2_start_and_step_in_deepspeeds_order():
+def test_stages_1_and_2_allocate_in_the_recorded_order_of_deepspeed():
     """As recorded on a GPU: benchmarks/memory/data/*/events/*-zero-1.json.xz."""
     content = layers(count=3, optimizer=False, width=2, weight=4 * MIB)
     content["parameters"]["groups"] = [0, 0, 1]
@@ -196,7 +196,7 @@ def test_stage_1_and_2_start_and_step_in_deepspeeds_order():
 NORM = "norm of a gradient"
 
 
-def test_stage_3_starts_and_steps_in_deepspeeds_order():
+def test_stage_3_allocates_in_the_recorded_order_of_deepspeed():
     """As recorded on a GPU: benchmarks/memory/data/*/events/*-zero-3.json.xz."""
     content = layers(count=2, optimizer=False, width=2, weight=4 * MIB)
     content["parameters"]["groups"] = [0, 1]
@@ -236,7 +236,7 @@ def test_stage_3_starts_and_steps_in_deepspeeds_order():
     assert not composed(model, deepspeed(3, ranks=1, bucket=3 * MIB)).streams
 
 
-def test_several_ranks_gather_the_weights_of_stage_3_and_flatten_the_buckets_of_stage_2():
+def test_several_ranks_add_gathered_weights_and_flattened_buckets():
     model = trace(count=2, optimizer=False, width=2)
     told = events(composed(model, deepspeed(3)))
     assert told.count(("+", "parameter", 4.0)) == 2 + 2 * 2  # once built, once in each step
@@ -248,7 +248,7 @@ def test_several_ranks_gather_the_weights_of_stage_3_and_flatten_the_buckets_of_
     }
 
 
-def test_parameters_that_are_not_trained_stay_or_are_partitioned():
+def test_frozen_parameters_are_partitioned_only_in_stage_3():
     content = layers(count=3, optimizer=False, width=2, weight=4 * MIB)
     content["parameters"] |= {"groups": [0, -1, 0], "trainable": 2 * 2 * MIB}
     model = parse(content)
@@ -259,7 +259,7 @@ def test_parameters_that_are_not_trained_stay_or_are_partitioned():
 
 
 @pytest.mark.parametrize("groups", [[0], [0, 0, 0, 2], "0000", [0, 0, 0, None]])
-def test_groups_that_are_not_one_a_parameter_are_refused(groups):
+def test_parameter_groups_that_do_not_match_the_parameters_are_refused(groups):
     content = layers(count=4)
     content["parameters"]["groups"] = groups
     with pytest.raises(BadTrace, match="groups of 4 parameters"):
@@ -267,7 +267,7 @@ def test_groups_that_are_not_one_a_parameter_are_refused(groups):
 
 
 @pytest.mark.parametrize(("elements", "ranks", "expected"), [(1, 1, 2), (16, 8, 2), (17, 8, 4), (100, 3, 34)])
-def test_partitions_are_padded_to_two_elements_a_rank(elements, ranks, expected):
+def test_partitions_are_padded_to_two_elements_per_rank(elements, ranks, expected):
     assert partition(elements, ranks) == expected
     assert partition(elements, ranks) * ranks >= elements
 
@@ -282,18 +282,18 @@ def test_partitions_are_padded_to_two_elements_a_rank(elements, ranks, expected)
         ([0, 4], 2, 4),
     ],
 )
-def test_a_rank_has_room_for_all_of_a_parameter_that_it_shares(parameters, ranks, expected):
+def test_rank_counts_the_whole_of_a_parameter_that_it_shares(parameters, ranks, expected):
     assert owned_elements(parameters, ranks, round_robin=False) == expected
 
 
-def test_parameters_are_dealt_out_in_turn():
+def test_round_robin_distributes_parameters_in_turn():
     # In order: 8 with 2 | 2 with 8; in turn, 8 and 2 of every other one go together.
     assert owned_elements([8, 2, 2, 8], 2, round_robin=True) == 10
     assert owned_elements([8, 8, 2, 2], 2, round_robin=False) == 16
     assert owned_elements([8, 8, 2, 2], 2, round_robin=True) == 10
 
 
-def test_large_groups_are_updated_in_parts():
+def test_large_parameter_groups_are_updated_in_sub_groups():
     content = layers(count=3, optimizer=False, width=2, weight=1200 * MIB)
     model = parse(content)
     (group,) = layout(model, deepspeed(3, ranks=1)).groups
@@ -309,7 +309,7 @@ def test_buckets_are_no_larger_than_the_model():
 
 
 @pytest.mark.parametrize(("size", "taken"), [(0, 0), (1, 1), (3, 4), (4096, 4096), (4097, 8192)])
-def test_page_locked_memory_comes_in_powers_of_two(size, taken):
+def test_page_locked_memory_is_rounded_to_a_power_of_two(size, taken):
     assert pinned(size) == taken
 
 
@@ -335,7 +335,7 @@ def test_ddp_buckets_close_at_25_mebibytes(layers, weight, expected):
     assert sum(expected) == sum(gradient_sizes(trace(count=layers, weight=weight)))
 
 
-def test_one_process_adds_nothing():
+def test_one_process_adds_no_events():
     model = trace()
     assert layout(model, Strategy()).persistent == ()
     same = compose(model, layout(model, Strategy()))
@@ -347,7 +347,7 @@ def test_one_process_adds_nothing():
     ("strategy", "complaint"),
     [(Strategy("deepspeed", 2, 4), "no stage 4"), (Strategy("deepspeed", 2, 0, True), "from ZeRO stage 1 on")],
 )
-def test_what_deepspeed_does_not_have_is_refused(strategy, complaint):
+def test_strategy_that_deepspeed_does_not_support_is_refused(strategy, complaint):
     with pytest.raises(ValueError, match=complaint):
         layout(trace(), strategy)
 
@@ -357,7 +357,7 @@ def test_what_deepspeed_does_not_have_is_refused(strategy, complaint):
 @pytest.mark.parametrize("ranks", [1, RANKS])
 @pytest.mark.parametrize("accumulating", [False, True])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_composed_step_frees_what_it_allocates_and_repeats(stage, accumulating, ranks, precision, offload):
+def test_composed_step_frees_what_it_allocates_and_can_repeat(stage, accumulating, ranks, precision, offload):
     if offload and not stage:
         pytest.skip("the optimizer is offloaded from stage 1 on")
     model = trace(optimizer=False, width=BYTES[precision], accumulating=accumulating)
@@ -386,7 +386,7 @@ def test_a_composed_step_frees_what_it_allocates_and_repeats(stage, accumulating
     assert replay(program, 2, expandable=True).fits
 
 
-def test_gradients_live_until_they_are_in_a_bucket_or_reduced():
+def test_gradients_are_freed_after_they_are_copied_to_a_bucket_or_reduced():
     """8 layers of 4 MiB: one lives at a time, whether a bucket has room for it or not; without ZeRO all of them do."""
     model = trace(count=8, optimizer=False, width=2, activation=0, temporary=0)
 
@@ -410,7 +410,7 @@ def test_gradients_live_until_they_are_in_a_bucket_or_reduced():
         assert most(stage, elements // 2) == 8 * MIB
 
 
-def test_higher_stages_take_less_if_states_dominate():
+def test_higher_stages_take_less_memory_if_states_dominate():
     model = trace(count=8, weight=64 * MIB, optimizer=False, width=2, activation=1, temporary=1)
     peaks = [live_peak(composed(model, deepspeed(stage, bucket=1_000_000)), 1) for stage in (0, 1, 2, 3)]
     assert peaks[0] > peaks[1] >= peaks[2]
@@ -418,7 +418,7 @@ def test_higher_stages_take_less_if_states_dominate():
     assert peaks[3] <= peaks[2] + 2 * partition(model.trainable, RANKS)
 
 
-def test_weights_that_do_not_fit_beside_their_flat_copy_go_over_the_host():
+def test_weights_are_flattened_on_the_host_if_both_copies_do_not_fit():
     """`flatten_on_accelerator` of stage_1_and_2.py: what decides is the free memory of the card."""
     model = trace(count=8, weight=64 * MIB, optimizer=False, width=2, activation=1, temporary=1)
     prediction = Predictor(model, deepspeed(2, ranks=64, bucket=1_000_000), 0.0)
@@ -431,7 +431,7 @@ def test_weights_that_do_not_fit_beside_their_flat_copy_go_over_the_host():
     assert not replay(prediction.program, 1, 500 * MIB).fits
 
 
-def test_the_breakdown_names_what_an_engine_adds():
+def test_breakdown_names_the_memory_that_deepspeed_adds():
     model = trace(optimizer=False, width=2)
     program = composed(model, deepspeed(2))
     first_gradient = next(

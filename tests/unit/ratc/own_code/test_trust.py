@@ -1,6 +1,6 @@
-"""Code that a spec names is run for a user who trusts its folder, and for nobody else.
+"""Custom code of a spec is run only if the user trusts its folder.
 
-Every model here leaves a file beside the spec as soon as its module is imported, so that a test sees that it was run.
+Every model here writes a file beside the spec when its module is imported, so that a test can see that it was run.
 """
 
 import contextlib
@@ -51,8 +51,8 @@ READING = {
 
 
 @pytest.fixture
-def stranger(tmp_path, monkeypatch, untrusted, checks_given):
-    """A folder of somebody's with code of its own, in a repository; nothing is kept of former predictions."""
+def untrusted_folder(tmp_path, monkeypatch, untrusted, checks_given):
+    """An untrusted folder with custom code, in a git repository, with an empty prediction cache."""
     monkeypatch.setenv("RATC_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "stranger"
     folder.mkdir()
@@ -67,21 +67,21 @@ def stranger(tmp_path, monkeypatch, untrusted, checks_given):
 
 
 @pytest.mark.parametrize("words", READING.values(), ids=READING)
-def test_no_command_runs_the_code_of_a_folder_that_is_not_trusted(words, stranger, capsys, monkeypatch):
+def test_no_command_runs_code_of_an_untrusted_folder(words, untrusted_folder, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO())
     main(words)
     said = capsys.readouterr()
-    assert not (stranger / "RUN").exists(), said.err
+    assert not (untrusted_folder / "RUN").exists(), said.err
     if words[0] not in ("validate", "check") and "--no-predict" not in words:
         named = "R515" if "--measure" in words else "net:net"
         assert "R446" in said.err or "R447" in said.err or named in said.out + said.err
     # Nothing is written that a prediction would have made otherwise.
-    assert not (stranger / "compiled").exists() or "--batch-size" in words
+    assert not (untrusted_folder / "compiled").exists() or "--batch-size" in words
 
 
 @pytest.mark.parametrize("name", ["subprocess:getoutput", "os:system", "builtins:eval", "importlib.util:find_spec"])
 @pytest.mark.parametrize("key", ["model", "dataset", "loss", "callback"])
-def test_the_standard_library_is_refused_for_everybody(name, key, tmp_path, monkeypatch, capsys):
+def test_standard_library_callable_is_refused_even_with_trust(name, key, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     parts = {
         "model": f'model: {{name: "{name}", args: {{cmd: "touch RUN"}}}}\ndata: {{data_dir: data}}\n',
@@ -106,7 +106,7 @@ OF_A_LOSS = {
 
 
 @pytest.mark.parametrize("keys", OF_A_LOSS.values(), ids=OF_A_LOSS)
-def test_the_loss_of_a_built_in_model_is_code_too(keys, stranger, capsys):
+def test_custom_loss_of_a_built_in_model_needs_trust(keys, untrusted_folder, capsys):
     """Also the loss of one of several tasks, which stands elsewhere in what a trace is asked for."""
     model = "model: {feature_dims: 16, num_heads: 2, num_blocks: 1}\n"
     Path("spec.yaml").write_text(f"experiment_name: demo\n{model}{keys}{SPEC.splitlines()[-1]}\n")
@@ -116,7 +116,7 @@ def test_the_loss_of_a_built_in_model_is_code_too(keys, stranger, capsys):
         assert not Path("RUN").exists()
 
 
-def test_a_built_in_model_needs_no_trust(tmp_path, monkeypatch, untrusted, capsys):
+def test_built_in_model_needs_no_trust(tmp_path, monkeypatch, untrusted, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RATC_CACHE", str(tmp_path / "cache"))
     asked = []
@@ -127,29 +127,29 @@ def test_a_built_in_model_needs_no_trust(tmp_path, monkeypatch, untrusted, capsy
 
 
 @pytest.mark.slow
-def test_what_a_user_has_predicted_is_there_without_trust(stranger, capsys):
+def test_cached_prediction_is_used_without_trust(untrusted_folder, capsys):
     """Another command, and another revision of the same code, take the prediction from what is kept."""
     assert main(["compile", "spec.yaml", "--trust"]) == 0
-    (stranger / "RUN").unlink()
+    (untrusted_folder / "RUN").unlink()
     assert main(["check", "compiled"]) == 0
     assert main(["compile", "spec.yaml", "--check"]) == 0
     capsys.readouterr()
     assert main(["diff", "HEAD:", "spec.yaml"]) == 0
     assert "R446" not in capsys.readouterr().err
-    assert not (stranger / "RUN").exists()
+    assert not (untrusted_folder / "RUN").exists()
     # Other code is other code.
-    (stranger / "net.py").write_text(NET.replace("3, 1, 1", "3, 1, 3, padding=1"))
+    (untrusted_folder / "net.py").write_text(NET.replace("3, 1, 1", "3, 1, 3, padding=1"))
     assert main(["check", "compiled"]) == 1
     said = capsys.readouterr().err
     assert "your own code `net.py`" in said
     assert "`net` changed" in said
     assert "warning[R446]" in said
     assert "R404" not in said
-    assert not (stranger / "RUN").exists()
+    assert not (untrusted_folder / "RUN").exists()
 
 
 @pytest.mark.slow
-def test_python_does_not_look_into_the_folder_for_its_own_modules(stranger, monkeypatch):
+def test_modules_in_the_spec_folder_do_not_shadow_installed_ones(untrusted_folder, monkeypatch):
     """Nor for those that are installed: a built-in model runs nothing of a stranger's."""
     evil = 'import pathlib; pathlib.Path(__file__).with_name("RUN").touch()\n'
     for name in ("random", "profile", "json", "torch", "yaml", "numpy", "timm", "sitecustomize", "ratc_runtime"):
@@ -168,17 +168,17 @@ def test_python_does_not_look_into_the_folder_for_its_own_modules(stranger, monk
         assert not Path("RUN").exists(), words
 
 
-def test_the_trust_file_is_added_to_shown_and_taken_from(stranger, untrusted, capsys, monkeypatch):
+def test_trust_command_adds_shows_and_removes_folders(untrusted_folder, untrusted, capsys, monkeypatch):
     assert main(["trust"]) == 0
     assert "this folder is not trusted" in capsys.readouterr().err
     assert main(["trust", "."]) == 0
-    assert untrusted.read_text() == f"{stranger.resolve()}\n"
+    assert untrusted.read_text() == f"{untrusted_folder.resolve()}\n"
     assert untrusted.stat().st_mode & 0o077 == 0
     assert main(["trust", "."]) == 0
     assert untrusted.read_text().count("\n") == 1
-    (stranger / "below").mkdir()
+    (untrusted_folder / "below").mkdir()
     assert trust.is_listed("below")
-    assert not trust.is_listed(f"{stranger}2")
+    assert not trust.is_listed(f"{untrusted_folder}2")
     assert not trust.is_listed("..")
     assert main(["trust", "--remove", "."]) == 0
     assert not trust.is_listed(".")
@@ -186,16 +186,16 @@ def test_the_trust_file_is_added_to_shown_and_taken_from(stranger, untrusted, ca
     assert main(["trust", "nowhere"]) == 1
 
 
-def test_a_link_is_trusted_for_what_it_leads_to(stranger, untrusted, tmp_path):
+def test_symlink_in_a_trusted_folder_does_not_trust_its_target(untrusted_folder, untrusted, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     trust.add(str(other))
-    (other / "link").symlink_to(stranger)
+    (other / "link").symlink_to(untrusted_folder)
     assert not trust.is_listed(str(other / "link"))
 
 
 @pytest.mark.parametrize(("answer", "trusted"), [("y\n", True), ("\n", False), ("n\n", False)])
-def test_a_terminal_is_asked_once(answer, trusted, stranger, untrusted, monkeypatch):
+def test_trust_question_is_asked_once_in_a_terminal(answer, trusted, untrusted_folder, untrusted, monkeypatch):
     """The answer yes is kept; the other one holds for the command."""
     trust.begin(False, True)
     leader, follower = pty.openpty()
@@ -212,11 +212,11 @@ def test_a_terminal_is_asked_once(answer, trusted, stranger, untrusted, monkeypa
     os.close(leader)
     shown = shown.decode()
     assert shown.count("[y/N]") == 1
-    assert str(stranger.resolve()) in shown
+    assert str(untrusted_folder.resolve()) in shown
     assert trust.is_listed(".") is trusted
 
 
-def test_only_commands_that_write_or_run_ask(stranger, monkeypatch):
+def test_only_commands_that_write_or_run_ask_for_trust(untrusted_folder, monkeypatch):
     asked = []
     monkeypatch.setattr("ratc.own_code.trust._ask", lambda place, name: asked.append(place))
     monkeypatch.setattr("sys.stdin", _Terminal())
@@ -240,7 +240,7 @@ class _Terminal:
     def flush(self): ...
 
 
-def test_the_recorded_command_trusts_nothing(stranger, capsys):
+def test_trust_option_in_a_recorded_command_is_ignored(untrusted_folder, capsys):
     """The head of a stranger's lock says how to make it again; trust is not for it to give."""
     lock = Path("old/lock.yaml")
     lock.write_text(lock.read_text().replace(" --no-predict", " --trust", 1))
@@ -274,8 +274,8 @@ resources: {num_gpus: 0, cpus: 2}
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch, capsys, untrusted):
-    """A folder with a loss of its own that was compiled; nothing in it is trusted."""
+def own_code_folder(tmp_path, monkeypatch, capsys, untrusted):
+    """A compiled, untrusted folder with a custom loss."""
     monkeypatch.chdir(tmp_path)
     Path("spec.yaml").write_text(OWN)
     Path("losses.py").write_text(LOSSES)
@@ -290,13 +290,13 @@ def locked():
     return parse("lock.yaml", Path("compiled/demo/local/lock.yaml").read_bytes())[0].root
 
 
-def test_a_lock_has_the_digest_of_every_module_that_is_reached(own):
+def test_lock_has_the_digest_of_every_imported_own_module(own_code_folder):
     assert sorted(locked().find(("own_code",)).value) == ["helpers.py", "losses.py"]
     assert sorted(locked().find(("own_code", "losses.py", "parts")).value) == ["<module>", "Kept", "squared"]
     assert locked().find(("checkpoint", "own_code")).value == "strict"
 
 
-def test_a_spec_without_own_code_has_the_lock_that_it_had(own):
+def test_spec_without_own_code_has_no_own_code_in_its_lock(own_code_folder):
     Path("spec.yaml").write_text(OWN.replace('loss: "losses:squared", ', ""))
     assert main(["compile", "spec.yaml"]) == 0
     assert locked().find(("own_code",)) is None
@@ -319,7 +319,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("file", "old", "new", "words"), CHANGES.values(), ids=CHANGES)
-def test_check_names_own_code_that_changed(file, old, new, words, own, capsys):
+def test_check_names_the_changed_own_code(file, old, new, words, own_code_folder, capsys):
     Path(file).write_text(Path(file).read_text().replace(old, new))
     for command in (["check"], ["compile", "spec.yaml", "--check"]):
         assert main(command) == 1
@@ -329,7 +329,7 @@ def test_check_names_own_code_that_changed(file, old, new, words, own, capsys):
         assert words in said
 
 
-def test_diff_says_what_moved_between_two_revisions(own, capsys):
+def test_diff_names_own_code_that_changed_between_revisions(own_code_folder, capsys):
     identity = ["-c", "user.name=n", "-c", "user.email=e"]
     for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "all"]):
         subprocess.run(["git", *words], check=True)
@@ -344,7 +344,7 @@ def test_diff_says_what_moved_between_two_revisions(own, capsys):
         assert "breaks resume" in said
 
 
-def test_a_module_that_goes_or_comes_is_reported(own, capsys):
+def test_removed_or_added_own_module_is_reported(own_code_folder, capsys):
     Path("helpers.py").unlink()
     assert main(["check"]) == 1
     assert "your own code `helpers.py` has changed since" in capsys.readouterr().err
@@ -353,7 +353,7 @@ def test_a_module_that_goes_or_comes_is_reported(own, capsys):
     assert "your own code `unrelated.py`" in capsys.readouterr().err
 
 
-def test_points_of_a_sweep_reach_what_they_name(own):
+def test_modules_named_by_sweep_points_are_in_the_shared_lock(own_code_folder):
     Path("other.py").write_text("from losses import Kept\n\n\ndef net(): ...\n")
     Path("spec.yaml").write_text(
         "experiment_name: demo\nmodel: {}\ntraining: {batch_size: 2}\ndata: {data_dir: data}\n"
@@ -364,7 +364,7 @@ def test_points_of_a_sweep_reach_what_they_name(own):
     assert sorted(root.find(("own_code",)).value) == ["helpers.py", "losses.py", "other.py"]
 
 
-def test_modules_are_followed_as_python_imports_them(tmp_path):
+def test_imports_of_own_modules_are_followed_as_python_does(tmp_path):
     from ratc.own_code.digests import files
 
     texts = {

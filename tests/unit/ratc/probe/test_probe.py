@@ -1,4 +1,4 @@
-"""Probes: what schedulers print, as recorded, becomes cluster facts that compile; what they leave open is asked.
+"""Probes: recorded output of schedulers becomes cluster facts that compile; missing values become questions.
 
 `slurm-small` and `slurm-mixed` were recorded from a running Slurm 22.05, the first of `tests/cluster/slurm/up`, the
 second of a controller with many kinds of nodes. `lsf` was written from IBM's documentation of LSF 10.1's commands.
@@ -46,7 +46,7 @@ def questions(cluster):
     return [question.value for question in cluster.questions]
 
 
-def test_the_slurm_of_the_tests():
+def test_recorded_answers_of_one_slurm_become_its_cluster_facts():
     cluster, _ = probed("slurm-small")
     assert cluster.name == "ratc"
     assert cluster.values["version"].value == "22.05.8"
@@ -83,7 +83,7 @@ def test_the_slurm_of_the_tests():
     )
 
 
-def test_nodes_that_differ_become_node_types():
+def test_nodes_with_different_hardware_become_node_types():
     cluster, _ = probed("slurm-mixed")
     assert cluster.values["max_array_size"].value == 4000
     types = {name: keys(part) for name, part in cluster.node_types.items()}
@@ -102,7 +102,7 @@ def test_nodes_that_differ_become_node_types():
     assert "node_types.gpu.gpu: which card is it? the scheduler gives no type for its GPUs" in asked
 
 
-def test_lsf_as_documented():
+def test_documented_lsf_answers_become_cluster_facts():
     cluster, _ = probed("lsf")
     assert cluster.name == "everest"
     assert cluster.values["version"].value == "10.1.0.14"
@@ -136,7 +136,7 @@ def test_lsf_as_documented():
 
 
 @pytest.mark.parametrize("folder", ["slurm-small", "slurm-mixed", "lsf"])
-def test_what_is_probed_compiles_once_its_questions_are_answered(folder):
+def test_probed_facts_compile_after_their_questions_are_answered(folder):
     cluster, _ = probed(folder)
     cards = {"a100-x4": "a100-80", "a100-x2": "a100-80", "gpu": "v100-16"}
     for partition in cluster.partitions.values():
@@ -156,7 +156,7 @@ def test_what_is_probed_compiles_once_its_questions_are_answered(folder):
                 assert plan.values["parallel.world_size"].value == max(gpus, 1)
 
 
-def test_a_question_stands_where_its_answer_belongs():
+def test_question_is_a_comment_on_the_line_of_its_answer():
     cluster, written = probed("slurm-mixed")
     lines = written.splitlines()
     assert lines[0].startswith("# Written by `ratc probe`")
@@ -183,7 +183,7 @@ def test_a_question_stands_where_its_answer_belongs():
         ("tpu", None, ()),
     ],
 )
-def test_the_names_that_schedulers_give_cards(kind, memory, card):
+def test_gpu_type_of_a_scheduler_is_recognised_as_a_card(kind, memory, card):
     assert recognise(kind, memory) == card
 
 
@@ -199,7 +199,7 @@ def test_the_names_that_schedulers_give_cards(kind, memory, card):
         ("(null)", ()),
     ],
 )
-def test_the_gpus_of_a_slurm_node(gres, gpus):
+def test_gres_of_a_slurm_node_gives_its_gpus(gres, gpus):
     line = f"NodeName=n CPUTot=8 RealMemory=1000 Gres={gres} Partitions=p OS=Linux 6.1 #1 SMP State=IDLE"
     answers = {"nodes": line, "partitions": "PartitionName=p MaxTime=UNLIMITED TotalNodes=1"}
     assert slurm.inventory(answers).hosts[0].gpus == gpus
@@ -208,12 +208,12 @@ def test_the_gpus_of_a_slurm_node(gres, gpus):
 @pytest.mark.parametrize(
     "garbage", ["", "\n\n", "slurm_load_node error: Unable to contact", "NodeName=\n", "a=b c\0d=\n"]
 )
-def test_answers_that_make_no_sense_are_no_cluster(garbage):
+def test_garbage_answers_give_no_inventory(garbage):
     assert slurm.inventory({"nodes": garbage, "partitions": garbage, "config": garbage}) is None
     assert lsf.inventory({"lsid": garbage, "hosts": garbage, "machines": garbage, "queues": garbage}) is None
 
 
-def test_awkward_names_are_made_fit():
+def test_cluster_name_with_special_characters_is_made_valid():
     inventory = Inventory("our (best) cluster", "slurm", [Host("n", 8, None)], [Queue("p", ("n",), {})])
     cluster, found = compiler.read_cluster(File("c.yaml", text(inventory, "ratc probe slurm").encode()))
     assert cluster is not None, found
@@ -229,7 +229,7 @@ def commands(folder, monkeypatch, **scripts):
         (folder / name).chmod(stat.S_IRWXU)
 
 
-def speaking(folder, monkeypatch, recording):
+def replay_commands(folder, monkeypatch, recording):
     """Commands that answer as recorded."""
     reader = lsf if recording == "lsf" else slurm
     scripts = {}
@@ -241,10 +241,10 @@ def speaking(folder, monkeypatch, recording):
 
 
 @pytest.mark.parametrize(("what", "recording"), [("slurm", "slurm-mixed"), ("lsf", "lsf")])
-def test_the_command_writes_a_file_that_a_spec_can_name(what, recording, tmp_path, monkeypatch, capsys):
+def test_probe_writes_a_facts_file_that_a_spec_can_name(what, recording, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bin").mkdir()
-    speaking(tmp_path / "bin", monkeypatch, recording)
+    replay_commands(tmp_path / "bin", monkeypatch, recording)
     arguments = ["probe", what, "-o", "clusters/ours.yaml", "--name", "ours"]
     assert main(arguments) == 0
     said = capsys.readouterr().err
@@ -277,7 +277,7 @@ def test_the_command_writes_a_file_that_a_spec_can_name(what, recording, tmp_pat
         ("kill -9 $$", ["gave -9"]),
     ],
 )
-def test_a_scheduler_that_does_not_do_its_part(script, words, tmp_path, monkeypatch, capsys):
+def test_unusable_answer_of_a_scheduler_is_reported(script, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     commands(tmp_path, monkeypatch, scontrol=script)
     patience = "0.5" if script.startswith("sleep") else "60"
@@ -288,7 +288,7 @@ def test_a_scheduler_that_does_not_do_its_part(script, words, tmp_path, monkeypa
     assert not Path("c.yaml").exists()
 
 
-def test_a_command_that_may_fail_leaves_its_answer_open(tmp_path, monkeypatch, capsys):
+def test_failed_optional_command_leaves_its_values_open(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = RECORDED / "slurm-small"
     script = f'case "$2" in node) cat {folder}/nodes.txt;; partition) cat {folder}/partitions.txt;; *) exit 1;; esac'
@@ -298,7 +298,7 @@ def test_a_command_that_may_fail_leaves_its_answer_open(tmp_path, monkeypatch, c
     assert "gpu_request: `--gpus-per-node`" in Path("c.yaml").read_text()
 
 
-def test_without_the_scheduler_s_commands(tmp_path, monkeypatch, capsys):
+def test_missing_scheduler_commands_are_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     for what, command in (("slurm", "scontrol"), ("lsf", "lsid")):
@@ -306,14 +306,14 @@ def test_without_the_scheduler_s_commands(tmp_path, monkeypatch, capsys):
         assert f"there is no `{command}` on PATH" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+def test_unwritable_output_file_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     assert main(["probe", "local", "-o", "file/c.yaml"]) == 1
     assert "cannot write `file/c.yaml`" in capsys.readouterr().err
 
 
-def test_this_machine_as_hardware_facts(tmp_path, monkeypatch, capsys):
+def test_probe_local_writes_facts_that_compile(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["probe", "local", "-o", "facts.yaml"]) == 0
     values, found = compiler.read_facts(File("facts.yaml", Path("facts.yaml").read_bytes()))
@@ -324,7 +324,7 @@ def test_this_machine_as_hardware_facts(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("mib", [81920, 81000])
-def test_a_machine_with_cards_as_hardware_facts(mib):
+def test_facts_of_a_machine_with_gpus_compile(mib):
     from ratc.probe.local_facts import text as facts_text
 
     card = facts.describe_card("NVIDIA H100 80GB HBM3", mib << 20, "9.0")
@@ -338,7 +338,7 @@ def test_a_machine_with_cards_as_hardware_facts(mib):
 
 
 @pytest.mark.skipif(shutil.which("scontrol") is None, reason="there is no Slurm on this machine")
-def test_a_slurm_that_runs(tmp_path, monkeypatch, capsys):
+def test_probe_of_a_running_slurm_gives_valid_facts(tmp_path, monkeypatch, capsys):
     from ratc.scheduler.client import ask
 
     if ask(("scontrol", "ping"), 10).status != 0:
@@ -378,7 +378,7 @@ def asked_of(partition="", config=""):
         ("AllowQos=long", "", "qos", ["long"]),
     ],
 )
-def test_what_a_site_can_forbid_is_a_fact(partition, config, key, value):
+def test_site_limits_become_facts(partition, config, key, value):
     assert asked_of(partition, config)[0].get(key) == value
 
 
@@ -394,12 +394,12 @@ def test_what_a_site_can_forbid_is_a_fact(partition, config, key, value):
         ("DefMemPerCPU=2000", "", "max_memory_per_cpu"),
     ],
 )
-def test_what_nobody_can_tell_is_a_question(partition, config, asked):
+def test_unknown_site_limits_become_questions(partition, config, asked):
     found = asked_of(partition, config)[1]
     assert any(question.startswith(f"partitions.a.{asked}: ") for question in found), found
 
 
-def test_an_open_cluster_raises_none_of_these():
+def test_cluster_without_limits_has_no_limit_facts_and_questions():
     config = "AccountingStorageEnforce = none\nMaxMemPerNode = UNLIMITED\nSelectType = select/cons_tres\n"
     limits, found = asked_of("DenyAccounts=NONE", config)
     assert set(limits) == {"nodes", "default", "max_walltime"}

@@ -1,4 +1,4 @@
-"""The global batch is exact, or refused with a way out that is one."""
+"""The global batch is exact, or refused with a suggestion that resolves."""
 
 import pytest
 from hypothesis import example, given, settings
@@ -44,7 +44,7 @@ def suggestions(diagnostic: Diagnostic) -> list[tuple[str, int]]:
 @given(sizes, sizes, st.none() | st.integers(1, 12), st.integers(1, 16), st.sampled_from([1, 1, 2, 4]))
 @example(32, 2, 2, 4, 1)
 @example(500, None, None, 64, 1)
-def test_the_global_batch_is_exact_or_refused_with_a_way_out(target, micro, accumulation, per_node, nodes):
+def test_global_batch_is_exact_or_refused_with_a_valid_suggestion(target, micro, accumulation, per_node, nodes):
     world = per_node * nodes
     plan, found = batch(target, micro, accumulation, world, nodes)
     if plan:
@@ -80,7 +80,7 @@ def test_the_global_batch_is_exact_or_refused_with_a_way_out(target, micro, accu
         (5, 1_000_000_000, 1_000_000_000, 1),
     ],
 )
-def test_sizes_beyond_reason_are_answered(target, micro, accumulation, gpus):
+def test_huge_sizes_resolve_or_are_refused_with_usable_suggestions(target, micro, accumulation, gpus):
     plan, found = batch(target, micro, accumulation, gpus)
     if plan:
         assert plan.values["training.global_batch_size"].value < 2**63, "the lock can hold it"

@@ -1,4 +1,4 @@
-"""The section `compression` of a spec: what a lock says of it, and what is refused at its line."""
+"""The section `compression` of a spec: its values in the lock, and its errors."""
 
 import pytest
 
@@ -35,14 +35,14 @@ def resolved(words: str, epochs: int = 20):
         ("quantization: dynamic, aware: true", 20, None),
     ],
 )
-def test_where_pruning_ends(words, epochs, end):
+def test_end_epoch_of_pruning_is_given_or_derived(words, epochs, end):
     plan, found = resolved(words, epochs)
     assert plan is not None, found
     assert plan.values["compression.end_epoch"].value == end
     assert plan.values["compression.metric"].value == "dice"
 
 
-def test_without_the_section_a_lock_has_none():
+def test_plan_without_the_compression_section_has_no_compression_values():
     text = SPEC.format(words="", epochs=2).replace("compression: {}\n", "")
     settings, _ = compiler.analyse(Inputs(File("spec.yaml", text.encode())))
     plan, _ = compiler.plan(settings, None, MACHINE)
@@ -60,7 +60,7 @@ def test_without_the_section_a_lock_has_none():
         ("aware: true", "R352"),
     ],
 )
-def test_what_cannot_be_is_refused_at_its_line(words, code):
+def test_contradictory_compression_keys_are_refused_at_their_line(words, code):
     plan, found = resolved(words)
     assert plan is None
     assert has_errors(found)

@@ -1,4 +1,4 @@
-"""The section `health` of a plan: when it is there, what it expects, and how many nodes it may leave out."""
+"""The section `health` of a plan: its condition, its expected rates, and how many nodes it may exclude."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def health(plan: Plan | None) -> dict[str, Any]:
     ("asked", "fact", "there"),
     [("auto", False, False), ("auto", True, True), ("always", False, True), ("never", True, False)],
 )
-def test_the_cluster_or_the_spec_asks_for_it(asked: str, fact: bool, there: bool) -> None:
+def test_health_check_is_enabled_by_the_cluster_or_the_spec(asked: str, fact: bool, there: bool) -> None:
     plan, _ = resolved(*NODES, f"health_check: {asked}", health_check=fact)
     assert bool(health(plan)) == there
 
 
-def test_it_expects_what_the_data_sheet_and_the_facts_say() -> None:
+def test_health_check_expects_data_sheet_rates_and_facts() -> None:
     plan, found = resolved(*NODES, health_check=True)
     assert health(plan) == {
         "matrix_tflops": 989.4,
@@ -59,7 +59,7 @@ def test_it_expects_what_the_data_sheet_and_the_facts_say() -> None:
     assert (health(plan)["matrix_tflops"], health(plan)["memory_gb_s"]) == (None, None)
 
 
-def test_as_many_nodes_stay_as_the_job_needs() -> None:
+def test_excluded_nodes_leave_enough_nodes_for_the_job() -> None:
     plan, found = resolved("nodes: 3", "num_gpus: 24", health_check=True)
     assert (health(plan)["max_excluded_nodes"], found) == (1, [])
     plan, found = resolved("nodes: 3", "num_gpus: 24", "max_excluded_nodes: 2", health_check=True)
@@ -72,13 +72,15 @@ def test_as_many_nodes_stay_as_the_job_needs() -> None:
     ("version", "codes", "asked"),
     [("25.11", [], True), ("26.05.1", [], True), (None, [], True), ("25.05", ["R384"], None)],
 )
-def test_an_expedited_requeue_needs_its_slurm(version: str | None, codes: list[str], asked: bool | None) -> None:
+def test_expedited_requeue_needs_a_slurm_that_supports_it(
+    version: str | None, codes: list[str], asked: bool | None
+) -> None:
     plan, found = resolved(*NODES, expedited_requeue=True, **({"version": version} if version else {}))
     assert found == codes
     assert (plan is not None and plan.values["job.expedited_requeue"].value) == bool(asked)
 
 
-def test_a_job_that_is_not_requeued_asks_for_no_expedited_requeue() -> None:
+def test_job_without_requeue_gets_no_expedited_requeue() -> None:
     partition = {"gpu": {**CLUSTER["partitions"]["gpu"], "requeue": False}}
     plan, found = resolved(*NODES, expedited_requeue=True, partitions=partition)
     assert plan is not None

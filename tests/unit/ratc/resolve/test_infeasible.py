@@ -1,4 +1,4 @@
-"""Findings after which a trial or a node count is left out, and others, which stop the whole."""
+"""Errors that exclude one trial or node count, and errors that stop the compilation."""
 
 import pytest
 
@@ -21,5 +21,5 @@ WARNING = Diagnostic("R318", "of a test", severity=Severity.WARNING)
         ((), False, None),
     ],
 )
-def test_the_first_error_is_the_reason_if_every_error_is_of_infeasible_values(found, by_nodes, reason):
+def test_first_error_is_the_reason_if_all_errors_are_of_infeasible_values(found, by_nodes, reason):
     assert infeasible(found, by_nodes) is reason

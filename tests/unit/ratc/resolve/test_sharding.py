@@ -1,4 +1,4 @@
-"""The section `parallel` of a spec: what a lock says of it, and what is refused."""
+"""The section `parallel` of a spec: its values in the lock, and its errors."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def values(plan):
     return {path: value.value for path, value in plan.values.items() if path.startswith("fsdp2.")}
 
 
-def test_full_shards_are_over_all_processes():
+def test_full_sharding_is_over_all_processes():
     plan, found = resolved("strategy: fsdp2")
     assert not found
     assert values(plan) == {
@@ -45,7 +45,7 @@ def test_full_shards_are_over_all_processes():
 
 
 @pytest.mark.parametrize(("strategy", "deepspeed"), [("ddp", False), ("deepspeed", True), ("auto", True)])
-def test_other_strategies_have_no_shards_of_fsdp2(strategy, deepspeed):
+def test_other_strategies_have_no_fsdp2_values(strategy, deepspeed):
     """Nothing is predicted for a given micro-batch, so `auto` compares nothing."""
     plan, found = resolved(f"strategy: {strategy}")
     assert not found
@@ -54,14 +54,14 @@ def test_other_strategies_have_no_shards_of_fsdp2(strategy, deepspeed):
     assert plan.values["parallel.strategy"].value == ("deepspeed" if strategy == "auto" else strategy)
 
 
-def test_a_spec_without_the_section_is_as_it_was():
+def test_spec_without_the_parallel_section_uses_deepspeed():
     plan, _ = resolved("")
     assert "parallel.strategy" not in plan.values
     assert plan.values["engine.deepspeed"].value is True
 
 
 @pytest.mark.parametrize(("asked", "size"), [("shard_size: 2", 2), ("shard_size: 4", 4)])
-def test_a_mesh_of_groups(asked, size):
+def test_hybrid_sharding_uses_the_given_group_size(asked, size):
     plan, found = resolved(f"strategy: fsdp2, shard: hybrid, {asked}", gpus=8)
     assert not found
     assert values(plan)["fsdp2.shard_size"] == size
@@ -78,7 +78,7 @@ def test_a_mesh_of_groups(asked, size):
         ("shard_size: 2", 2, "or use `shard: full`"),
     ],
 )
-def test_a_mesh_that_does_not_divide_the_processes(asked, gpus, help):
+def test_group_size_that_does_not_divide_the_processes_is_refused(asked, gpus, help):
     plan, found = resolved(f"strategy: fsdp2, shard: hybrid, {asked}", gpus=gpus)
     assert plan is None
     assert [one.code for one in found] == ["R364"]
@@ -89,14 +89,14 @@ def test_a_mesh_that_does_not_divide_the_processes(asked, gpus, help):
     ("training", "betas"),
     [("lion", [0.9, 0.99]), ("lion, betas: [0.9, 0.999]", [0.9, 0.999]), ("adamw", [0.9, 0.999])],
 )
-def test_lion_is_sharded_with_its_own_betas(training, betas):
+def test_sharded_lion_has_its_own_default_betas(training, betas):
     plan, found = resolved("strategy: fsdp2", f"optimizer: {training}")
     assert not found
     assert plan.values["training.betas"].value == betas
 
 
 @pytest.mark.parametrize("optimizer", ["lion", "lion_8bit", "adamw_8bit"])
-def test_zero_takes_only_optimizers_whose_memory_it_knows(optimizer):
+def test_deepspeed_with_an_unpredicted_optimizer_is_refused(optimizer):
     plan, found = resolved("strategy: deepspeed", f"optimizer: {optimizer}")
     assert plan is None
     assert [one.code for one in found] == ["R362"]
@@ -118,7 +118,7 @@ def test_zero_takes_only_optimizers_whose_memory_it_knows(optimizer):
         ("strategy: fsdp2, offload: true", "", ""),
     ],
 )
-def test_what_shards_do_not_go_with(parallel, training, line):
+def test_settings_that_fsdp2_does_not_support_are_refused(parallel, training, line):
     gpus = 4 if line else 0
     plan, found = resolved(parallel, training, gpus)
     if not line:  # one process on the CPU
@@ -130,7 +130,7 @@ def test_what_shards_do_not_go_with(parallel, training, line):
     assert line in found[0].message
 
 
-def test_one_process_shards_nothing():
+def test_fsdp2_on_one_process_becomes_ddp_with_a_warning():
     plan, found = resolved("strategy: fsdp2", gpus=1)
     assert [(one.code, one.severity) for one in found] == [("R307", Severity.WARNING)]
     assert plan.values["parallel.strategy"].value == "ddp"
@@ -149,6 +149,6 @@ def test_one_process_shards_nothing():
         ("strategy: ddp", "offload_optimizer: true", "R207"),
     ],
 )
-def test_keys_that_contradict_or_have_no_effect(parallel, training, code):
+def test_contradictory_or_ineffective_parallel_keys_are_reported(parallel, training, code):
     _, found = resolved(parallel, training)
     assert code in {one.code for one in found}

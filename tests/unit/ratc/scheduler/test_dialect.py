@@ -1,4 +1,4 @@
-"""Answers of schedulers that say nothing of jobs."""
+"""Answers of schedulers without job states."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ratc.scheduler.dialect import Answer, Task
 from tests.helpers.fake_schedulers import SHOW
 
 
-def test_answers_about_jobs_that_are_none() -> None:
+def test_answers_without_job_states_give_no_tasks() -> None:
     for dialect in DIALECTS.values():
         assert dialect.tasks(Answer("x", None)) is None
         assert dialect.tasks(Answer("x", 0, "nothing to read here")) is None

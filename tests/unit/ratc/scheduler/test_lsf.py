@@ -40,11 +40,11 @@ Wed Nov 25 11:00:05: Completed <exit>; TERM_RUNLIMIT: job killed after reachi
         ("123|0|EXIT|1|-|n1|0 second(s)|-|-|-|-", AccountingRecord("123", "EXIT", End.FAILED, "", 1, "n1", 0)),
     ],
 )
-def test_a_line_of_bjobs(line: str, record: AccountingRecord) -> None:
+def test_bjobs_line_becomes_a_record(line: str, record: AccountingRecord) -> None:
     assert Lsf().records(Answer("bjobs", 0, line + "\n")) == (record,)
 
 
-def test_bacct_knows_what_bjobs_has_forgotten() -> None:
+def test_bacct_output_becomes_a_record() -> None:
     [record] = Lsf().records(Answer("bacct", 0, BACCT))
     assert (record.task, record.end, record.place) == ("123", End.TIME, "/home/my project")
     assert record.reason == "TERM_RUNLIMIT: job killed after reaching LSF run time limit."
@@ -60,13 +60,13 @@ def test_bacct_knows_what_bjobs_has_forgotten() -> None:
         ("", End.FAILED),
     ],
 )
-def test_termination_reasons_come_down_to_a_few_ends(reason: str, end: End) -> None:
+def test_termination_reason_gives_the_kind_of_end(reason: str, end: End) -> None:
     text = BACCT.partition("Wed Nov 25 11")[0] + f"Wed: Completed <exit>{'; ' + reason if reason else ''}\n"
     assert [record.end for record in Lsf().records(Answer("bacct", 0, text))] == [end]
 
 
 @pytest.mark.parametrize("out", ["", "Job <123> is not found", "1|2|3", "No matching jobs found"])
-def test_no_answer_gives_no_record(out: str) -> None:
+def test_unusable_answer_gives_no_record(out: str) -> None:
     for command in ("bjobs", "bacct"):
         assert Lsf().records(Answer(command, 0, out)) == ()
         assert Lsf().records(Answer(command, 255, BACCT)) == ()

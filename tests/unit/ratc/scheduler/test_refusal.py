@@ -1,4 +1,4 @@
-"""What a scheduler's refusal speaks of, in keys of a spec."""
+"""The spec key that a scheduler's refusal is about."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ratc.scheduler.refusal import refusal
         ("Too many processors requested. Job not submitted.", "cpus"),
     ],
 )
-def test_what_a_refusal_speaks_of(words: str, key: str | None) -> None:
+def test_refusal_points_at_the_spec_key_that_it_is_about(words: str, key: str | None) -> None:
     from ratc.diagnostics import Source, Span
 
     queue = "queue" if key == "queue" else "partition"

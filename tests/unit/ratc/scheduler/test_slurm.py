@@ -29,7 +29,7 @@ JobId=15 ArrayJobId=14 ArrayTaskId=2 JobName=demo JobState=FAILED RunTime=9-00:0
 """
 
 
-def test_each_start_is_a_record_with_the_memory_of_its_own_steps() -> None:
+def test_each_start_of_a_requeued_job_is_a_record_with_its_memory() -> None:
     before, last = Slurm().records(Answer("sacct", 0, REQUEUED))
     place = "/home/me/project 1|a"
     assert before == AccountingRecord("12", "NODE_FAIL", End.NODE, "", 1, "n[1-2]", 61, 600, 2 * GIB, 8 * GIB, place)
@@ -48,13 +48,13 @@ def test_each_start_is_a_record_with_the_memory_of_its_own_steps() -> None:
         ("", End.RUNNING),
     ],
 )
-def test_states_come_down_to_a_few_ends(state: str, end: End) -> None:
+def test_job_state_gives_the_kind_of_end(state: str, end: End) -> None:
     [record] = Slurm().records(Answer("sacct", 0, f"12_3|{state}|0:9|None assigned|||||None|/home/me\n"))
     assert (record.task, record.end, record.hosts) == ("12_3", end, "")
     assert record.reason == ("by 1000" if "by" in state else "")
 
 
-def test_the_controller_gives_a_record_too() -> None:
+def test_scontrol_output_becomes_a_record() -> None:
     text = SHOW.format(state="FAILED", reason="NonZeroExitCode", code="1:0", nodes="n1")
     [record] = Slurm().records(Answer("scontrol", 0, text))
     folder = "/home/me/project 1"
@@ -68,7 +68,7 @@ def test_the_controller_gives_a_record_too() -> None:
 
 
 @pytest.mark.parametrize("out", ["", "nothing to read", "12|TIMEOUT", "|||||||||", "JobId=1"])
-def test_no_answer_gives_no_record(out: str) -> None:
+def test_unusable_answer_gives_no_record(out: str) -> None:
     assert Slurm().records(Answer("sacct", 1, REQUEUED)) == ()
     assert all(not record.task for record in Slurm().records(Answer("sacct", 0, out)))
     assert Slurm().records(Answer("scontrol", 0, out)) == ()

@@ -1,11 +1,11 @@
-"""The differences between two locks, in a few words."""
+"""The summary of the differences between two locks."""
 
 from __future__ import annotations
 
 from ratc.scheduler import summary
 
 
-def test_differences_name_what_changed() -> None:
+def test_differences_list_changed_values_but_not_artifacts() -> None:
     old = summary.values("lock.yaml", "seed: 1\ndata: {scales: [1, 2]}\nartifacts: {a: 1}\n")
     new = summary.values("lock.yaml", "seed: 1\ndata: {scales: [1, 3]}\nartifacts: {a: 2}\nmodel: {depth: 2}\n")
     assert summary.differences(old, new) == ["data.scales: [1, 2] -> [1, 3]", "model.depth: nothing -> 2"]

@@ -1,4 +1,4 @@
-"""A secret is found by its name, its form or its place, refused in a spec, and never printed or copied."""
+"""Secrets: found by name, form or place, refused in a spec, and redacted in all output."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ HARMLESS = (
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+def _working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def told(*arguments: str, capsys) -> tuple[int, str]:
+def run_ratc(*arguments: str, capsys) -> tuple[int, str]:
     """Exit status and all that a command prints."""
     status = main(arguments)
     said = capsys.readouterr()
@@ -84,7 +84,7 @@ def told(*arguments: str, capsys) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", NAMES.split())
-def test_a_secret_is_recognised_by_its_name(name):
+def test_secret_is_recognised_by_its_name(name):
     assert names_secret(name)
     assert redact.plain(name, "swordfish") == redact.STARS
     assert list(redact.found("environment.variables", {name: "swordfish"}, strict=True)) == [
@@ -93,17 +93,17 @@ def test_a_secret_is_recognised_by_its_name(name):
 
 
 @pytest.mark.parametrize("name", HARMLESS_NAMES.split())
-def test_a_name_that_only_resembles_one_does_not(name):
+def test_harmless_name_is_not_a_secret_name(name):
     assert not names_secret(name)
 
 
-def test_words_of_models_are_no_secrets():
+def test_model_arguments_named_token_or_key_are_no_secrets():
     args = {"token": "mean", "mask_token": "[MASK]", "tokens": 5, "class_token": True, "key": "swordfish", "auth": None}
     assert not list(redact.found("model.args", args))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_secret_is_recognised_by_its_form_anywhere(form):
+def test_secret_is_recognised_by_its_form_within_a_text(form):
     text = f"before {FORMS[form]} behind"
     assert redact.has_secret(text)
     shown = redact.redact(text)
@@ -115,7 +115,7 @@ def test_a_secret_is_recognised_by_its_form_anywhere(form):
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_what_only_names_a_secret_holds_none(text):
+def test_text_that_only_refers_to_a_secret_is_not_one(text):
     assert not redact.has_secret(text)
 
 
@@ -137,10 +137,10 @@ FIELDS = {
 
 @pytest.mark.parametrize("form", ["GitHub", "Hugging Face", "AWS", "a URL's password"])
 @pytest.mark.parametrize("field", FIELDS)
-def test_every_field_is_looked_at(field, form, capsys):
+def test_secret_in_any_text_field_is_refused(field, form, capsys):
     head = HEAD if "resources" not in FIELDS[field] else HEAD.rpartition("resources")[0]
     Path("spec.yaml").write_text(f"{head}{FIELDS[field].format(f'{chr(34)}{FORMS[form]}{chr(34)}')}\n")
-    status, said = told("compile", "spec.yaml", "-o", "out", capsys=capsys)
+    status, said = run_ratc("compile", "spec.yaml", "-o", "out", capsys=capsys)
     assert status == 1
     assert "error[R205]" in said
     assert (":pw@" if "://" in FORMS[form] else FORMS[form]) not in said
@@ -148,9 +148,9 @@ def test_every_field_is_looked_at(field, form, capsys):
 
 
 @pytest.mark.parametrize("name", ["api_key", "password", "hub_token", "private_key"])
-def test_an_argument_is_known_by_its_name(name, capsys):
+def test_secret_model_argument_is_refused_by_its_name(name, capsys):
     Path("spec.yaml").write_text(f"{HEAD}model: {{name: 'a:b', args: {{{name}: {SECRET}}}}}\n")
-    status, said = told("validate", "spec.yaml", capsys=capsys)
+    status, said = run_ratc("validate", "spec.yaml", capsys=capsys)
     assert status == 1
     assert f"`model.args.{name}` looks like it holds a secret" in said
     assert SECRET not in said
@@ -178,11 +178,11 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("form", ["text", "json", "github", "sarif", "markdown"])
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_the_finding_hides_the_value_however_it_is_written(spelling, form, capsys):
+def test_finding_redacts_the_secret_in_every_yaml_spelling(spelling, form, capsys):
     lines = SPELLINGS[spelling]
     lines = lines if spelling == "JSON" else f"variables:\n    {lines}"
     Path("spec.yaml").write_text(f"{HEAD}environment:\n  {lines}\n")
-    status, said = told("validate", "spec.yaml", "--format", form, capsys=capsys)
+    status, said = run_ratc("validate", "spec.yaml", "--format", form, capsys=capsys)
     assert status == 1
     assert "R205" in said
     assert SECRET not in said
@@ -190,7 +190,7 @@ def test_the_finding_hides_the_value_however_it_is_written(spelling, form, capsy
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_no_line_of_the_file_shows_it(spelling):
+def test_quoted_lines_of_a_file_redact_the_secret(spelling):
     """Other findings quote other lines; a file that is no YAML after this one is quoted as well."""
     for behind in ("", "training:\n\tepochs: 3\n", "a: [\n"):
         text = f"{HEAD}environment: # \u00e9 \U0001f9e0\n  variables:\n    {SPELLINGS[spelling]}\n{behind}"
@@ -202,16 +202,16 @@ def test_no_line_of_the_file_shows_it(spelling):
 
 
 @pytest.mark.parametrize("value", [SECRET, f"one {SECRET} tail", f'"{SECRET}"'])
-def test_options_and_variables_of_the_shell_hide_it_too(value, capsys, monkeypatch):
+def test_secret_in_options_and_shell_variables_is_redacted(value, capsys, monkeypatch):
     Path("spec.yaml").write_text(HEAD)
-    status, said = told("validate", "spec.yaml", "--set", f"environment.variables.MY_TOKEN={value}", capsys=capsys)
+    status, said = run_ratc("validate", "spec.yaml", "--set", f"environment.variables.MY_TOKEN={value}", capsys=capsys)
     assert (status, SECRET in said) == (1, False), said
     assert "R205" in said
     for text in (f"{{MY_TOKEN: {value}}}", f"{{MY_TOKEN: {value}"):
-        status, said = told("validate", "spec.yaml", "--set", f"environment.variables={text}", capsys=capsys)
+        status, said = run_ratc("validate", "spec.yaml", "--set", f"environment.variables={text}", capsys=capsys)
         assert (status, SECRET in said) == (1, False), said
         monkeypatch.setenv("RAT_ENVIRONMENT__VARIABLES", text)
-        status, said = told("validate", "spec.yaml", capsys=capsys)
+        status, said = run_ratc("validate", "spec.yaml", capsys=capsys)
         assert (status, SECRET in said) == (1, False), said
         monkeypatch.delenv("RAT_ENVIRONMENT__VARIABLES")
 
@@ -220,20 +220,20 @@ _WORDS = st.text(st.characters(codec="ascii", min_codepoint=32, max_codepoint=12
 
 
 @given(before=_WORDS, behind=_WORDS, flow=st.booleans(), style=st.sampled_from(["'", '"', "|", ">", None]))
-def test_what_a_yaml_writer_makes_of_it_is_hidden(before, behind, flow, style):
+def test_secret_written_by_pyyaml_in_any_style_is_redacted(before, behind, flow, style):
     tree = {"variables": {"DB_PASS": f"{before}Zq{SECRET}qZ{behind}", "other": 1}}
     text = yaml.safe_dump(tree, default_flow_style=flow, default_style=style, width=20)
     assert SECRET not in "\n".join(excerpt.line(Source("x", text), number) for number in range(text.count("\n") + 2))
 
 
 @given(st.text(max_size=60))
-def test_any_text_keeps_its_lines_and_columns(text):
+def test_redaction_keeps_lines_and_columns(text):
     shown = redact.redact(text)
     assert [len(line) for line in shown.split("\n")] == [len(line) for line in text.split("\n")]
 
 
 @pytest.fixture
-def ten_seconds_of_a_processor():
+def cpu_limit_of_10_seconds():
     """A limit for work of a few tenths of a second, which a quadratic pattern turns into minutes."""
 
     def stop(*_):
@@ -257,8 +257,8 @@ login(key=·aws configure set token·read token·echo x |·echo ·sshpass -p ·d
 
 @pytest.mark.parametrize("end", ["", "!"])
 @pytest.mark.parametrize("piece", re.split("[·\n]", _BEGINNINGS.strip()))
-@pytest.mark.usefixtures("ten_seconds_of_a_processor")
-def test_hostile_text_costs_no_more_than_its_length(piece, end):
+@pytest.mark.usefixtures("cpu_limit_of_10_seconds")
+def test_redaction_of_hostile_text_takes_linear_time(piece, end):
     text = piece * (200_000 // len(piece)) + end
     redact.redact(text)
     redact.has_secret(text)
@@ -266,8 +266,8 @@ def test_hostile_text_costs_no_more_than_its_length(piece, end):
 
 
 @pytest.mark.parametrize("piece", ["[", "{a: ", "- ", "? ", "&a [*a, "])
-@pytest.mark.usefixtures("ten_seconds_of_a_processor")
-def test_a_line_of_a_deep_yaml_text_is_shown_at_once(piece):
+@pytest.mark.usefixtures("cpu_limit_of_10_seconds")
+def test_line_of_deeply_nested_yaml_is_shown_quickly(piece):
     deep = piece * 50_000
     assert excerpt.line(Source("deep.yaml", deep), 1)[:4] == deep[:4]
 
@@ -275,13 +275,13 @@ def test_a_line_of_a_deep_yaml_text_is_shown_at_once(piece):
 @pytest.mark.parametrize(
     "long", ["sk-" + "a1" * 3000, "eyJ" + "a1" * 3000 + "." + "b2" * 400, "token=" + "ab,c" * 3000]
 )
-def test_a_very_long_secret_is_hidden_to_its_end(long):
+def test_very_long_secret_is_redacted_to_its_end(long):
     shown = redact.redact(f"before {long} behind")
     assert (shown[:7], shown[-7:]) == ("before ", " behind")
     assert not any(piece in shown for piece in ("a1", "b2", "ab,c"))
 
 
-def test_the_generated_patterns_are_those_of_the_library():
+def test_committed_patterns_equal_those_of_detect_secrets():
     pytest.importorskip("detect_secrets")
     from ratc.secrets.generate import shapes
 
@@ -289,7 +289,7 @@ def test_the_generated_patterns_are_those_of_the_library():
     assert path.read_text() == shapes(), "run `make docs`"
 
 
-def test_a_spec_without_long_words_compiles_no_pattern():
+def test_text_without_long_words_compiles_no_pattern():
     """`ratc validate` has to stay fast."""
     from ratc.secrets import shapes
 
@@ -298,7 +298,7 @@ def test_a_spec_without_long_words_compiles_no_pattern():
     assert shapes._patterns.cache_info().misses == 0
 
 
-def test_the_library_itself_is_never_imported(monkeypatch):
+def test_redaction_does_not_import_detect_secrets(monkeypatch):
     import subprocess
     import sys
 
@@ -310,19 +310,19 @@ def test_the_library_itself_is_never_imported(monkeypatch):
     assert done.stdout == "False\n"
 
 
-def test_facts_of_a_cluster_hold_none_either(capsys):
+def test_secret_in_cluster_facts_is_refused(capsys):
     Path("clusters").mkdir()
     Path("spec.yaml").write_text(HEAD.replace("num_gpus: 0, cpus: 2", "cluster: ours, num_gpus: 0"))
     facts = "name: ours\nscheduler: slurm\nnode_types: {cpu: {gpus_per_node: 0, cpus: 8, memory: 32GB}}\n"
     facts += "partitions: {main: {nodes: {cpu: 4}}}\n"
     for line in (f"variables: {{MY_TOKEN: {SECRET}}}", f"container_options: ['--env', 'DB_PASS={SECRET}']"):
         Path("clusters/ours.yaml").write_text(f"{facts}{line}\n")
-        status, said = told("compile", "spec.yaml", "--target", "slurm", "-o", "out", capsys=capsys)
+        status, said = run_ratc("compile", "spec.yaml", "--target", "slurm", "-o", "out", capsys=capsys)
         assert (status, "R205" in said, SECRET in said) == (1, True, False), said
 
 
 @pytest.mark.parametrize("name", ["AUTH_HEADER", "COOKIE", "SESSION_COOKIES"])
-def test_headers_and_cookies_are_secrets(name):
+def test_names_of_headers_and_cookies_are_secret_names(name):
     assert names_secret(name)
 
 
@@ -344,7 +344,7 @@ def test_headers_and_cookies_are_secrets(name):
         "export MY_TOKEN+=s3cr3t-w0rd",
     ],
 )
-def test_commands_that_take_a_secret_are_starred(command):
+def test_secret_argument_of_a_command_is_redacted(command):
     assert "s3cr3t" not in redact.redact(command)
     assert redact.has_secret(command)
 
@@ -366,7 +366,7 @@ def test_commands_that_take_a_secret_are_starred(command):
         "read -r TOKEN <<<",
     ],
 )
-def test_a_secret_in_the_continued_line_of_a_command_is_starred(command):
+def test_secret_after_a_line_continuation_of_a_command_is_redacted(command):
     for end in ("\\\n", " \\\n   ", " \\\r\n"):
         text = f"{command}{end}me:s3cr3t --more"
         if not (end == "\\\n" and command[-1] != "="):  # a shell would read one word
@@ -377,18 +377,18 @@ def test_a_secret_in_the_continued_line_of_a_command_is_starred(command):
 
 
 @pytest.mark.parametrize("line", ["export DB_PASS=", "python train.py --token ", "MY_PASSWORD=", "tool --api-key="])
-def test_a_secret_in_the_next_of_two_continued_lines_of_a_list_is_found(line, capsys):
+def test_secret_in_the_next_item_after_a_line_continuation_is_refused(line, capsys):
     Path("spec.yaml").write_text(f"{HEAD}environment:\n  setup:\n    - '{line}\\'\n    - {SECRET}\n")
-    status, said = told("validate", "spec.yaml", capsys=capsys)
+    status, said = run_ratc("validate", "spec.yaml", capsys=capsys)
     assert (status, "`environment.setup[1]` looks like it holds a secret" in said, SECRET in said) == (1, True, False)
 
 
 @pytest.mark.parametrize(
     "lines", [["export A=\\", "one1"], ["the mask token: \\", "one1"], ["--num-tokens \\", "one1"]]
 )
-def test_continued_lines_without_a_secret_are_none(lines):
+def test_line_continuations_without_a_secret_are_accepted(lines):
     assert not list(redact.found("environment.setup", lines))
 
 
-def test_a_here_string_of_something_else_is_none():
+def test_here_string_without_a_secret_is_accepted():
     assert not redact.has_secret("read -r first second <<< one")

@@ -1,4 +1,4 @@
-"""What jobs ask for: in the site's units, on nodes that are told apart, the same however an option was written."""
+"""Resource requests of jobs: units of the site, node types and GPU types, and options from any source."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SPEC = "experiment_name: demo\ndata: {{data_dir: data}}\ntraining: {{batch_size:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     return tmp_path
@@ -35,7 +35,9 @@ def write(resources: str, cluster: str = "") -> None:
     ],
 )
 @pytest.mark.parametrize("variable", [False, True])
-def test_what_an_option_gave_is_checked_clean(here, monkeypatch, capsys, target, options, variable):
+def test_check_finds_nothing_after_compile_with_options_or_variables(
+    working_folder, monkeypatch, capsys, target, options, variable
+):
     write("num_gpus: 8, gpu: h100")
     words = list(options)
     if variable:
@@ -68,7 +70,7 @@ queues: {{q: {{nodes: {{n: 2}}}}}}
         ("limit_unit: GB, rusage_unit: MB", 2048, 2),
     ],
 )
-def test_lsf_counts_what_is_reserved_and_what_is_limited_in_units_of_their_own(here, units, reserved, limit):
+def test_lsf_reserve_and_limit_use_the_units_of_the_site(working_folder, units, reserved, limit):
     write('cluster: ./c.yaml, num_gpus: 1, memory: 2GB, walltime: "1:00:00"', LSF.format(units))
     assert main(["compile", "spec.yaml", "--target", "lsf", "-o", "out"]) == 0
     script = Path("out/job.lsf").read_text()
@@ -79,7 +81,7 @@ def test_lsf_counts_what_is_reserved_and_what_is_limited_in_units_of_their_own(h
 @pytest.mark.parametrize(
     ("asked", "slurm", "lsf"), [("1kB", "1M", "1MB"), ("0.0001K", "1M", "1MB"), ("2049K", "3M", "3MB")]
 )
-def test_less_than_a_megabyte_does_not_ask_for_all_of_a_node(here, asked, slurm, lsf):
+def test_memory_request_below_1_mb_is_not_written_as_0(working_folder, asked, slurm, lsf):
     """`--mem=0` is all of a node's memory, and no `--mem` what the site says."""
     facts = LSF.format("limit_unit: MB").replace("explicit_units: false", "explicit_units: true")
     write(f'cluster: ./c.yaml, num_gpus: 1, memory: {asked}, walltime: "1:00:00"', facts)
@@ -90,7 +92,7 @@ def test_less_than_a_megabyte_does_not_ask_for_all_of_a_node(here, asked, slurm,
     assert f"--mem={slurm}\n" in Path("out/job.sbatch").read_text()
 
 
-def test_lsf_gets_one_resource_requirement(here):
+def test_lsf_script_has_one_resource_requirement(working_folder):
     """At some sites the last of several `-R` counts."""
     facts = LSF.format("limit_unit: MB").replace("cpus: 32", "cpus: 32, constraint: 'type==X86_64'")
     write('cluster: ./c.yaml, num_gpus: 8, nodes: 2, cpus: 8, memory: 64GB, walltime: "1:00:00"', facts)
@@ -109,13 +111,13 @@ partitions: {{p: {{nodes: {{big: 2, small: 4}}, max_walltime: "24:00:00"}}}}
 """
 
 
-def test_a_typed_request_never_lands_on_untyped_gpus(here, capsys):
+def test_request_for_a_typed_gpu_compiles_beside_untyped_gpus(working_folder, capsys):
     cluster = KINDS.format(4, ", gpu: a100-80, gpu_type: a100", 8, ", gpu: v100-32")
     write('cluster: ./c.yaml, gpu: a100-80, num_gpus: 4, walltime: "1:00:00"', cluster)
     assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"]) == 0, capsys.readouterr().err
 
 
-def test_an_untyped_request_could_land_anywhere(here, capsys):
+def test_request_for_an_untyped_gpu_beside_typed_ones_is_refused(working_folder, capsys):
     cluster = KINDS.format(4, ", gpu: a100-80, gpu_type: a100", 8, ", gpu: v100-32")
     write('cluster: ./c.yaml, gpu: v100-32, num_gpus: 4, walltime: "1:00:00"', cluster)
     assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"]) == 1
@@ -126,7 +128,7 @@ def test_an_untyped_request_could_land_anywhere(here, capsys):
     ("asked", "taken"), [("", "small"), (", cpus: 64", "big"), (", memory: 300GB", "big"), (", nodes: 3", "small")]
 )
 @pytest.mark.parametrize("gpus", [0, 4])
-def test_a_job_without_gpus_takes_the_smallest_nodes_that_do(here, capsys, asked, taken, gpus):
+def test_cpu_job_uses_the_smallest_sufficient_node_type(working_folder, capsys, asked, taken, gpus):
     kind = ", gpu: a100-80, gpu_type: a100" if gpus else ""
     write(f'cluster: ./c.yaml, num_gpus: 0, walltime: "1:00:00"{asked}', KINDS.format(gpus, kind, gpus, kind))
     assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"]) == 0, capsys.readouterr().err
@@ -145,7 +147,7 @@ def test_a_job_without_gpus_takes_the_smallest_nodes_that_do(here, capsys, asked
         ("Ask for a project\nRequest aborted by esub. Job not submitted.", "Ask for a project"),
     ],
 )
-def test_the_headline_of_a_refusal_is_the_reason(said, reason):
+def test_message_of_a_refusal_is_the_scheduler_s_reason(said, reason):
     found = refusal(Answer("sbatch", 1, "", said), Values({}), submitted=True)
     assert found.message.startswith(f"the scheduler refused the job: {reason}")
     assert all(reason not in note for note in found.notes)
@@ -160,7 +162,7 @@ def test_the_headline_of_a_refusal_is_the_reason(said, reason):
         (None, "[2, 4]", {2, 4}),
     ],
 )
-def test_a_study_keeps_whole_what_the_spec_has_whole(here, base, entry, values):
+def test_study_draws_integers_for_an_integer_argument(working_folder, base, entry, values):
     args = "" if base is None else f", args: {{width: {base}}}"
     text = SPEC.format("num_gpus: 0, cpus: 4") + f"model: {{name: 'own:Net'{args}}}\n"
     text += f"tuning: {{trials: 12, search: random, backend: array, search_space: {{model.args.width: {entry}}}}}\n"
@@ -170,7 +172,7 @@ def test_a_study_keeps_whole_what_the_spec_has_whole(here, base, entry, values):
     assert all(type(value) is int for value in drawn)
 
 
-def test_a_study_of_a_fraction_stays_one_of_fractions(here):
+def test_study_draws_floats_for_a_float_argument(working_folder):
     text = SPEC.format("num_gpus: 0, cpus: 4") + "model: {name: 'own:Net', args: {width: 2.0}}\n"
     text += "tuning: {trials: 8, search: random, backend: array, search_space: {model.args.width: [2, 4]}}\n"
     assert any(dict(point.nodes)["model.args.width"].value not in (2, 4) for point in study_of(text).points)

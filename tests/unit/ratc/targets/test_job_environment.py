@@ -1,4 +1,4 @@
-"""What a compiled script takes from the shell, and what reaches the launcher: variables, modules, environments."""
+"""The environment of compiled scripts: variables, modules and Python environments that reach the launcher."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LEFT_OVER = {
 
 @pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
 @pytest.mark.parametrize("how", ["shell", "setup"])
-def test_no_variable_that_lies_over_the_lock_reaches_the_launcher(target: str, how: str, tmp_path: Path) -> None:
+def test_variables_that_override_the_lock_do_not_reach_the_launcher(target: str, how: str, tmp_path: Path) -> None:
     setup = [f"export {name}='{value}'" for name, value in LEFT_OVER.items()] if how == "setup" else []
     job = make(tmp_path / "project", target, environment__setup=setup, **ONE)
     done = job.run(**(LEFT_OVER if how == "shell" else {}), MINE="kept", ACCELERATED="kept")
@@ -56,7 +56,7 @@ def test_no_variable_that_lies_over_the_lock_reaches_the_launcher(target: str, h
 
 
 @pytest.mark.parametrize("name", [*LEFT_OVER, "RAT_DATA_DIR", "RAT_OUTPUT_DIR", "CUDA_VISIBLE_DEVICES"])
-def test_neither_a_spec_nor_a_cluster_may_set_them(name: str, tmp_path: Path) -> None:
+def test_variables_that_override_the_lock_are_refused_in_spec_and_facts(name: str, tmp_path: Path) -> None:
     facts = yaml.safe_load(CLUSTERS["slurm"].read_text())
     (tmp_path / "ours.yaml").write_text(yaml.safe_dump({**facts, "variables": {name: 1, "NCCL_DEBUG": "INFO"}}))
     asked = {"cluster": str(tmp_path / "ours.yaml"), "num_gpus": 0, "cpus": 1, "walltime": "00:10:00"}
@@ -71,14 +71,14 @@ def test_neither_a_spec_nor_a_cluster_may_set_them(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
-def test_files_where_a_script_is_started_hide_no_module_from_the_launcher(target: str, tmp_path: Path) -> None:
+def test_scripts_set_pythonsafepath_for_the_launcher(target: str, tmp_path: Path) -> None:
     job = make(tmp_path / "project", target, **ONE)
     job.run()
     assert job.environment()["PYTHONSAFEPATH"] == "1"  # Python 3.11 leaves the current folder out of its path
 
 
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
-def test_the_launcher_s_own_variables_are_set_after_that(launcher: str, tmp_path: Path) -> None:
+def test_launcher_sets_only_its_own_variables(launcher: str, tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", HOSTS, launcher=launcher, **TWO)
     job.run(**LEFT_OVER)
     given = job.environment()
@@ -86,14 +86,14 @@ def test_the_launcher_s_own_variables_are_set_after_that(launcher: str, tmp_path
     assert given["PET_SIGNALS_TO_HANDLE"] == "SIGINT"
 
 
-def test_nothing_sourced_moves_data_or_results(tmp_path: Path) -> None:
+def test_setup_cannot_change_the_output_folder(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", environment__setup=["export RAT_OUTPUT_DIR=/elsewhere"], **ONE)
     job.run()
     assert job.environment()["RAT_OUTPUT_DIR"] == str(job.output)
 
 
 @pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
-def test_python_does_not_import_from_the_working_folder(target: str, tmp_path: Path) -> None:
+def test_setup_cannot_unset_pythonsafepath(target: str, tmp_path: Path) -> None:
     job = make(tmp_path / "project", target, environment__setup=["unset PYTHONSAFEPATH"], **ONE)
     job.run()
     assert job.environment()["PYTHONSAFEPATH"] == "1"
@@ -102,7 +102,7 @@ def test_python_does_not_import_from_the_working_folder(target: str, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is of Python 3.11")
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
-def test_files_of_the_spec_s_folder_are_not_the_launcher_s_modules(launcher: str, tmp_path: Path) -> None:
+def test_files_beside_the_spec_do_not_shadow_launcher_modules(launcher: str, tmp_path: Path) -> None:
     """`json.py` and others lie beside the spec; the data set of its own in `mine.py` is found all the same."""
     changes = {"training__batch_size": 4, "training__epochs": 1, "resources__cpus": 2, "resources__num_gpus": 0}
     folder = jobs.write_project(tmp_path / "project", spec(launcher=launcher, **changes))
@@ -151,7 +151,9 @@ def with_venv(job: Job, hook: str = HOOK) -> None:
 
 @pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
 @pytest.mark.parametrize("kind", ["conda", "venv"])
-def test_an_environment_whose_hook_ends_with_a_failing_test_is_used(target: str, kind: str, tmp_path: Path) -> None:
+def test_environment_is_used_although_its_activation_hook_returns_failure(
+    target: str, kind: str, tmp_path: Path
+) -> None:
     job = make(tmp_path / "project", target, **{f"environment__{kind}": NAMED[kind]}, **ONE)
     {"conda": with_conda, "venv": with_venv}[kind](job)
     done = job.run()
@@ -170,7 +172,7 @@ def test_an_environment_whose_hook_ends_with_a_failing_test_is_used(target: str,
         ("venv", "exit 0\n", "sourcing env/bin/activate ended with status 0"),
     ],
 )
-def test_an_environment_that_is_not_active_is_named(kind: str, hook: str | None, said: str, tmp_path: Path) -> None:
+def test_environment_that_is_not_activated_is_an_error(kind: str, hook: str | None, said: str, tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", **{f"environment__{kind}": NAMED[kind]}, **ONE)
     if hook is not None:
         {"conda": with_conda, "venv": with_venv}[kind](job, hook)
@@ -185,7 +187,7 @@ def test_an_environment_that_is_not_active_is_named(kind: str, hook: str | None,
 
 
 @pytest.mark.parametrize(("loads", "works"), [("LOADEDMODULES=cuda/12.4", True), (":", False)])
-def test_a_module_that_says_that_it_failed_is_looked_for(loads: str, works: bool, tmp_path: Path) -> None:
+def test_failed_module_load_is_an_error_unless_the_module_is_loaded(loads: str, works: bool, tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", environment__modules=["cuda"], **ONE)
     done = job.run(**{"BASH_FUNC_module%%": f"() {{ {loads}; [ -n '' ]; }}", "LOADEDMODULES": "site/1"})
     assert "modules from the submission, loaded before those of the spec: site/1" in done.stdout
@@ -193,16 +195,14 @@ def test_a_module_that_says_that_it_failed_is_looked_for(loads: str, works: bool
     assert ("error[R560]: the environment is not set up: module load cuda failed" in done.stderr) != works
 
 
-def test_a_line_of_setup_that_ends_the_job_is_named(tmp_path: Path) -> None:
+def test_failing_setup_line_is_reported_with_its_status(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", environment__setup=["false", "true"], **ONE)
     assert "a line of environment.setup ended with status 1" in job.run().stderr
 
 
 @pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
 @pytest.mark.parametrize("how", ["venv", "setup"])
-def test_the_spec_s_folder_is_the_working_folder_wherever_an_environment_leads(
-    target: str, how: str, tmp_path: Path
-) -> None:
+def test_working_folder_stays_the_spec_folder_after_cd_in_setup_or_venv(target: str, how: str, tmp_path: Path) -> None:
     asked = {"environment__venv": "env"} if how == "venv" else {"environment__setup": ["cd /"]}
     job = make(tmp_path / "project", target, **asked, **ONE)
     with_venv(job, "cd /\n")

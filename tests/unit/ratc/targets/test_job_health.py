@@ -1,4 +1,4 @@
-"""The nodes' health in the scripts of jobs: a bad node's number leads to its exclusion, and nothing else does."""
+"""The nodes' health in the scripts of jobs: only a valid number of a bad node excludes that node."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def job(
         ("1\\nn5\\n2\\n-1\\n08\\n$(touch here)\\n", "(null)", "127.0.0.1"),
     ],
 )
-def test_slurm_gets_the_job_back_with_a_longer_list(tmp_path: Path, word: str, excluded: str, wanted: str) -> None:
+def test_slurm_job_is_requeued_with_the_bad_nodes_excluded(
+    tmp_path: Path, word: str, excluded: str, wanted: str
+) -> None:
     made = job(tmp_path / "job", "slurm", word, excluded=excluded)
     done = made.run()
     assert done.returncode == 0, done.stderr
@@ -66,14 +68,14 @@ def test_slurm_gets_the_job_back_with_a_longer_list(tmp_path: Path, word: str, e
     assert "ratc_runtime.train" not in (made.notes / "calls").read_text()
 
 
-def test_one_node_is_named_as_slurm_names_it(tmp_path: Path) -> None:
+def test_excluded_single_node_has_its_slurm_name(tmp_path: Path) -> None:
     made = job(tmp_path / "job", "slurm", "0\\n", ("gpu17",))
     assert made.run().returncode == 0
     assert "ExcNodeList=gpu17" in (made.notes / "scontrol").read_text()
 
 
 @pytest.mark.parametrize("reason", ["never", "restarts", "cancelled"])
-def test_slurm_does_not_get_a_job_back_that_may_not_start_again(tmp_path: Path, reason: str) -> None:
+def test_slurm_job_that_may_not_restart_is_not_requeued(tmp_path: Path, reason: str) -> None:
     changes = {"checkpoint__requeue": "never"} if reason == "never" else {"checkpoint__max_restarts": 1}
     made = job(tmp_path / "job", "slurm", "1\\n", **changes)
     if reason == "cancelled":
@@ -85,13 +87,13 @@ def test_slurm_does_not_get_a_job_back_that_may_not_start_again(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("word", ["", "7\\n"])
-def test_a_check_that_names_no_node_of_the_job_fails_it(tmp_path: Path, word: str) -> None:
+def test_health_check_without_a_valid_node_number_fails_the_job(tmp_path: Path, word: str) -> None:
     made = job(tmp_path / "job", "slurm", word)
     assert made.run().returncode == 1
     assert not (made.notes / "scontrol").exists()
 
 
-def test_lsf_gets_a_copy_that_leaves_the_host_out(tmp_path: Path) -> None:
+def test_lsf_job_is_resubmitted_with_the_bad_host_excluded(tmp_path: Path) -> None:
     made = job(tmp_path / "job", "lsf", "1\\n")
     original = (made.folder / "job/job.lsf").read_text()
     done = made.run()
@@ -113,7 +115,7 @@ def test_lsf_gets_a_copy_that_leaves_the_host_out(tmp_path: Path) -> None:
     assert "RATC_HEALTH_JOB=70.0" in (made.notes / "bsub.env").read_text()
 
 
-def test_lsf_names_the_host_if_no_copy_can_be_submitted(tmp_path: Path) -> None:
+def test_lsf_job_names_the_bad_host_if_resubmission_fails(tmp_path: Path) -> None:
     made = job(tmp_path / "job", "lsf", "1\\n")
     made.stub("bsub", "#!/bin/sh\nexit 1\n")
     done = made.run()
@@ -121,7 +123,7 @@ def test_lsf_names_the_host_if_no_copy_can_be_submitted(tmp_path: Path) -> None:
     assert "submit the job again without 127.0.0.1" in done.stdout
 
 
-def test_a_local_run_tests_its_machine(tmp_path: Path) -> None:
+def test_local_run_checks_the_health_of_its_machine(tmp_path: Path) -> None:
     made = make(tmp_path / "job", "local", **ONE, resources__health_check="always")
     made.stub("python3", UNHEALTHY.replace('>"$RAT_OUTPUT_DIR/UNHEALTHY"', ""))
     assert made.run().returncode == 1

@@ -1,4 +1,4 @@
-"""Emitted scripts under stand-ins for the scheduler: whose word counts, where nodes meet, what stays behind."""
+"""Emitted scripts with a stand-in for the scheduler: exit statuses, ports, temporary files and restarts."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def digest(*files: Path) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def of_run(lock: str, **changes: Any) -> str:
+def results_text(lock: str, **changes: Any) -> str:
     content = {"status": "finished", "finished_locks": [lock], "lock_sha256": f"sha256:{lock}", "test": {"dice": 1.0}}
     return json.dumps({**content, **changes}, indent=2, sort_keys=True) + "\n"
 
 
 @pytest.mark.parametrize("target", ["slurm", "lsf"])
 @pytest.mark.parametrize("kind", ["run", "array", "study"])
-def test_a_launcher_s_zero_is_no_end_without_the_run_s_own_word(target: str, kind: str, tmp_path: Path) -> None:
+def test_status_0_of_the_launcher_needs_finished_results_of_this_lock(target: str, kind: str, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"run": {}, "array": {"sweep": SWEEP}, "study": {"tuning": STUDY}}[kind]
     job = make(tmp_path / "project", target, **(ONE | changes))
     index = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "70", "LSB_JOBINDEX": "1"} if kind == "array" else {}
@@ -47,28 +47,28 @@ def test_a_launcher_s_zero_is_no_end_without_the_run_s_own_word(target: str, kin
 
     submissions = itertools.count(71)
 
-    def said(text: str | None) -> subprocess.CompletedProcess[str]:
+    def run_with_results(text: str | None) -> subprocess.CompletedProcess[str]:
         word.unlink(missing_ok=True)
         if text is not None:
             word.write_text(text)
         return job.run(str(next(submissions)), **index)
 
     other = "0" * 64
-    wrong = [None, "", "{", of_run(other), of_run(lock)[:-10], "null\n"]
+    wrong = [None, "", "{", results_text(other), results_text(lock)[:-10], "null\n"]
     if kind == "study":
         wrong.append(json.dumps({"trials": [{"status": "finished"}], "finished_locks": []}))
     else:
-        wrong.append(of_run(lock, status="stopped", finished_locks=[]))
+        wrong.append(results_text(lock, status="stopped", finished_locks=[]))
     if kind == "array":
         # The point's file is the same; what all points share is another.
-        wrong.append(of_run(other, lock_sha256=f"sha256:{digest(own)}"))
+        wrong.append(results_text(other, lock_sha256=f"sha256:{digest(own)}"))
     for text in wrong:
-        done = said(text)
+        done = run_with_results(text)
         assert done.returncode not in (0, 75, 99), (text, done.stdout)
         assert "error[R561]" in done.stderr, (text, done.stderr)
         assert "finished" not in done.stdout
         assert not (output / "DONE").exists()
-    done = said(of_run(lock))
+    done = run_with_results(results_text(lock))
     assert done.returncode == 0, done.stderr
     assert f"finished: {word}" in done.stdout
     assert (output / "DONE").read_text().split()[0] == lock
@@ -76,22 +76,22 @@ def test_a_launcher_s_zero_is_no_end_without_the_run_s_own_word(target: str, kin
     # Again: nothing is run; and DONE alone, of somebody else's hand, says nothing.
     assert "finished before" in job.run(**index).stdout
     assert (job.notes / "calls").read_text() == calls
-    assert said(None).returncode == 1
+    assert run_with_results(None).returncode == 1
     assert (job.notes / "calls").read_text() != calls
     assert not (output / "DONE").exists()
 
 
-def test_earlier_results_are_no_word_of_a_run_that_begins_again(tmp_path: Path) -> None:
+def test_results_of_an_earlier_run_do_not_finish_a_fresh_start(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", checkpoint__resume="never", **ONE)
     job.output.mkdir(parents=True)
-    (job.output / "results.json").write_text(of_run(digest(job.folder / "job/lock.yaml")))
+    (job.output / "results.json").write_text(results_text(digest(job.folder / "job/lock.yaml")))
     done = job.run()
     assert done.returncode == 1, done.stdout
     assert "error[R561]" in done.stderr
     assert (job.output / "results.previous.json").exists()
 
 
-def test_the_runtime_s_own_results_are_the_word(tmp_path: Path) -> None:
+def test_results_written_by_the_runtime_finish_the_job(tmp_path: Path) -> None:
     """What `ratc_runtime` writes at the end of a run, and for a lock that asks for the same again."""
     from ratc_runtime.config.lock import lock_digest
     from ratc_runtime.output.results import confirm, write_results
@@ -119,7 +119,7 @@ case "$*" in *ratc_runtime.train*) {body} ;; esac
 @pytest.mark.parametrize(
     ("body", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137), ("kill -TERM $$", 143)]
 )
-def test_a_local_script_ends_as_its_launcher_does(
+def test_local_script_returns_the_status_of_its_launcher(
     body: str, status: int, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     job = make(tmp_path / "project", "local", **changes)
@@ -128,7 +128,7 @@ def test_a_local_script_ends_as_its_launcher_does(
 
 
 @pytest.mark.parametrize("writable", [True, False])
-def test_a_signal_does_not_change_a_local_script_s_status(writable: bool, tmp_path: Path) -> None:
+def test_signal_does_not_change_the_status_of_a_local_script(writable: bool, tmp_path: Path) -> None:
     """Nor does a stop file that cannot be written end it before its launcher."""
     job = make(tmp_path / "project", "local", **ONE)
     if not writable:
@@ -139,7 +139,7 @@ def test_a_signal_does_not_change_a_local_script_s_status(writable: bool, tmp_pa
     assert (job.output / "STOP").exists() == writable
 
 
-def test_a_stop_file_that_cannot_be_written_does_not_end_a_job_before_its_nodes(tmp_path: Path) -> None:
+def test_job_waits_for_its_nodes_if_the_stop_file_cannot_be_written(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", **ONE)
     body = 'mkdir -p "$RAT_OUTPUT_DIR/STOP"; kill -USR2 "$(cat "$NOTES/job")"; sleep 0.5; : >"$NOTES/ended"; exit 7'
     job.stub("python3", LAUNCHER.format(body=body))
@@ -168,7 +168,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Job:
     return make(tmp_path_factory.mktemp("pair") / "project", "slurm", HOSTS, **TWO)
 
 
-def test_requeued_neighbours_never_get_one_port(pair: Job) -> None:
+def test_jobs_with_consecutive_numbers_never_share_a_port(pair: Job) -> None:
     """Ten requeues of two jobs with consecutive numbers, and of a task of an array beside them."""
     ports = [
         port_of(pair, str(number), SLURM_RESTART_COUNT=str(restart)) for number in (4711, 4712) for restart in range(11)
@@ -177,7 +177,7 @@ def test_requeued_neighbours_never_get_one_port(pair: Job) -> None:
     assert all(10_000 <= port < 29_000 for port in ports)
 
 
-def test_no_port_is_shared_among_many_jobs_and_all_their_restarts() -> None:
+def test_ports_of_many_jobs_and_their_restarts_are_distinct() -> None:
     from ratc_runtime.distributed import launch_environment
 
     def number(job: int, restart: int, index: int = 0, lsf: bool = False) -> int:
@@ -192,7 +192,7 @@ def test_no_port_is_shared_among_many_jobs_and_all_their_restarts() -> None:
     assert len(set(lsf)) == len(lsf)
 
 
-def test_a_port_that_is_taken_is_passed_over(pair: Job) -> None:
+def test_port_in_use_is_skipped(pair: Job) -> None:
     first = port_of(pair, "31")
     for address in ("127.0.0.1", "0.0.0.0"):
         with socket.socket() as taken:
@@ -203,7 +203,7 @@ def test_a_port_that_is_taken_is_passed_over(pair: Job) -> None:
     assert port_of(pair, "31", RATC_PORT="12345") == 12345
 
 
-def test_a_head_that_no_name_service_knows_ends_the_job_at_once(tmp_path: Path) -> None:
+def test_job_fails_at_once_if_the_head_node_cannot_be_resolved(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", ("no-such-host.invalid", "localhost"), **TWO)
     real = f'PYTHONPATH="{jobs.ROOT}/runtime" exec "{sys.executable}" "$@"'
     job.stub("python3", f'#!/bin/sh\necho "$*" >>"$NOTES/calls"\ncase "$*" in *meeting*) {real} ;; esac\n')
@@ -217,7 +217,7 @@ def test_a_head_that_no_name_service_knows_ends_the_job_at_once(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("target", ["slurm", "lsf"])
-def test_a_start_has_a_temporary_folder_of_its_own_that_goes_with_it(target: str, tmp_path: Path) -> None:
+def test_each_start_has_its_own_temporary_folder_that_is_removed(target: str, tmp_path: Path) -> None:
     job = make(tmp_path / "project", target, **ONE)
     base = tmp_path / "tmp"
     base.mkdir()
@@ -235,7 +235,7 @@ def test_a_start_has_a_temporary_folder_of_its_own_that_goes_with_it(target: str
     assert Path((job.notes / "tmp").read_text().split()[-1]).parent == Path("/tmp")
 
 
-def test_secrets_trackers_and_restarts_reach_every_host_of_lsf(tmp_path: Path) -> None:
+def test_secrets_tracker_settings_and_restart_count_reach_every_lsf_host(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "lsf", HOSTS, environment__secrets=["MY_TOKEN"], **TWO)
     token = "se'cret $(touch pwned)\nof two lines"
     watch = 'umask 022; stat -c %a "$RATC_GIVEN" >"$RAT_OUTPUT_DIR/mode"\n'
@@ -263,21 +263,21 @@ def test_secrets_trackers_and_restarts_reach_every_host_of_lsf(tmp_path: Path) -
     assert not (job.folder / "pwned").exists()
 
 
-def test_a_restart_of_lsf_is_known_to_the_runtime() -> None:
+def test_restart_count_of_lsf_is_read_by_the_runtime() -> None:
     from ratc_runtime.distributed import launch_environment
 
     here = launch_environment.detect({"LSB_JOBID": "70", "LSB_JOBINDEX": "0", "RATC_RESTARTS": "2"})
     assert (here.job, here.restarts) == ("70", 2)
 
 
-def test_no_core_is_dumped(tmp_path: Path) -> None:
+def test_core_dumps_are_disabled(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", **ONE)
     job.stub("python3", '#!/bin/bash\nulimit -c >"$NOTES/core"\n')
     job.run()
     assert (job.notes / "core").read_text() == "0\n"
 
 
-def test_a_submission_without_the_shell_s_variables_is_named(tmp_path: Path) -> None:
+def test_submission_without_shell_variables_is_reported(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", **ONE)
     assert "submitted with --export=NONE" in job.run(SLURM_EXPORT_ENV="NONE").stderr
     assert "submitted with --export=NONE" not in job.run().stderr
@@ -285,12 +285,12 @@ def test_a_submission_without_the_shell_s_variables_is_named(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("target", ["slurm", "lsf"])
-def test_a_start_that_never_trained_does_not_count(target: str, tmp_path: Path) -> None:
+def test_starts_that_never_trained_do_not_count_as_restarts(target: str, tmp_path: Path) -> None:
     job = make(tmp_path / "project", target, **ONE)
     assert not any("R566" in job.run(SLURM_RESTART_COUNT=str(restart)).stderr for restart in range(8))
 
 
-def test_the_findings_of_a_node_that_fails_are_shown_though_its_log_goes_on(tmp_path: Path) -> None:
+def test_findings_of_a_failed_node_are_shown_despite_a_long_log(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", HOSTS, **TWO)
     job.stub("srun", '#!/bin/bash\nwhile [ "$1" != bash ]; do shift; done\nSLURM_NODEID=1 exec "$@"\n')
     said = "echo 'error[R504]: the lock needs 1 card'; echo '  note: none'; for i in {1..60}; do echo line $i; done"
@@ -302,7 +302,7 @@ def test_the_findings_of_a_node_that_fails_are_shown_though_its_log_goes_on(tmp_
 
 
 @pytest.mark.parametrize("target", ["slurm", "lsf"])
-def test_a_job_that_gets_no_further_is_not_started_for_ever(target: str, tmp_path: Path) -> None:
+def test_job_without_progress_is_not_restarted_forever(target: str, tmp_path: Path) -> None:
     job = make(tmp_path / "project", target, **ONE)
     checkpoints = job.output / "checkpoints"
     # What a run says before its first step.

@@ -32,11 +32,11 @@ def kernel(operator="mm", kind="bf16", regular=True, operations=0.0, bytes_=0.0,
         (kernel("convolution", operations=1e12, bytes_=1e11), 4),
     ],
 )
-def test_a_kernel_takes_the_longer_of_its_two_times_and_a_convolution_both(one, seconds):
+def test_kernel_takes_the_longer_time_but_a_convolution_their_sum(one, seconds):
     assert launch_seconds(one, 2, RATES, FULL) == pytest.approx(seconds)
 
 
-def test_what_slows_a_kernel_down():
+def test_unaligned_shapes_and_conversions_slow_a_kernel_down():
     shares = replace(FULL, unaligned=0.5, conversion=0.25, launch_s=0.125)
     assert launch_seconds(kernel(operations=1e12, regular=False), 1, RATES, shares) == 2.125
     image = kernel("convolution", operations=1e12, bytes_=1e11)
@@ -46,7 +46,7 @@ def test_what_slows_a_kernel_down():
     assert launch_seconds(replace(image, regular=False, type="fp32"), 1, RATES, shares) == 4 + 1.125
 
 
-def test_the_micro_batches_repeat_and_the_optimizer_does_not():
+def test_optimizer_time_counts_once_for_all_micro_batches():
     trace = made_traces.trace()
     forward, backward, optimizer = (trace.phases.index(name) for name in ("forward", "backward", "optimizer"))
     work = (
@@ -65,11 +65,11 @@ def test_the_micro_batches_repeat_and_the_optimizer_does_not():
     assert step_time(trace, 1, 4, RATES) is None
 
 
-def test_the_interval_is_wider_on_cards_that_were_not_measured():
+def test_interval_is_wider_on_unmeasured_cards():
     assert spread("h200") == SPREAD < SPREAD_ELSEWHERE == spread("a100-80")
 
 
-def test_every_card_has_peaks_that_are_possible():
+def test_every_card_has_plausible_peak_rates():
     """Dense rates: 16-bit units are at most 48 times as fast as fp32 without, and tf32 half as fast as 16-bit ones."""
     for name in facts.card_names():
         card = facts.find_card(name)

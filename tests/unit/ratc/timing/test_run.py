@@ -1,4 +1,4 @@
-"""Steps over several processes, their interval, and the time and cost of a training, worked out by hand."""
+"""Steps of several processes, their interval, and the time and cost of a training, compared with counts by hand."""
 
 from dataclasses import replace
 
@@ -12,13 +12,13 @@ STEP = StepTime(seconds=1.0, backward_s=0.6, by_class={}, operations=0, bytes_=0
 
 
 @pytest.fixture(autouse=True)
-def no_loop(monkeypatch):
+def without_loop_overhead(monkeypatch):
     """Times without that of the loop."""
     monkeypatch.setattr(run, "LOOP_S", 0.0)
     monkeypatch.setattr(run, "SHORTEST_S", 0.0)
 
 
-def test_rings_send_what_each_strategy_reduces_and_gathers():
+def test_ring_traffic_matches_the_collectives_of_each_strategy():
     """Of 1,000 weights over 4 processes: 3/4 of a buffer for each pass."""
     sent = run.sent_bytes
     assert sent("torch", 0, 1000, 4, 3) == 2 * 0.75 * 4000
@@ -28,7 +28,7 @@ def test_rings_send_what_each_strategy_reduces_and_gathers():
     assert sent("torch", 0, 1000, 1, 1) == 0
 
 
-def test_communication_hides_behind_backward_and_the_upper_end_does_not_count_on_it():
+def test_communication_overlaps_with_backward_except_in_the_upper_bound():
     links = Links(within=100.0, between=10.0)
     hidden = run.predicted(STEP, "h200", 64, 8, 1, 50.0, links)
     assert (hidden.seconds, hidden.low, hidden.high) == (1.0, 1 / SPREAD, SPREAD + 0.5)
@@ -38,7 +38,7 @@ def test_communication_hides_behind_backward_and_the_upper_end_does_not_count_on
     assert shown.samples_per_second == pytest.approx(64 / 5.4)
 
 
-def test_what_is_not_known_is_said():
+def test_prediction_names_unmeasured_cards_and_missing_bandwidth():
     alone = run.predicted(STEP, "a100-80", 8, 1, 1, 0.0, Links())
     assert alone.high == SPREAD_ELSEWHERE
     assert alone.sentence() == (
@@ -51,7 +51,7 @@ def test_what_is_not_known_is_said():
     assert measured.sentence().startswith("measured: a step of 8 samples takes 2 s (1.82 s to 2.2 s, measured on")
 
 
-def test_a_step_waits_for_samples_that_are_loaded_too_slowly():
+def test_step_waits_for_slow_data_loading():
     step = run.predicted(STEP, "h200", 64, 8, 1, 0.0, Links(within=1.0))  # 8 samples a process, in 1 s
     kept_up = step.with_loading(rate=2.0, workers=4)
     assert (kept_up.seconds, kept_up.low, kept_up.high, kept_up.waits) == (1.0, 1.0, SPREAD, 0.0)
@@ -67,7 +67,7 @@ def test_a_step_waits_for_samples_that_are_loaded_too_slowly():
     assert run.measured(2.0, 8, 1, "a run", alone=False).waits == 0.0
 
 
-def test_the_time_and_the_cost_of_a_training():
+def test_training_time_and_cost_follow_from_the_step_time():
     step = run.predicted(STEP, "h200", 64, 8, 1, 0.0, Links(within=1.0))
     whole = Run(step, 900, 16)
     assert (whole.epoch_s, whole.seconds, whole.gpu_hours()) == (900, 14_400, 32)
@@ -79,7 +79,7 @@ def test_the_time_and_the_cost_of_a_training():
 
 
 @pytest.mark.parametrize(("walltime", "again"), [(14_580, 0), (14_579, 1), (3780, 3), (3779, 4), (100, 14_399)])
-def test_a_job_is_requeued_until_all_steps_are_made(walltime, again):
+def test_number_of_requeues_follows_from_the_walltime(walltime, again):
     """It is told to save 180 s before its end, and 14,400 s of steps are left to make."""
     step = run.predicted(STEP, "h200", 64, 1, 1, 0.0, Links())
     assert Run(step, 14_400, 1).restarts(walltime, 180) == again
@@ -90,11 +90,11 @@ def test_a_job_is_requeued_until_all_steps_are_made(walltime, again):
     ("seconds", "text"),
     [(0.0412, "41.2 ms"), (1.234, "1.23 s"), (119.4, "119 s"), (125, "2 min 5 s"), (7285, "2 h 1 min"), (0, "0 ms")],
 )
-def test_times_for_people(seconds, text):
+def test_duration_is_written_in_at_most_two_units(seconds, text):
     assert run.span_text(seconds) == text
 
 
-def test_a_short_step_takes_at_least_the_loop_and_may_wait_for_python(monkeypatch):
+def test_short_step_adds_the_overhead_of_the_training_loop(monkeypatch):
     monkeypatch.setattr(run, "LOOP_S", 0.001)
     monkeypatch.setattr(run, "SHORTEST_S", 0.006)
     short = run.predicted(replace(STEP, seconds=0.0001), "h200", 8, 1, 1, 0.0, Links())
@@ -103,7 +103,7 @@ def test_a_short_step_takes_at_least_the_loop_and_may_wait_for_python(monkeypatc
     assert short.high == pytest.approx(0.006 + 0.0001 * SPREAD)
 
 
-def test_a_step_in_few_words_for_a_comparison():
+def test_short_text_of_a_step_gives_time_and_speed():
     assert (
         run.predicted(STEP, "h200", 8, 2, 1, 100.0, Links()).short()
         == "1 s predicted, 8 samples/s, without communication"

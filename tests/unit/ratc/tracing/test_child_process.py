@@ -1,4 +1,4 @@
-"""The limits of a process that traces: processor time, waiting for nothing, and the clock."""
+"""The limits of a tracing process: CPU time, idle time and wall time."""
 
 import sys
 import time
@@ -25,7 +25,7 @@ PROGRAMS = {
 
 
 @pytest.fixture(params=["cold", "warm"])
-def ended(tmp_path, monkeypatch, request):
+def run_child(tmp_path, monkeypatch, request):
     """Run a program under limits, in an interpreter of its own or in one with torch; the message and the help of what
     it met, and the seconds that it took.
     """
@@ -46,34 +46,34 @@ def ended(tmp_path, monkeypatch, request):
 
 
 @pytest.mark.parametrize("name", ["spins", "forks"])
-def test_processor_time_is_limited_over_all_processes(ended, name):
-    found, _ = ended(name, cpu_s=1, idle_s=300, wall_s=300)
+def test_cpu_time_limit_counts_all_child_processes(run_child, name):
+    found, _ = run_child(name, cpu_s=1, idle_s=300, wall_s=300)
     assert (found.code, found.message) == ("R315", "tracing the model took more than 1 s of processor time")
     assert found.helps == (child_process.WITHOUT,)
 
 
-def test_a_process_that_waits_for_nothing_is_ended_long_before_the_clock_s_limit(ended):
-    found, took = ended("sleeps", cpu_s=60, idle_s=1.5, wall_s=300)
+def test_idle_process_is_killed_at_the_idle_limit(run_child):
+    found, took = run_child("sleeps", cpu_s=60, idle_s=1.5, wall_s=300)
     assert found.message.startswith("tracing the model has done nothing for 1.5 s")
     assert took < 60
 
 
-def test_the_clock_s_limit_holds_for_all(ended):
-    found, _ = ended("spins", wall_s=1)
+def test_process_is_killed_at_the_wall_time_limit(run_child):
+    found, _ = run_child("spins", wall_s=1)
     assert found.message == "tracing the model did not end within 1 s"
 
 
-def test_what_takes_longer_by_the_clock_than_of_the_processor_is_let_go_on(ended, tmp_path):
-    assert ended("slow", cpu_s=2, idle_s=60, wall_s=300)[0] is None
+def test_slow_process_within_its_cpu_limit_completes(run_child, tmp_path):
+    assert run_child("slow", cpu_s=2, idle_s=60, wall_s=300)[0] is None
     assert (tmp_path / "out").read_text() == "done"
 
 
-def test_the_request_is_read_whole(ended, tmp_path):
-    assert ended("reads")[0] is None
+def test_child_process_receives_the_whole_request(run_child, tmp_path):
+    assert run_child("reads")[0] is None
     assert (tmp_path / "out").read_text() == '{"asked": 1}'
 
 
-def test_without_a_fork_server_an_interpreter_is_started(tmp_path, monkeypatch):
+def test_missing_fork_server_falls_back_to_a_new_interpreter(tmp_path, monkeypatch):
     def gone(*_):
         raise BrokenPipeError
 

@@ -1,4 +1,4 @@
-"""Jobs that a process with torch forks for: as if each had an interpreter of its own, and none outlives who asked."""
+"""Jobs of the fork server: isolated as in an own interpreter, and killed with the process that requested them."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def alive(number: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_job_has_its_own_world(tmp_path):
+def test_forked_jobs_have_their_own_arguments_environment_and_status(tmp_path):
     (tmp_path / "says.py").write_text(SAYS)
     parents = set()
     for name, status in (("one", 0), ("two", 3)):
@@ -57,7 +57,7 @@ def test_a_job_has_its_own_world(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_who_asked_is_killed_and_takes_its_job_with_it(tmp_path):
+def test_job_is_killed_with_the_process_that_requested_it(tmp_path):
     (tmp_path / "sleeps.py").write_text("import time\ntime.sleep(600)")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", ASKER, str(tmp_path / "sleeps.py"), str(tmp_path)]

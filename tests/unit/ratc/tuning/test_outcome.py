@@ -1,4 +1,4 @@
-"""The outcome of a study: its table, its file and its picture."""
+"""The outcome of a study: its table, its files and its plot."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ TRIALS = [
 ]
 
 
-def test_the_outcome_in_every_form():
+def test_outcome_is_written_as_table_csv_and_json():
     made = read(PRODUCT)
     assert outcome.best(TRIALS, True).name == "0002-b", "one that has not ended is not the best"
     assert outcome.best(TRIALS, False).name == "0001-a"
@@ -37,7 +37,7 @@ def test_the_outcome_in_every_form():
     assert (tree["best"], tree["trials"][3]["why"]) == ("0002-b", "R507")
 
 
-def test_the_best_epoch_counts_and_what_is_no_number_does_not():
+def test_trial_is_judged_by_its_best_numeric_epoch():
     epochs = [{"epoch": number, "val_dice": value} for number, value in enumerate([0.1, None, 0.7, 0.7, 0.2], 1)]
     assert outcome.judged({"epochs": epochs}, "dice", True) == (0.7, 3)
     assert outcome.judged({"epochs": epochs}, "dice", False) == (0.1, 1)
@@ -45,7 +45,7 @@ def test_the_best_epoch_counts_and_what_is_no_number_does_not():
     assert outcome.judged({}, "dice", True) == (None, None)
 
 
-def test_the_picture_has_a_line_for_each_trial_with_a_metric():
+def test_plot_has_a_line_for_each_trial_with_a_metric():
     made = read(PRODUCT)
     tree = ElementTree.fromstring(picture.svg(made, TRIALS))
     lines = [item for item in tree.iter() if item.tag.endswith("polyline")]
@@ -61,7 +61,7 @@ def test_the_picture_has_a_line_for_each_trial_with_a_metric():
     ElementTree.fromstring(picture.svg(made, []))
 
 
-def test_the_way_of_every_score_is_the_runtimes():
+def test_direction_of_every_score_equals_that_of_the_runtime():
     metrics = pytest.importorskip("ratc_runtime.tasks").METRICS
     for known in metrics.values():
         for name, metric in known.items():

@@ -1,4 +1,4 @@
-"""Search spaces: what an entry means, which trials lie in it, and what is refused."""
+"""Search spaces: their entries, their trials, and their errors."""
 
 import pytest
 from hypothesis import given, settings
@@ -24,18 +24,18 @@ from tests.unit.ratc.tuning.test_tuning import SPEC, read, values
         ({"range": [0.1, 50]}, "a number from 0.1 to 50, on a linear scale"),
     ],
 )
-def test_how_an_entry_is_read(entry, kind):
+def test_entry_of_a_search_space_is_read_as_a_range_or_choices(entry, kind):
     assert read({"search_space": {"training.weight_decay": entry}}).space[0].text == kind
 
 
-def test_whole_numbers_are_choices_in_a_list_and_may_be_a_range():
+def test_integers_are_choices_in_a_list_and_a_range_if_asked():
     assert isinstance(read({"search_space": {"model.feature_dims": [16, 256]}}).space[0], Choices)
     made = read({"search_space": {"model.num_blocks": {"range": [1, 4]}}, "trials": 40})
     assert isinstance(made.space[0], Range)
     assert sorted(one["model.num_blocks"] for one in values(made)) == [1, 2, 3, 4], "no trial comes twice"
 
 
-def test_choices_alone_are_every_combination_unless_fewer_are_asked_for():
+def test_choices_give_every_combination_or_the_requested_number():
     space = {"model.num_blocks": [1, 2, 3], "training.scheduler": ["cosine", "none"]}
     made = read({"search_space": space})
     assert made.whole
@@ -59,7 +59,7 @@ SPACES = st.fixed_dictionaries(
 
 @settings(max_examples=examples(60), deadline=None)
 @given(SPACES, st.integers(1, 40), st.integers(0, 2**31))
-def test_trials_lie_in_the_space_differ_and_stay_when_more_are_asked_for(space, trials, seed):
+def test_trials_are_distinct_within_the_space_and_stable_if_extended(space, trials, seed):
     made = read({"search_space": space, "trials": trials, "seed": seed})
     assert len(made.points) <= trials or made.whole
     assert len({point.text for point in made.points}) == len({point.name for point in made.points}) == len(made.points)
@@ -76,7 +76,7 @@ def test_trials_lie_in_the_space_differ_and_stay_when_more_are_asked_for(space, 
         assert [point.name for point in more.points[: len(made.points)]] == [point.name for point in made.points]
 
 
-def test_they_are_spread_evenly():
+def test_trials_are_spread_evenly():
     space = {"training.weight_decay": {"range": [0.0, 1.0]}, "training.learning_rate": [1e-4, 1e-2]}
     made = read({"search_space": space, "trials": 64})
     found = values(made)
@@ -115,7 +115,7 @@ def test_they_are_spread_evenly():
         ('{"": {"0": 1}}', "R106", "is not a valid name"),
     ],
 )
-def test_bad_search_spaces_are_shown_at_their_line(tmp_path, capsys, space, code, words):
+def test_invalid_search_space_is_refused_at_its_line(tmp_path, capsys, space, code, words):
     path = tmp_path / "spec.yaml"
     path.write_text(SPEC + f"  backend: array\n  search_space: {space}\n")
     for command in (["validate", str(path)], ["tune", str(path), "--num-gpus", "0"]):
@@ -136,7 +136,7 @@ def test_bad_search_spaces_are_shown_at_their_line(tmp_path, capsys, space, code
         ("target_batch_size: 32", "learning_rate: [1.0e-4, 1.0e-2]", None),
     ],
 )
-def test_a_micro_batch_that_varies_under_a_fixed_global_batch_is_reported(tmp_path, capsys, training, space, told):
+def test_searched_micro_batch_with_a_fixed_global_batch_is_a_warning(tmp_path, capsys, training, space, told):
     (tmp_path / "spec.yaml").write_text(
         f"experiment_name: demo\ndata: {{data_dir: .}}\ntraining: {{{training}}}\n"
         f"resources: {{num_gpus: 0, cpus: 2}}\ntuning: {{search_space: {{{space}}}}}\n"
@@ -159,5 +159,5 @@ def test_a_micro_batch_that_varies_under_a_fixed_global_batch_is_reported(tmp_pa
         ("dropout_rat", "dropout_rat"),
     ],
 )
-def test_a_key_of_training_needs_no_section(key, path):
+def test_key_of_a_search_space_may_omit_its_section(key, path):
     assert full_path(key, resources.schema("experiment")) == path

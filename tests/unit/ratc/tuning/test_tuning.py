@@ -1,4 +1,4 @@
-"""Studies: what a search space means, which trials there are, and what becomes of them on the way to a job."""
+"""Studies: their search space, their trials, and the arrays and ledgers made of them."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def values(made: Study) -> list[dict[str, object]]:
     return [{path: node.data() for path, node in point.nodes} for point in made.points]
 
 
-def test_the_product_documents_own_words():
+def test_search_space_of_the_product_document_is_read():
     made = read(PRODUCT)
     assert [entry.text for entry in made.space] == [
         "a number from 1e-05 to 0.001, on a logarithmic scale",
@@ -59,7 +59,7 @@ def test_the_product_documents_own_words():
     assert (len(made.points), made.metric, made.larger_is_better) == (16, "dice", True)
 
 
-def test_a_trial_whose_groups_cannot_be_formed_is_left_out(tmp_path, capsys, monkeypatch):
+def test_trial_with_an_invalid_group_size_is_left_out(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sharded = "parallel: {strategy: fsdp2, shard: hybrid}\nresources: {gpu: a100-80, num_gpus: 8}\n"
     tuning = "  trials: 6\n  search_space: {parallel.shard_size: [2, 3, 4]}\n"
@@ -70,7 +70,7 @@ def test_a_trial_whose_groups_cannot_be_formed_is_left_out(tmp_path, capsys, mon
     assert "parallel.shard_size=3: groups of 3 processes (`shard_size`) cannot be formed of 8 processes (R364)" in said
 
 
-def test_an_array_of_the_trials_that_can_run(tmp_path, capsys, monkeypatch):
+def test_array_study_contains_only_the_trials_that_can_run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("ours.yaml").write_text(CLUSTER)
     tuning = "  backend: array\n  max_parallel: 3\n  trials: 12\n"
@@ -102,7 +102,7 @@ def test_an_array_of_the_trials_that_can_run(tmp_path, capsys, monkeypatch):
     assert "error[R224]" in capsys.readouterr().err
 
 
-def test_a_study_is_no_matter_for_one_run_on_this_machine(tmp_path, capsys):
+def test_local_compile_ignores_the_study(tmp_path, capsys):
     path = tmp_path / "spec.yaml"
     path.write_text(SPEC + "  backend: array\n  search_space: {learning_rate: [1e-5, 1e-3]}\n")
     assert main(["compile", str(path), "--num-gpus", "0"]) == 0
@@ -113,7 +113,7 @@ def test_a_study_is_no_matter_for_one_run_on_this_machine(tmp_path, capsys):
     assert not (tmp_path / "compiled/demo/local/study.yaml").exists()
 
 
-def test_a_dry_run_names_the_trials_and_writes_nothing(tmp_path, capsys):
+def test_dry_run_lists_the_trials_and_writes_nothing(tmp_path, capsys):
     path = tmp_path / "spec.yaml"
     path.write_text(SPEC + "  backend: array\n  trials: 5\n  search_space: {learning_rate: [1e-5, 1e-3]}\n")
     assert main(["tune", str(path), "--dry-run", "--num-gpus", "0"]) == 0
@@ -129,7 +129,7 @@ def space_of(*entries):
 
 
 @given(st.floats(1e-5, 1e-3), st.integers(0, 2), st.integers(1, 6))
-def test_a_proposal_and_its_point_say_the_same(rate, choice, blocks):
+def test_point_of_a_proposal_has_its_values(rate, choice, blocks):
     space = space_of(
         ("learning_rate", [1e-5, 1e-3]), ("batch_size", [4, 8, 16]), ("model.num_blocks", {"range": [1, 6]})
     )
@@ -150,7 +150,7 @@ def test_a_proposal_and_its_point_say_the_same(rate, choice, blocks):
     )
 
 
-def test_what_stands_for_a_study_before_its_trials_are_known():
+def test_representative_points_cover_an_adaptive_search_space():
     made = read({"search": "tpe", "trials": 5, "search_space": {"learning_rate": [1e-5, 1e-3], "batch_size": [4, 8]}})
     assert (made.adaptive, made.trials, made.halving, made.backend) == (True, 5, (1, 4), "ray")
     assert [tuple(value.values()) for value in values(made)] == [(1e-4, 4), (1e-4, 8)]
@@ -179,7 +179,7 @@ def test_what_stands_for_a_study_before_its_trials_are_known():
         ("num_gpus: 0, cpus: 8", "cpus_per_trial: 9", "a trial of 9 CPU cores does not fit"),
     ],
 )
-def test_what_a_trial_has_of_a_node(resources, tuning, expected):
+def test_share_of_a_node_per_trial_is_computed_or_refused(resources, tuning, expected):
     text = SPEC.replace("tuning:\n", f"tuning: {{search_space: {{epochs: [1, 2]}}, {tuning}}}\n")
     text += f"resources: {{{resources}}}\n"
     checked, found = compiler.analyse(Inputs(File("spec.yaml", text.encode())))
@@ -195,7 +195,7 @@ def test_what_a_trial_has_of_a_node(resources, tuning, expected):
 
 
 @pytest.mark.parametrize("asked", ["search: tpe", "early_stopping: asha", "gpus_per_trial: 0", "cpus_per_trial: 2"])
-def test_what_only_ray_does_is_refused_of_an_array(tmp_path, capsys, asked):
+def test_ray_options_are_refused_for_an_array_study(tmp_path, capsys, asked):
     path = tmp_path / "spec.yaml"
     path.write_text(SPEC + f"  backend: array\n  {asked}\n  search_space: {{epochs: [1, 2]}}\n")
     for command in ("validate", "tune"):
@@ -204,7 +204,7 @@ def test_what_only_ray_does_is_refused_of_an_array(tmp_path, capsys, asked):
     assert main(["tune", str(path), "--set", "tuning.backend=ray", "--num-gpus", "0", "--dry-run"]) == 0
 
 
-def test_a_ledger_survives_a_line_that_is_cut_off_and_forgets_another_space(tmp_path):
+def test_ledger_of_proposals_ignores_a_cut_line_and_another_space(tmp_path):
     made = read({"search": "tpe", "search_space": {"learning_rate": [1e-5, 1e-3]}})
     book = proposed.begin(str(tmp_path), made)
     book.add({"training.learning_rate": 1e-4})
@@ -222,7 +222,7 @@ def test_a_ledger_survives_a_line_that_is_cut_off_and_forgets_another_space(tmp_
     assert len((tmp_path / "proposals.jsonl.old").read_text().splitlines()) == 4
 
 
-def test_a_budget_counts_all_starts(tmp_path, monkeypatch, capsys):
+def test_budget_counts_the_time_of_all_starts(tmp_path, monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
     first = budget.Budget(str(tmp_path), 100.0)
@@ -242,7 +242,7 @@ def test_a_budget_counts_all_starts(tmp_path, monkeypatch, capsys):
     assert "spent.json cannot be read" in capsys.readouterr().err
 
 
-def test_ray_that_is_not_there_is_said_with_what_to_do(tmp_path, capsys, monkeypatch):
+def test_missing_ray_is_reported_with_the_extra_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "ratc.study.run_ray", raising=False)
     path = tmp_path / "spec.yaml"
@@ -253,7 +253,7 @@ def test_ray_that_is_not_there_is_said_with_what_to_do(tmp_path, capsys, monkeyp
     assert "pip install 'ratc[tune]'" in said
 
 
-def test_ray_is_only_imported_to_run_a_study(tmp_path):
+def test_ray_is_imported_only_to_run_a_study(tmp_path):
     (tmp_path / "spec.yaml").write_text(SPEC + "  search_space: {epochs: [1, 2]}\n")
     code = "import sys; from ratc.cli import main; status = main(sys.argv[1:]); "
     code += "sys.exit(status or any(name.split('.')[0] in ('ray', 'optuna') for name in sys.modules))"

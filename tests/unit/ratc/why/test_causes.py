@@ -1,4 +1,4 @@
-"""The one cause that logs, results and a scheduler's record are brought down to."""
+"""The cause that is found in logs, results and the record of a scheduler."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ ValueError: odd
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("R6") else "",
 )
-def test_a_cause(given: Evidence, code: str, place: str | None, words: str) -> None:
+def test_evidence_of_a_run_gives_its_cause(given: Evidence, code: str, place: str | None, words: str) -> None:
     cause = the_cause(given)
     assert (cause.code, cause.span and cause.span.place.rpartition(":")[0]) == (code, place)
     assert words in " ".join((cause.message, *cause.notes))
@@ -113,7 +113,7 @@ error[R561]: the launcher ended with status 0
 """
 
 
-def test_what_the_run_says_itself_comes_before_all_that_follows_from_it() -> None:
+def test_finding_of_the_run_precedes_its_consequences() -> None:
     cause = the_cause(evidence(FOUND + TRACEBACK, "srun: error: Node failure on n2", end=End.NODE))
     assert (cause.code, cause.message, cause.span and cause.span.line) == ("R506", "train7 cannot be loaded", 2)
     assert cause.notes[0] == "ValueError: the seventh image is odd"
@@ -121,23 +121,23 @@ def test_what_the_run_says_itself_comes_before_all_that_follows_from_it() -> Non
     assert cause.helps == ("repair it", "it is about spec.yaml:3:3: `data.data_dir`")
 
 
-def test_a_consequence_is_reported_if_its_cause_is_not_found() -> None:
+def test_consequence_is_reported_if_no_cause_is_found() -> None:
     assert the_cause(evidence("error[R561]: the launcher ended with status 0\nerror[R514]: gone")).code == "R561"
     assert the_cause(evidence("error[R514]: gone\n" + TRACEBACK)).code == "R609"
 
 
-def test_the_innermost_line_of_own_code_is_named() -> None:
+def test_innermost_line_of_own_code_is_named() -> None:
     assert "/home/me/net.py:12, in forward" in the_cause(evidence(TRACEBACK)).notes[0]
 
 
-def test_the_walltime_that_all_epochs_need_is_worked_out() -> None:
+def test_sufficient_walltime_is_suggested_after_a_timeout() -> None:
     cause = the_cause(evidence(end=End.TIME, epochs=({"seconds": 50.0}, {"seconds": 70.0})))
     # 10 epochs of 60 s, a tenth more and two minutes: 780 s.
     assert "`0:13:00` in spec.yaml:1:3: `resources.walltime`" in cause.helps[0]
     assert "all of them take 10 min" in cause.notes[1]
 
 
-def test_the_memory_to_ask_for_is_half_more() -> None:
+def test_half_more_memory_is_suggested_after_a_memory_kill() -> None:
     cause = the_cause(evidence(end=End.MEMORY, record={"asked_memory": 2 << 30, "memory": 2 << 30}))
     assert "`3GB` in spec.yaml:2:3" in cause.helps[0]
     assert "2.0 GiB" in cause.notes[0]
@@ -146,11 +146,11 @@ def test_the_memory_to_ask_for_is_half_more() -> None:
 @pytest.mark.parametrize(
     "text", ["\x00", "error[R506]:", "error[R506]: ", "  note: x", "Traceback\nError", "\n" * 1000]
 )
-def test_no_text_is_too_odd_for_a_log(text: str) -> None:
+def test_any_log_text_gives_a_cause(text: str) -> None:
     assert the_cause(evidence(text)).code.startswith("R")
 
 
-def test_no_prediction_is_offered_to_an_own_program() -> None:
+def test_no_memory_prediction_is_suggested_for_an_own_program() -> None:
     of_a_program = Values({**LOCK, "entrypoint.program": Value("train.py", "derived")})
     log = Source("log0", "RuntimeError: CUDA out of memory. Tried to allocate 2 MiB")
     for lock, helps in ((LOCK, 2), (of_a_program, 1)):

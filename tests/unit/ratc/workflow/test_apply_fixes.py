@@ -38,7 +38,7 @@ def fix(capsys, *words: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_mistyped_keys_are_corrected_and_nothing_else(spec, capsys, end, mark):
+def test_fix_changes_only_the_mistyped_keys(spec, capsys, end, mark):
     right = (mark + GOOD.replace("\n", end)).encode()
     wrong = right.replace(b"batch_size", b"batch_sise").replace(b'"epochs"', b'"epohcs"')
     spec.write_bytes(wrong.replace(b"experiment_name", b"experment_name").replace(b"image_size", b"imgae_size"))
@@ -49,7 +49,7 @@ def test_mistyped_keys_are_corrected_and_nothing_else(spec, capsys, end, mark):
     assert "`batch_sise` is `batch_size` now" in said
 
 
-def test_a_right_spec_is_not_touched(spec, capsys):
+def test_fix_does_not_write_a_valid_spec(spec, capsys):
     spec.write_text(GOOD)
     before = spec.stat()
     assert fix(capsys)[0] == 0
@@ -65,19 +65,19 @@ def test_a_right_spec_is_not_touched(spec, capsys):
     ],
     ids=["like nothing", "given already", "too far away"],
 )
-def test_what_is_not_certain_is_left(spec, capsys, wrong):
+def test_fix_leaves_ambiguous_errors(spec, capsys, wrong):
     spec.write_text(wrong)
     assert fix(capsys)[0] == 1
     assert spec.read_text() == wrong
 
 
-def test_a_section_that_is_corrected_lets_more_be_seen(spec, capsys):
+def test_fix_corrects_keys_inside_a_corrected_section(spec, capsys):
     spec.write_text(GOOD.replace("training:", "trainig:").replace("batch_size", "batch_sise"))
     assert fix(capsys)[0] == 0
     assert "training:\n    batch_size:   8      # kept" in spec.read_text()
 
 
-def test_overlays_are_corrected_and_facts_and_variables_are_not(spec, capsys, monkeypatch):
+def test_fix_corrects_overlays_but_not_variables(spec, capsys, monkeypatch):
     spec.write_text(GOOD)
     overlay = Path("slurm_spec.yaml")
     overlay.write_text("training: {epohcs: 5}\n")
@@ -86,7 +86,7 @@ def test_overlays_are_corrected_and_facts_and_variables_are_not(spec, capsys, mo
     assert overlay.read_text() == "training: {epochs: 5}\n"
 
 
-def test_a_link_stays_a_link_and_the_mode_stays(spec, capsys):
+def test_fix_keeps_symlink_and_file_mode(spec, capsys):
     real = Path("real.yaml")
     real.write_text(GOOD.replace("batch_size", "batch_sise"))
     real.chmod(0o640)
@@ -98,7 +98,7 @@ def test_a_link_stays_a_link_and_the_mode_stays(spec, capsys):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be refused")
-def test_a_file_that_cannot_be_written_is_named(spec, capsys, monkeypatch):
+def test_unwritable_spec_is_reported(spec, capsys, monkeypatch):
     wrong = GOOD.replace("batch_size", "batch_sise")
     spec.write_text(wrong)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -113,7 +113,7 @@ words = st.text(st.sampled_from("ab: \n\r\té\x85"), max_size=60)
 
 @settings(max_examples=examples(300), deadline=None)
 @given(words, st.lists(st.tuples(st.integers(1, 6), st.integers(1, 8), st.integers(0, 4), words), max_size=4))
-def test_applied_edits_change_their_words_alone(text, wanted):
+def test_applied_edits_change_only_their_spans(text, wanted):
     lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x85", "\n")
     source = Source("x", lines)
     edits = [Edit(Span(source, line, column, line, column + many), new) for line, column, many, new in wanted]
@@ -148,7 +148,7 @@ def test_applied_edits_change_their_words_alone(text, wanted):
         ("walltime: 36h", 'walltime: "36:00:00"'),
     ],
 )
-def test_a_value_of_the_wrong_form_is_shown_and_written_in_the_right_form(spec, capsys, wrong, right):
+def test_value_of_the_wrong_form_is_suggested_and_fixed(spec, capsys, wrong, right):
     section = {"image_size": "data", "account": "resources", "walltime": "resources", "name": "model"}.get(
         wrong.partition(":")[0], "training"
     )
@@ -166,7 +166,7 @@ def test_a_value_of_the_wrong_form_is_shown_and_written_in_the_right_form(spec, 
 
 
 @pytest.mark.parametrize("wrong", ['learning_rate: &rate "1e-3"', "walltime: 24", 'walltime: "90"', "walltime: 1.5"])
-def test_what_can_be_read_in_two_ways_or_is_used_elsewhere_is_not_fixed(spec, capsys, wrong):
+def test_ambiguous_value_or_yaml_anchor_is_not_fixed(spec, capsys, wrong):
     section = "resources" if "walltime" in wrong else "training"
     spec.write_text(text := f"experiment_name: demo\ndata: {{data_dir: data}}\n{section}: {{{wrong}}}\n")
     assert fix(capsys)[0] == 1

@@ -1,4 +1,4 @@
-"""Measurements in a facts file: added, replaced, and nothing else of the file changed."""
+"""Measurements in a facts file: added or replaced, without any other change of the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ratc.workflow import edit_facts
 from tests.helpers.measurements import CONDITIONS, GIB, MACHINE, measurement, read
 
 
-def test_a_new_facts_file_describes_the_machine_and_reads_back(tmp_path):
+def test_new_facts_file_describes_the_machine_and_can_be_read(tmp_path):
     path = tmp_path / "facts.yaml"
     assert edit_facts.add(str(path), measurement(), MACHINE) is None
     values = read(path)
@@ -24,14 +24,14 @@ def test_a_new_facts_file_describes_the_machine_and_reads_back(tmp_path):
     assert yaml.safe_load(path.read_text())["measured"][0]["date"] == "2026-11-23"  # PyYAML would make a date of it
 
 
-def test_a_card_that_the_catalogue_lacks_is_described(tmp_path):
+def test_card_outside_the_catalogue_is_written_with_its_memory(tmp_path):
     path = tmp_path / "facts.yaml"
     card = facts.describe_card("Made Up", 10 * GIB, "8.0")
     assert edit_facts.add(str(path), measurement(), replace(MACHINE, card=card)) is None
     assert (read(path)["gpu_memory_mib"].value, read(path)["compute_capability"].value) == (10240, "8.0")
 
 
-def test_what_a_facts_file_says_is_kept_and_the_same_step_is_replaced(tmp_path):
+def test_measurement_replaces_that_of_the_same_step_and_keeps_the_rest(tmp_path):
     path = tmp_path / "facts.yaml"
     path.write_text("# ours\ngpus_per_node: 4  # four\ngpu: h100\ncpus: 32\n")
     other = measurement(conditions=replace(CONDITIONS, precision="fp32"))
@@ -42,7 +42,7 @@ def test_what_a_facts_file_says_is_kept_and_the_same_step_is_replaced(tmp_path):
     assert [(one.conditions.precision, one.date) for one in found] == [("fp32", "2026-11-23"), ("bf16", "2026-11-24")]
 
 
-def test_keys_behind_the_measurements_stay(tmp_path):
+def test_keys_after_the_measurements_are_kept(tmp_path):
     path = tmp_path / "facts.yaml"
     edit_facts.add(str(path), measurement(), MACHINE)
     path.write_text(path.read_text().replace("gpus_per_node: 8\n", "") + "\ngpus_per_node: 2\n")
@@ -51,7 +51,7 @@ def test_keys_behind_the_measurements_stay(tmp_path):
     assert len(read(path)["measured"].value) == 1
 
 
-def test_a_facts_file_in_json_is_left_alone(tmp_path):
+def test_json_facts_file_is_not_edited(tmp_path):
     path = tmp_path / "facts.yaml"
     path.write_text('{"gpus_per_node": 8, "gpu": "h100", "cpus": 64}')
     found = edit_facts.add(str(path), measurement(), MACHINE)
@@ -59,7 +59,7 @@ def test_a_facts_file_in_json_is_left_alone(tmp_path):
     assert path.read_text() == '{"gpus_per_node": 8, "gpu": "h100", "cpus": 64}'
 
 
-def test_measurements_that_are_merged_in_are_left_alone(tmp_path):
+def test_measurements_from_a_yaml_merge_key_are_not_edited(tmp_path):
     path = tmp_path / "facts.yaml"
     edit_facts.add(str(path), measurement(), MACHINE)
     head, _, block = path.read_text().partition("measured:\n")
@@ -74,14 +74,14 @@ def test_measurements_that_are_merged_in_are_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("text", "code"), [("gpus_per_node: [", "R00"), ("cpus: 1\n", "R105"), ("gpus_per_node: 1\ncpus: x\n", "R102")]
 )
-def test_a_file_that_is_no_facts_file_is_left_alone(tmp_path, text, code):
+def test_invalid_facts_file_is_not_edited(tmp_path, text, code):
     path = tmp_path / "facts.yaml"
     path.write_text(text)
     assert edit_facts.add(str(path), measurement(), MACHINE).code.startswith(code)
     assert path.read_text() == text
 
 
-def test_a_folder_that_is_not_there_is_a_diagnostic(tmp_path):
+def test_missing_folder_is_a_diagnostic(tmp_path):
     assert edit_facts.add(str(tmp_path / "gone/facts.yaml"), measurement(), MACHINE).code == "R403"
 
 
@@ -95,7 +95,7 @@ def test_a_folder_that_is_not_there_is_a_diagnostic(tmp_path):
         ("2026-11-23", "yesterday", "R106"),
     ],
 )
-def test_a_measurement_that_is_none_is_refused_by_the_schema(tmp_path, old, new, code):
+def test_invalid_measurement_in_a_facts_file_is_refused(tmp_path, old, new, code):
     path = tmp_path / "facts.yaml"
     edit_facts.add(str(path), measurement(), MACHINE)
     text = path.read_text()

@@ -1,11 +1,11 @@
-"""A file of the user's own is not written over by accident, and is there whole or not at all."""
+"""New files: never overwritten without `--force`, and written whole or not at all."""
 
 from pathlib import Path
 
 from ratc.workflow import new_file
 
 
-def test_what_is_there_stays_unless_it_may_go(tmp_path: Path) -> None:
+def test_existing_file_is_overwritten_only_with_force(tmp_path: Path) -> None:
     path = tmp_path / "below" / "a.yaml"
     assert new_file.write(str(path), "one", force=False) is None
     refused = new_file.write(str(path), "two", force=False, otherwise="name another file, or ")
@@ -17,14 +17,14 @@ def test_what_is_there_stays_unless_it_may_go(tmp_path: Path) -> None:
     assert path.read_text() == "two"
 
 
-def test_a_link_that_leads_nowhere_is_there_too(tmp_path: Path) -> None:
+def test_dangling_symlink_counts_as_an_existing_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     assert new_file.there(str(tmp_path / "link"), force=False) is not None
     assert new_file.write(str(tmp_path / "link"), "x", force=False) is not None
     assert not (tmp_path / "gone").exists()
 
 
-def test_a_file_in_place_of_a_folder_is_said(tmp_path: Path) -> None:
+def test_file_in_place_of_a_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for force in (False, True):
         refused = new_file.write(str(tmp_path / "file" / "a.yaml"), "x", force)

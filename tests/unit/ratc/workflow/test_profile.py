@@ -1,4 +1,4 @@
-"""`ratc profile`: measuring as far as a machine without a GPU goes, and compiling with what was measured."""
+"""`ratc profile`: measuring, as far as it works without a GPU, and compiling with the measurement."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def with_a_card(folder, monkeypatch, limit, machine=MACHINE):
+def fake_gpu(folder, monkeypatch, limit, machine=MACHINE):
     """This machine gets a card: NVML's answer and the card's counters, nothing else."""
     monkeypatch.setattr("ratc.probe.local.machine", lambda environment: machine)
     (folder / "shim.py").write_text(SHIM.format(limit=limit))
@@ -100,7 +100,7 @@ def with_a_card(folder, monkeypatch, limit, machine=MACHINE):
     monkeypatch.setenv("RATC_PYTHON", str(interpreter))
 
 
-def measured_before():
+def write_measurement():
     """A facts file with a measurement of the very step of spec.yaml, as if it had been made elsewhere."""
     settings, found = compiler.analyse(compiler.Inputs(File("spec.yaml", Path("spec.yaml").read_bytes())))
     assert settings is not None, found
@@ -120,8 +120,8 @@ def micro_batch(*options):
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_traced_is_measured_and_compiled(folder, monkeypatch, capsys):
-    with_a_card(folder, monkeypatch, limit=100)
+def test_untraceable_model_is_measured_and_compiled(folder, monkeypatch, capsys):
+    fake_gpu(folder, monkeypatch, limit=100)
     assert main(["profile", "spec.yaml", "--measure", "-o", "facts.yaml"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^ +2 +4\.00 +5\.00 +6\.00 +\d+\.\d$", out, re.MULTILINE), out
@@ -146,8 +146,8 @@ def test_a_model_that_cannot_be_traced_is_measured_and_compiled(folder, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "sizes"), [(3, [1, 2]), (1, [1]), (0, None)])
-def test_where_memory_runs_out_smaller_sizes_are_measured(folder, monkeypatch, capsys, limit, sizes):
-    with_a_card(folder, monkeypatch, limit)
+def test_smaller_sizes_are_measured_if_memory_runs_out(folder, monkeypatch, capsys, limit, sizes):
+    fake_gpu(folder, monkeypatch, limit)
     status = main(["profile", "spec.yaml", "--measure", "-o", "facts.yaml"])
     said = capsys.readouterr().err
     if sizes is None:
@@ -170,8 +170,8 @@ def test_where_memory_runs_out_smaller_sizes_are_measured(folder, monkeypatch, c
         ("training.loss=dice", "it is of another model, code, loss or optimizer, or of other channels or classes"),
     ],
 )
-def test_another_step_is_predicted_and_a_warning_says_why(folder, capsys, option, reason):
-    measured_before()
+def test_measurement_of_another_step_is_ignored_with_a_warning(folder, capsys, option, reason):
+    write_measurement()
     size, _ = micro_batch("--set", option)
     said = capsys.readouterr().err
     assert size == 8  # neither measured nor traceable
@@ -181,8 +181,8 @@ def test_another_step_is_predicted_and_a_warning_says_why(folder, capsys, option
 
 
 @pytest.mark.slow
-def test_a_change_of_the_model_s_code_makes_another_step(folder, capsys):
-    measured_before()
+def test_measurement_is_ignored_after_a_change_of_the_model_code(folder, capsys):
+    write_measurement()
     assert micro_batch()[0] == 32
     assert capsys.readouterr().err.count("warning") == 0
     (folder / "net.py").write_text(NET + "\n# wider\n")
@@ -194,10 +194,10 @@ def test_a_change_of_the_model_s_code_makes_another_step(folder, capsys):
 
 
 @pytest.mark.slow
-def test_rat_takes_its_size_from_the_measurement_of_what_compiling_takes_first(folder, monkeypatch, capsys):
+def test_rat_is_measured_with_the_attention_that_compile_tries_first(folder, monkeypatch, capsys):
     spec = SPEC.replace('{name: "net:Net"}', "{feature_dims: 16, num_blocks: 1, num_heads: 2, iters: 1}")
     (folder / "spec.yaml").write_text(spec)
-    with_a_card(folder, monkeypatch, limit=100)
+    fake_gpu(folder, monkeypatch, limit=100)
     assert main(["profile", "spec.yaml", "--measure", "-o", "facts.yaml"]) == 0
     size, text = micro_batch()
     assert size == 32
@@ -227,7 +227,7 @@ def command(*words, **environment):
     )
 
 
-def test_without_a_gpu_nothing_is_measured_and_a_diagnostic_says_so(folder):
+def test_measuring_without_a_gpu_is_an_error(folder):
     done = command("ratc", "profile", "spec.yaml", "--measure", "-o", "facts.yaml")
     assert done.returncode == 1
     assert "error[R515]: there is no GPU here to measure on" in done.stderr
@@ -235,7 +235,7 @@ def test_without_a_gpu_nothing_is_measured_and_a_diagnostic_says_so(folder):
     assert not Path("facts.yaml").exists()
 
 
-def test_the_runtime_too_says_that_there_is_no_gpu(folder, monkeypatch, capsys):
+def test_runtime_reports_that_there_is_no_gpu(folder, monkeypatch, capsys):
     monkeypatch.setattr("ratc.probe.local.machine", lambda environment: MACHINE)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert main(["profile", "spec.yaml", "--measure"]) == 1
@@ -243,7 +243,7 @@ def test_the_runtime_too_says_that_there_is_no_gpu(folder, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"micro_batch": 0}', '{"micro_batch": true}', '{"micro_batch": 2}'])
-def test_a_request_that_is_none_is_refused(tmp_path, text):
+def test_malformed_measuring_request_is_refused(tmp_path, text):
     done = subprocess.run(
         [sys.executable, "-m", "ratc_runtime.commands.measure_step", str(tmp_path / "out.json")],
         input=text,
@@ -264,13 +264,13 @@ def test_a_request_that_is_none_is_refused(tmp_path, text):
         (MACHINE, ["--set", "training.deepspeed=true", "--num-gpus", "4"], "a step with DeepSpeed on one GPU"),
     ],
 )
-def test_another_card_and_deepspeed_are_not_measured(folder, monkeypatch, capsys, machine, options, said):
+def test_another_card_or_deepspeed_cannot_be_measured(folder, monkeypatch, capsys, machine, options, said):
     monkeypatch.setattr("ratc.probe.local.machine", lambda environment: machine)
     assert main(["profile", "spec.yaml", "--measure", *options]) == 1
     assert f"error[R515]: {said}" in capsys.readouterr().err
 
 
-def test_what_is_for_measuring_alone_is_refused_without_it(folder, capsys):
+def test_measuring_options_without_measure_are_refused(folder, capsys):
     assert main(["profile", "spec.yaml", "-o", "facts.yaml"]) == 2
     assert "add --measure" in capsys.readouterr().err
     assert main(["profile", "spec.yaml", "--measure", "--sizes", "4,2"]) == 2
@@ -278,7 +278,7 @@ def test_what_is_for_measuring_alone_is_refused_without_it(folder, capsys):
 
 
 @pytest.mark.slow
-def test_without_measuring_the_table_is_the_prediction(folder, capsys):
+def test_profile_without_measure_shows_the_prediction(folder, capsys):
     traceable = NET.replace("return out if out.sum() > 0 else -out", "return out")
     (folder / "net.py").write_text(traceable)
     assert main(["profile", "spec.yaml", "--batch-size", "16"]) == 0

@@ -1,4 +1,4 @@
-"""`ratc predict` and `ratc evaluate` hand their words to the runtime's commands."""
+"""`ratc predict` and `ratc evaluate` pass their arguments to the commands of the runtime."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ sys.exit(3 if "--fail" in sys.argv else 0)
 
 
 @pytest.fixture
-def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def arguments_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file in which a Python of the user's writes the words that it is called with."""
     interpreter = tmp_path / "my python"
     interpreter.write_text(PYTHON.format(python=sys.executable))
@@ -41,31 +41,33 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["out", "$(touch ran)", ""],) * 2,
     ],
 )
-def test_all_words_reach_the_runtime(said: Path, name: str, given: list[str], words: list[str]) -> None:
+def test_all_arguments_are_passed_to_the_runtime(
+    arguments_file: Path, name: str, given: list[str], words: list[str]
+) -> None:
     assert main([name, *given]) == 0
-    assert json.loads(said.read_text()) == ["-m", "ratc_runtime", name, *words]
+    assert json.loads(arguments_file.read_text()) == ["-m", "ratc_runtime", name, *words]
 
 
 @pytest.mark.parametrize(("option", "status"), [("--fail", 3), ("--signal", 137)])
-def test_the_exit_status_is_the_runtimes(said: Path, option: str, status: int) -> None:
+def test_exit_status_is_that_of_the_runtime(arguments_file: Path, option: str, status: int) -> None:
     assert main(["predict", "out", option]) == status
 
 
-def test_a_dry_run_starts_nothing(said: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_starts_no_process(arguments_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "out", "--split", "val", "--dry-run"]) == 0
     assert "ratc_runtime evaluate out --split val" in capsys.readouterr().err
-    assert not said.exists()
+    assert not arguments_file.exists()
 
 
-def test_a_python_that_is_not_there_is_named(
-    said: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_missing_python_is_reported(
+    arguments_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RATC_PYTHON", "/nowhere/python")
     assert main(["predict", "out"]) == 2
     assert "cannot start `/nowhere/python`: No such file or directory" in capsys.readouterr().err
 
 
-def test_the_runtime_itself_answers(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_runtime_reports_its_finding(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RATC_PYTHON", raising=False)
     assert main(["predict", "nowhere", "images", "-o", "masks"]) == 1
     assert "error[R508]" in capfd.readouterr().err

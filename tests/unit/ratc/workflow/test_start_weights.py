@@ -1,4 +1,4 @@
-"""The digest of the weights that a spec starts from: where it comes from, and what a change of them means."""
+"""The digest of the start weights of a spec: its source, and the effect of changed weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ resources: {{num_gpus: 0, cpus: 2}}
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -28,7 +28,7 @@ def write(path: str, more: str = "", name: str = "spec.yaml") -> str:
     return name
 
 
-def run_of(content: bytes, folder: str = "outputs/first") -> Path:
+def write_run(content: bytes, folder: str = "outputs/first") -> Path:
     """The output folder of a run with a best checkpoint, as far as a compiler sees it."""
     checkpoints = Path(folder, "checkpoints")
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -45,8 +45,8 @@ def started_from() -> dict[str, object]:
     return found
 
 
-def test_the_lock_has_the_file_and_its_digest(capsys: pytest.CaptureFixture[str]) -> None:
-    run_of(b"weights")
+def test_lock_has_the_weights_file_and_its_digest(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(b"weights")
     assert main(["compile", write("outputs/first", ', skip: ["head.*"]')]) == 0
     assert started_from() == {
         "path": "outputs/first/checkpoints/epoch-0003-step-000000.pt",
@@ -56,7 +56,7 @@ def test_the_lock_has_the_file_and_its_digest(capsys: pytest.CaptureFixture[str]
         "skip": ["head.*"],
     }
     assert main(["check", "."]) == 0
-    run_of(b"others")
+    write_run(b"others")
     capsys.readouterr()
     assert main(["check", "."]) == 1
     assert "digest" in capsys.readouterr().err
@@ -66,7 +66,7 @@ def test_the_lock_has_the_file_and_its_digest(capsys: pytest.CaptureFixture[str]
     assert "breaks resume" in told
 
 
-def test_another_place_of_the_same_weights_changes_no_weight(capsys: pytest.CaptureFixture[str]) -> None:
+def test_moved_weights_with_the_same_digest_do_not_break_resume(capsys: pytest.CaptureFixture[str]) -> None:
     Path("one.safetensors").write_bytes(b"same")
     Path("two.safetensors").write_bytes(b"same")
     write("one.safetensors", name="one.yaml"), write("two.safetensors", name="two.yaml")
@@ -76,7 +76,7 @@ def test_another_place_of_the_same_weights_changes_no_weight(capsys: pytest.Capt
     assert "breaks resume" not in told
 
 
-def test_a_digest_stands_for_a_file_that_is_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+def test_given_digest_replaces_a_missing_weights_file(capsys: pytest.CaptureFixture[str]) -> None:
     digest = hashlib.sha256(b"weights").hexdigest()
     assert main(["compile", write("/cluster/weights.pt", f', sha256: "{digest}"')]) == 0
     assert started_from()["digest"] == f"sha256:{digest}"
@@ -87,7 +87,7 @@ def test_a_digest_stands_for_a_file_that_is_elsewhere(capsys: pytest.CaptureFixt
     assert "the weights of `training.init_from` are not there: `nowhere.pt`" in capsys.readouterr().err
 
 
-def test_points_of_a_sweep_may_start_from_different_weights() -> None:
+def test_sweep_points_may_start_from_different_weights() -> None:
     Path("one.pt").write_bytes(b"1")
     Path("two.pt").write_bytes(b"2")
     spec = write("one.pt") and Path("spec.yaml")

@@ -1,4 +1,4 @@
-"""`ratc submit` against schedulers that refuse, hang, babble and forget: small programs that say what real ones say.
+"""`ratc submit` with stand-ins for schedulers that refuse, hang, print extra text or forget a job.
 
 What a real Slurm does with it is in `tests/cluster/slurm/test_submit.py`; LSF cannot be had here.
 """
@@ -51,7 +51,7 @@ def lsf(tmp_path: Path) -> Place:
     return Place(tmp_path, bsub=BSUB, bjobs=BJOBS, lsid=LSID)
 
 
-def test_the_job_number_is_all_that_is_printed_and_the_script_goes_as_it_is(slurm: Place) -> None:
+def test_submit_prints_the_job_number_and_submits_the_compiled_script(slurm: Place) -> None:
     status, out, err = slurm.submit()
     assert (status, out) == (0, "5\n"), err
     assert (slurm.fakes / "script").read_bytes() == (slurm.artifacts / "job.sbatch").read_bytes()
@@ -63,7 +63,7 @@ def test_the_job_number_is_all_that_is_printed_and_the_script_goes_as_it_is(slur
     assert (entry["job"], entry["scheduler"], entry["cluster"]) == ("5", "slurm", "fake")
 
 
-def test_dry_run_shows_what_there_would_be_and_does_nothing(slurm: Place) -> None:
+def test_dry_run_lists_the_files_and_submits_nothing(slurm: Place) -> None:
     status, out, err = slurm.submit("--dry-run")
     assert (status, out) == (0, "")
     assert "would write: " in err
@@ -72,7 +72,7 @@ def test_dry_run_shows_what_there_would_be_and_does_nothing(slurm: Place) -> Non
     assert not slurm.artifacts.exists()
 
 
-def test_what_a_job_would_run_is_trusted_first(slurm: Place, tmp_path: Path) -> None:
+def test_custom_command_of_an_untrusted_folder_is_not_submitted(slurm: Place, tmp_path: Path) -> None:
     slurm.spec(more="entrypoint: {command: [bash, run.sh]}\n")
     untrusted = {"RATC_TRUST": "", "RATC_CONFIG": str(tmp_path)}
     assert "`bash run.sh`" in slurm.refused("R447", **untrusted)
@@ -81,7 +81,7 @@ def test_what_a_job_would_run_is_trusted_first(slurm: Place, tmp_path: Path) -> 
     assert slurm.submit("--trust", **untrusted)[0] == 0
 
 
-def test_the_record_disturbs_neither_git_nor_the_check_of_the_files(slurm: Place) -> None:
+def test_submission_record_is_ignored_by_git_and_check(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
     subprocess.run(["git", "init", "-q"], cwd=slurm.folder, check=True)
     listed = subprocess.run(
@@ -93,7 +93,7 @@ def test_the_record_disturbs_neither_git_nor_the_check_of_the_files(slurm: Place
     assert subprocess.run(command, cwd=slurm.folder, env=slurm.environment(), check=False).returncode == 0
 
 
-def test_without_a_scheduler_nothing_is_written(tmp_path: Path) -> None:
+def test_submit_without_a_scheduler_writes_nothing(tmp_path: Path) -> None:
     place = Place(tmp_path)
     err = place.refused("R410")
     assert "no `sbatch` on PATH" in err
@@ -110,7 +110,7 @@ def test_without_a_scheduler_nothing_is_written(tmp_path: Path) -> None:
     assert "did you mean `slurm`" in place.refused("R401", "--target", "slurn")
 
 
-def test_two_schedulers_that_answer_are_one_too_many(tmp_path: Path) -> None:
+def test_two_schedulers_that_answer_need_a_target(tmp_path: Path) -> None:
     place = Place(tmp_path, sbatch=SBATCH, scontrol=SCONTROL, bsub=BSUB, bjobs=BJOBS, lsid=LSID)
     place.refused("R410")
     assert place.submit("--target", "lsf")[1] == "77\n"
@@ -119,13 +119,13 @@ def test_two_schedulers_that_answer_are_one_too_many(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("variable", "who"), [("SLURM_JOB_ID", "Slurm"), ("LSB_JOBID", "LSF")])
-def test_inside_a_job(slurm: Place, variable: str, who: str) -> None:
+def test_submit_inside_a_job_is_refused(slurm: Place, variable: str, who: str) -> None:
     assert f"inside {who}'s job 9" in slurm.refused("R411", "--again", **{variable: "9"})
     assert slurm.submit("--dry-run", **{variable: "9"})[0] == 0
     assert not slurm.calls()
 
 
-def test_a_controller_that_does_not_answer(slurm: Place) -> None:
+def test_failing_or_hanging_controller_is_reported(slurm: Place) -> None:
     slurm.program("scontrol", "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1")
     assert "note: Unable to contact slurm controller" in slurm.refused("R413")
     slurm.program("scontrol", 'sleep 600 & echo $! >"$HERE/child"; wait')
@@ -136,7 +136,7 @@ def test_a_controller_that_does_not_answer(slurm: Place) -> None:
     assert not slurm.calls()
 
 
-def test_a_refusal_points_at_the_spec_and_leaves_no_trace(slurm: Place) -> None:
+def test_refused_job_points_at_the_spec_and_is_not_recorded(slurm: Place) -> None:
     slurm.spec("num_gpus: 0, walltime: '01:00', account: nobody")
     words = "Batch job submission failed: Invalid account or account/partition combination specified"
     slurm.program("sbatch", f"echo 'sbatch: error: Site says hello' >&2; echo 'sbatch: error: {words}' >&2; exit 1")
@@ -157,7 +157,7 @@ def test_a_refusal_points_at_the_spec_and_leaves_no_trace(slurm: Place) -> None:
         "true",
     ],
 )
-def test_a_job_that_may_be_in_the_queue_is_not_submitted_twice(slurm: Place, trouble: str) -> None:
+def test_job_that_may_be_queued_is_not_submitted_twice(slurm: Place, trouble: str) -> None:
     slurm.program("sbatch", trouble)
     assert "squeue --me" in slurm.refused("R415", "--timeout", "2")
     slurm.program("sbatch", SBATCH)
@@ -169,13 +169,13 @@ def test_a_job_that_may_be_in_the_queue_is_not_submitted_twice(slurm: Place, tro
     assert [entry["job"] for entry in slurm.record()] == ["5"]
 
 
-def test_words_before_the_job_number_do_not_matter(slurm: Place) -> None:
+def test_job_number_is_found_after_other_output(slurm: Place) -> None:
     slurm.program("sbatch", "echo 'You have 12 hours left'; echo '15;blue'")
     assert slurm.submit()[1] == "15\n"
 
 
 @pytest.mark.parametrize("stream", ["", " >&2"])
-def test_what_a_site_says_of_an_accepted_job_is_passed_on(slurm: Place, stream: str) -> None:
+def test_messages_of_the_site_are_shown(slurm: Place, stream: str) -> None:
     slurm.program("sbatch", f"printf 'sbatch: Your project has 12 hours left \\033[31m\\n'{stream}; echo '15;blue'")
     status, out, err = slurm.submit()
     assert (status, out) == (0, "15\n")
@@ -184,7 +184,7 @@ def test_what_a_site_says_of_an_accepted_job_is_passed_on(slurm: Place, stream: 
     assert "said: 15" not in err
 
 
-def test_the_same_lock_again(slurm: Place) -> None:
+def test_lock_of_a_queued_or_running_job_is_not_submitted_again(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
     for state in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED"):
         slurm.state(SHOW.format(state, "0:0"))
@@ -202,7 +202,7 @@ def test_the_same_lock_again(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
 
 
-def test_other_files_do_not_replace_those_of_a_job_in_the_queue(slurm: Place) -> None:
+def test_files_of_a_queued_job_are_not_overwritten(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
     before = (slurm.artifacts / "lock.yaml").read_bytes()
     slurm.state(SHOW.format("PENDING", "0:0"))
@@ -215,7 +215,7 @@ def test_other_files_do_not_replace_those_of_a_job_in_the_queue(slurm: Place) ->
     assert "  seed: 42 -> 7\n" in err
 
 
-def test_a_finished_run_is_not_submitted(slurm: Place) -> None:
+def test_finished_run_is_not_submitted(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
     output = slurm.folder / "outputs/demo"
     output.mkdir(parents=True)
@@ -227,7 +227,7 @@ def test_a_finished_run_is_not_submitted(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
 
 
-def test_points_of_an_array_that_are_finished(tmp_path: Path) -> None:
+def test_finished_points_of_an_array_are_counted(tmp_path: Path) -> None:
     shared = Artifact("lock.yaml", "lock_version: 1\n", "yaml")
     table = Artifact("points.tsv", "name\tvalues\tlock\n1\tseed=1\tx\n2\tseed=2\ty\n", "text")
     points = [Artifact(f"points/{name}/lock.yaml", f"output_dir: outputs/demo/{name}\n", "yaml") for name in ("1", "2")]
@@ -239,7 +239,7 @@ def test_points_of_an_array_that_are_finished(tmp_path: Path) -> None:
     assert finished.count(files, str(tmp_path)) == 1
 
 
-def test_two_at_once_submit_one(slurm: Place) -> None:
+def test_concurrent_submissions_submit_one_job(slurm: Place) -> None:
     slurm.state(SHOW.format("PENDING", "0:0"))
     slurm.program("sbatch", f"sleep 2\n{SBATCH}")
     both = [slurm.start() for _ in range(2)]
@@ -249,7 +249,7 @@ def test_two_at_once_submit_one(slurm: Place) -> None:
     assert len(slurm.calls()) == 1
 
 
-def test_a_job_on_another_cluster_cannot_be_asked_about(slurm: Place) -> None:
+def test_state_of_a_job_on_another_cluster_is_unknown(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
     slurm.program("scontrol", SCONTROL.replace("fake", "green"))
     assert "on the cluster fake, so its state is not known here" in slurm.refused("R412")
@@ -257,20 +257,20 @@ def test_a_job_on_another_cluster_cannot_be_asked_about(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
 
 
-def test_a_damaged_record(slurm: Place) -> None:
+def test_damaged_submission_record_is_reported(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
     (slurm.artifacts / ".submitted/jobs.json").write_bytes(b'{"version": 1, \xff')
     assert "cannot be read" in slurm.refused("R412")
 
 
-def test_a_folder_for_the_record_that_cannot_be_made(slurm: Place) -> None:
+def test_submission_record_that_cannot_be_written_stops_the_submission(slurm: Place) -> None:
     slurm.artifacts.mkdir(parents=True)
     (slurm.artifacts / ".submitted").write_text("")
     slurm.refused("R403")
     assert not slurm.calls()
 
 
-def test_the_spec_is_wrong(slurm: Place) -> None:
+def test_invalid_spec_is_not_submitted(slurm: Place) -> None:
     slurm.spec("num_gpus: -1")
     status, out, err = slurm.submit()
     assert (status, out) == (1, "")
@@ -278,7 +278,7 @@ def test_the_spec_is_wrong(slurm: Place) -> None:
     assert "ratc submit: failed" in err
 
 
-def test_variables_that_would_change_the_job_are_set_aside(slurm: Place) -> None:
+def test_variables_that_would_change_the_job_are_removed_with_a_warning(slurm: Place) -> None:
     variables = {"SBATCH_TIMELIMIT": "10", "SBATCH_ACCOUNT": "ours", "RAT_OUTPUT_DIR": "elsewhere", "MINE": "1"}
     status, _, err = slurm.submit(**variables)
     assert status == 0, err
@@ -289,7 +289,7 @@ def test_variables_that_would_change_the_job_are_set_aside(slurm: Place) -> None
     assert "output_dir: elsewhere" in (slurm.artifacts / "lock.yaml").read_text()
 
 
-def test_a_variable_that_would_change_what_sbatch_exports_is_ignored_with_a_warning(slurm: Place) -> None:
+def test_sbatch_export_variable_is_removed_with_a_warning(slurm: Place) -> None:
     status, _, err = slurm.submit(SBATCH_EXPORT="NONE", MINE="1")
     assert status == 0, err
     assert "warning[R418]: `SBATCH_EXPORT` would change" in err
@@ -298,13 +298,13 @@ def test_a_variable_that_would_change_what_sbatch_exports_is_ignored_with_a_warn
     assert not [line for line in given if line.startswith("SBATCH_EXPORT")]
 
 
-def test_a_spec_that_names_its_python_gets_it(slurm: Place) -> None:
+def test_spec_with_its_own_python_does_not_get_ratc_python(slurm: Place) -> None:
     slurm.spec(more="environment: {venv: .venv}\n")
     assert slurm.submit()[0] == 0
     assert "RATC_PYTHON=" not in (slurm.fakes / "env").read_text()
 
 
-def test_after_other_jobs(slurm: Place) -> None:
+def test_after_option_sets_the_dependencies_of_the_job(slurm: Place) -> None:
     slurm.state(SHOW.format("RUNNING", "0:0"))
     assert slurm.submit("--after", "3", "--after", "4_1")[0] == 0
     assert "--dependency=afterok:3:4_1 --kill-on-invalid-dep=yes" in slurm.calls()[0]
@@ -314,7 +314,7 @@ def test_after_other_jobs(slurm: Place) -> None:
         assert slurm.submit("--after", wrong)[0] == 2
 
 
-def test_live_check(slurm: Place) -> None:
+def test_live_check_reports_a_refusal_before_submitting(slurm: Place) -> None:
     test_only = 'case "$*" in *--test-only*) {} ;; esac\n'
     refuses = "echo 'allocation failure: Requested time limit is invalid (missing or exceeds some limit)' >&2; exit 1"
     slurm.program("sbatch", test_only.format(refuses) + SBATCH)
@@ -330,7 +330,7 @@ def test_live_check(slurm: Place) -> None:
     slurm.refused("R413", "--live-check", "--timeout", "1")
 
 
-def test_waiting_for_the_end(slurm: Place) -> None:
+def test_wait_returns_the_status_of_the_job(slurm: Place) -> None:
     slurm.state(SHOW.format("FAILED", "3:0"))
     status, out, err = slurm.submit("--wait")
     assert (status, out) == (3, "5\n"), err
@@ -342,11 +342,11 @@ def test_waiting_for_the_end(slurm: Place) -> None:
     assert slurm.submit("--wait")[0] == 0
 
 
-def test_a_job_that_is_forgotten_while_waiting(slurm: Place) -> None:
+def test_wait_reports_a_job_that_the_scheduler_forgot(slurm: Place) -> None:
     assert "no longer knows it" in slurm.submit("--wait")[2]
 
 
-def test_interrupting_the_wait_leaves_the_job(slurm: Place) -> None:
+def test_interrupted_wait_does_not_cancel_the_job(slurm: Place) -> None:
     slurm.state(SHOW.format("RUNNING", "0:0"))
     process = slurm.start("--wait")
     assert process.stdout
@@ -360,7 +360,7 @@ def test_interrupting_the_wait_leaves_the_job(slurm: Place) -> None:
     assert "job 5 goes on" in err
 
 
-def test_an_interrupt_does_not_lose_a_job_that_is_being_submitted(slurm: Place) -> None:
+def test_interrupt_during_submission_still_records_the_job(slurm: Place) -> None:
     slurm.program("sbatch", f'touch "$HERE/under way"; sleep 2\n{SBATCH}')
     process = slurm.start()
     while not (slurm.fakes / "under way").exists():
@@ -387,7 +387,7 @@ def test_lsf_reads_the_script_from_standard_input(lsf: Place) -> None:
     assert lsf.calls()[-2:] == ["-w", "done(3) && done(4[2])"]
 
 
-def test_waiting_for_lsf(lsf: Place) -> None:
+def test_wait_returns_the_status_of_an_lsf_job(lsf: Place) -> None:
     lsf.state("77 1 DONE -\n77 2 EXIT 3\n")
     assert lsf.submit("--wait")[0] == 3
     lsf.state("77 0 DONE -\n")
@@ -396,7 +396,7 @@ def test_waiting_for_lsf(lsf: Place) -> None:
     lsf.refused("R413")
 
 
-def test_lsf_refuses(lsf: Place) -> None:
+def test_refusal_of_lsf_points_at_the_spec(lsf: Place) -> None:
     lsf.spec("num_gpus: 0, walltime: '01:00', queue: nope")
     lsf.program("bsub", "cat >/dev/null; echo 'nope: No such queue. Job not submitted.' >&2; exit 255")
     assert "--> spec.yaml:7:10" in lsf.refused("R414")

@@ -1,4 +1,4 @@
-"""A run is found by its folder or its job, and all that it left behind is gathered; a real Slurm's jobs are in
+"""`ratc why` finds a run by its folder or job, and reads its logs, results and records; jobs of a real Slurm are in
 `tests/cluster/slurm/test_why.py`."""
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 @pytest.mark.parametrize(
     "what", [".", "spec.yaml", "compiled", "compiled/demo/slurm", "5", "compiled/demo/slurm/lock.yaml"]
 )
-def test_a_run_is_found_by_any_of_its_names(job: Place, what: str) -> None:
+def test_run_is_found_by_job_folder_spec_or_lock(job: Place, what: str) -> None:
     told = why(Asked(what))
     [cause] = told.found
     assert (cause.code, cause.span and cause.span.place) == ("R506", "moved/logs/5.1-node2.log:2:1")
@@ -58,7 +58,7 @@ def test_a_run_is_found_by_any_of_its_names(job: Place, what: str) -> None:
     assert told.about == "job 5 of compiled/demo/slurm/lock.yaml, with its results in moved"
 
 
-def test_the_run_of_another_spec_in_the_folder_is_not_taken(job: Place) -> None:
+def test_run_of_another_spec_in_the_folder_is_not_used(job: Place) -> None:
     text = Path("spec.yaml").read_text()
     Path("other.yaml").write_text(text.replace("experiment_name: demo", "experiment_name: other"))
     told = why(Asked("other.yaml"))
@@ -70,7 +70,9 @@ def test_the_run_of_another_spec_in_the_folder_is_not_taken(job: Place) -> None:
     assert "compiled/other/slurm" in why(Asked("other.yaml")).about
 
 
-def test_a_job_is_found_by_its_scheduler_too(job: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_without_a_record_is_found_through_the_scheduler(
+    job: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (job.artifacts / ".submitted/jobs.json").unlink()
     monkeypatch.chdir(tmp_path)
     assert [cause.code for cause in why(Asked("5")).found] == ["R506"]
@@ -79,14 +81,14 @@ def test_a_job_is_found_by_its_scheduler_too(job: Place, tmp_path: Path, monkeyp
     assert [cause.code for cause in why(Asked("5")).found] == ["R612"]
 
 
-def test_a_job_that_nobody_knows_is_said_so(job: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_job_is_reported(job: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     (job.fakes / "state").unlink()
     assert [cause.code for cause in why(Asked("5")).found] == ["R612"]
 
 
-def test_a_run_is_found_by_its_output_folder(job: Place) -> None:
+def test_run_is_found_by_its_output_folder(job: Place) -> None:
     output = job.folder / "outputs/demo"
     output.mkdir(parents=True)
     (output / "DONE").write_text(sha256((job.artifacts / "lock.yaml").read_bytes()).hexdigest() + "\n")
@@ -96,12 +98,12 @@ def test_a_run_is_found_by_its_output_folder(job: Place) -> None:
 
 
 @pytest.mark.parametrize("what", ["nowhere", "moved"])
-def test_what_is_no_run_is_refused(job: Place, what: str) -> None:
+def test_path_that_is_no_run_is_refused(job: Place, what: str) -> None:
     [found] = why(Asked(what)).found
     assert found.code in ("R001", "R422")
 
 
-def test_only_folders_that_may_have_written_it_are_looked_through(job: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_is_limited_to_the_run_and_compiled_folders(job: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not all that lies beside the folders above, which may be a home or a scratch space."""
     walk, seen = os.walk, []
     monkeypatch.setattr(os, "walk", lambda start: seen.append(Path(start).name) or walk(start))
@@ -109,9 +111,7 @@ def test_only_folders_that_may_have_written_it_are_looked_through(job: Place, mo
     assert set(seen) == {"moved", "compiled"}
 
 
-def test_lines_have_their_numbers_when_only_the_end_of_a_log_is_read(
-    job: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_line_numbers_are_right_if_only_the_end_of_a_log_is_read(job: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST", 400)
     path = job.folder / "moved/logs/5.1-node2.log"
     path.write_text("step\n" * 5000 + "error[R506]: x.png cannot be loaded\n")
@@ -120,7 +120,7 @@ def test_lines_have_their_numbers_when_only_the_end_of_a_log_is_read(
     assert cause.span.place == "moved/logs/5.1-node2.log:5001:1"
 
 
-def test_a_log_can_be_given(job: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cause_is_found_in_a_given_log(job: Place, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (job.folder / "moved/logs").iterdir():
         path.unlink()
     (job.folder / "more.log").write_text("ModuleNotFoundError: No module named 'monai'\n")
@@ -132,26 +132,26 @@ def test_a_log_can_be_given(job: Place, capsys: pytest.CaptureFixture[str]) -> N
     assert "R001" in capsys.readouterr().err
 
 
-def test_the_cause_is_written_as_json(job: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cause_is_written_as_json(job: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["why", "--format", "json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert [one["code"] for one in document["findings"]] == ["R506"]
 
 
-def test_a_run_that_is_at_work_is_no_failure(job: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_running_job_is_no_failure(job: Place, capsys: pytest.CaptureFixture[str]) -> None:
     job.state(SHOW.format("RUNNING", "0:0", job.folder))
     assert main(["why"]) == 0
     assert "job 5 is running" in capsys.readouterr().out
 
 
-def test_a_scheduler_that_does_not_answer_is_done_without(job: Place) -> None:
+def test_cause_is_found_without_an_answer_of_the_scheduler(job: Place) -> None:
     job.program("scontrol", "sleep 60\n")
     [cause] = why(Asked(".", timeout=0.2)).found
     assert cause.code == "R506"
     assert not any("account" in note for note in cause.notes)
 
 
-def test_no_file_of_a_run_is_too_odd(job: Place) -> None:
+def test_malformed_files_of_a_run_do_not_hide_the_cause(job: Place) -> None:
     output = job.folder / "moved"
     for name in ("results.json", "epochs.json", "STOPPED", "DONE"):
         (output / name).write_bytes(b"\xff[1, {")
@@ -163,7 +163,7 @@ def test_no_file_of_a_run_is_too_odd(job: Place) -> None:
     assert [cause.code for cause in why(Asked(".")).found] == ["R506"]
 
 
-def test_a_job_of_lsf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cause_of_an_lsf_memory_kill_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(tmp_path, bsub=BSUB, bjobs=BJOBS, lsid=LSID)
     status, _, said = place.submit("--target", "lsf")
     assert status == 0, said
@@ -189,7 +189,7 @@ JobId=5 ArrayJobId=5 ArrayTaskId=1 JobName=demo
 """
 
 
-def test_of_an_array_the_task_that_failed_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_task_of_an_array_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(tmp_path, sbatch=SBATCH, scontrol=SCONTROL)
     place.spec(more="sweep: {list: [{seed: 1}, {seed: 2}]}\n")
     status, _, said = place.submit()
@@ -204,7 +204,7 @@ def test_of_an_array_the_task_that_failed_is_explained(tmp_path: Path, monkeypat
     assert why(Asked("5_1")).about.startswith(f"job 5_1 of compiled/demo/slurm/points/{names[0]}/lock.yaml")
 
 
-def test_no_code_of_a_spec_is_run(job: Place) -> None:
+def test_custom_code_of_a_spec_is_not_run(job: Place) -> None:
     (job.folder / "evil.py").write_text("open('ran', 'w')\n")
     job.spec(more="model: {name: 'evil:net'}\n")
     assert why(Asked(".")).found

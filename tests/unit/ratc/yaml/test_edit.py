@@ -1,4 +1,4 @@
-"""Adding to a list in a file that people own: what is not edited stays, byte for byte."""
+"""Edits of a list in a YAML file: everything else stays byte for byte."""
 
 import pytest
 from hypothesis import given
@@ -17,29 +17,29 @@ WRITTEN = """- name: new
 """
 
 
-def below(dash: str) -> str:
+def indented(dash: str) -> str:
     return "".join(dash + line for line in WRITTEN.splitlines(keepends=True))
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("", "list:\n" + below("  ")),
-        ("a: 1", "a: 1\nlist:\n" + below("  ")),
-        ("list: []\nb: 1\n", "list:\n" + below("  ") + "b: 1\n"),
-        ("list: null\n\n# of b\nb: 1\n", "list:\n" + below("  ") + "\n# of b\nb: 1\n"),
-        ("list: [{name: 'y'}]\n", "list:\n  - {name: 'y'}\n" + below("  ")),
+        ("", "list:\n" + indented("  ")),
+        ("a: 1", "a: 1\nlist:\n" + indented("  ")),
+        ("list: []\nb: 1\n", "list:\n" + indented("  ") + "b: 1\n"),
+        ("list: null\n\n# of b\nb: 1\n", "list:\n" + indented("  ") + "\n# of b\nb: 1\n"),
+        ("list: [{name: 'y'}]\n", "list:\n  - {name: 'y'}\n" + indented("  ")),
         ("list:  # all\n- name: y  # one\nb: 1", "list:  # all\n- name: y  # one\n" + WRITTEN + "b: 1"),
-        ("list:\n    -   name: y\n", "list:\n    -   name: y\n" + below("    ")),
-        ("list:\n  -\n    q: |\n      # text\n", "list:\n  -\n    q: |\n      # text\n" + below("  ")),
-        ("list:\r\n  - name: y\r\n", ("list:\n  - name: y\n" + below("  ")).replace("\n", "\r\n")),
+        ("list:\n    -   name: y\n", "list:\n    -   name: y\n" + indented("    ")),
+        ("list:\n  -\n    q: |\n      # text\n", "list:\n  -\n    q: |\n      # text\n" + indented("  ")),
+        ("list:\r\n  - name: y\r\n", ("list:\n  - name: y\n" + indented("  ")).replace("\n", "\r\n")),
     ],
 )
-def test_the_new_item_is_written_as_the_list_is(before, after):
+def test_new_item_has_the_style_of_the_list(before, after):
     assert put_items(before, "list", [NEW]) == after
 
 
-def test_an_item_that_is_replaced_takes_only_its_own_lines_along():
+def test_removed_item_removes_only_its_own_lines():
     before = "list:\n  # of y\n  - name: y\n  -\n    name: z\n    q: 1  # keep\n  - name: w\n"
     assert (
         put_items(before, "list", [], without=[0])
@@ -49,7 +49,7 @@ def test_an_item_that_is_replaced_takes_only_its_own_lines_along():
 
 
 @pytest.mark.parametrize("text", ['{"list": []}', "[1, 2]", "word", "a: [", "a: 1\na: 2\n"])
-def test_a_text_that_cannot_be_added_to_is_a_value_error(text):
+def test_text_without_a_block_list_raises_a_value_error(text):
     with pytest.raises(ValueError, match=r"block style|expected|duplicate"):
         put_items(text, "list", [NEW])
 
@@ -59,7 +59,7 @@ COMMENT = st.sampled_from(["", "# of ours\n", "\n", "\n# \u00fc\n"])
 
 
 @given(KEYS, KEYS, COMMENT, st.lists(st.integers(0, 9), max_size=4), st.integers(0, 6), st.sets(st.integers(0, 3)))
-def test_all_other_lines_stay_and_the_list_is_what_was_asked_for(first, last, comment, items, dash, without):
+def test_edit_keeps_all_other_lines_and_gives_the_requested_list(first, last, comment, items, dash, without):
     last = {f"z{key}": value for key, value in last.items()}
     without = {at for at in without if at < len(items)}
     head = "".join(f"{key}:   {value}  # {key}\n" for key, value in first.items())

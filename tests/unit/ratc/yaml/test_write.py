@@ -1,4 +1,4 @@
-"""YAML that ratc writes: it reads back as it was, and comments change nothing."""
+"""YAML that ratc writes: it reads back unchanged, and comments do not change the values."""
 
 import yaml
 from hypothesis import example, given, settings
@@ -42,7 +42,7 @@ trees = st.dictionaries(
 @given(trees)
 @example({text: text for text in TRICKY})
 @example({"list": TRICKY, "map": {text: [text] for text in TRICKY}})
-def test_written_yaml_reads_back_as_it_was(tree):
+def test_written_yaml_reads_back_unchanged(tree):
     text = mapping(tree)
     for loader in (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         assert exactly(yaml.load(text, Loader=loader)) == exactly(tree)
@@ -53,7 +53,7 @@ def test_written_yaml_reads_back_as_it_was(tree):
 
 @settings(max_examples=examples(300))
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), scalars, min_size=1), texts)
-def test_comments_change_nothing(tree, comment):
+def test_comments_do_not_change_the_values(tree, comment):
     text = mapping(tree, dict.fromkeys(tree, comment))
     assert len(text.splitlines()) == len(tree) or "\n" not in text.strip("\n")
     assert exactly(yaml.safe_load(text)) == exactly(tree)

@@ -1,4 +1,4 @@
-"""Findings in the forms that other programs read, from the commands themselves."""
+"""Output formats for other programs (JSON, SARIF, GitHub, Markdown), from the commands themselves."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def told(capsys, words: list[str], form: str) -> tuple[int, str]:
+def run_with_format(capsys, words: list[str], form: str) -> tuple[int, str]:
     capsys.readouterr()
     status = main([*words, "--format", form])
     return status, capsys.readouterr().out
@@ -40,10 +40,10 @@ def told(capsys, words: list[str], form: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
 @pytest.mark.parametrize("form", ["json", "sarif", "github", "markdown"])
-def test_good_and_bad_specs_in_every_form(folder, capsys, words, form):
+def test_status_and_codes_are_the_same_in_every_format(folder, capsys, words, form):
     for text, status, codes in ((GOOD, 0, set()), (BAD, 1, {"R101", "R102"})):
         Path("spec.yaml").write_text(text)
-        given, out = told(capsys, words, form)
+        given, out = run_with_format(capsys, words, form)
         assert given == status
         assert set(re.findall(r"R\d{3}", out.split('"rules"')[0] if form == "sarif" else out)) >= (
             codes if form != "sarif" else set()
@@ -54,27 +54,27 @@ def test_good_and_bad_specs_in_every_form(folder, capsys, words, form):
             assert {item.get("code") or item["ruleId"] for item in found} == codes
 
 
-def test_check_writes_its_findings_in_other_forms(folder, capsys):
+def test_check_writes_findings_with_their_file_and_line_as_json(folder, capsys):
     Path("spec.yaml").write_text(GOOD)
     assert main(["compile", "spec.yaml"]) == 0
-    assert json.loads(told(capsys, ["check"], "json")[1])["findings"] == []
+    assert json.loads(run_with_format(capsys, ["check"], "json")[1])["findings"] == []
     lock = Path("compiled/demo/local/lock.yaml")
     lock.write_text(lock.read_text().replace("seed: 42", "seed: 43"))
-    status, out = told(capsys, ["check"], "json")
+    status, out = run_with_format(capsys, ["check"], "json")
     (finding,) = json.loads(out)["findings"]
     assert (status, finding["file"]) == (1, "compiled/demo/local/lock.yaml")
     assert lock.read_text().split("\n")[finding["line"] - 1] == "seed: 43"
 
 
-def test_places_are_those_of_the_words(folder, capsys):
+def test_location_of_a_finding_spans_the_key(folder, capsys):
     Path("spec.yaml").write_text(BAD)
-    finding = json.loads(told(capsys, COMMANDS[0], "json")[1])["findings"][0]
+    finding = json.loads(run_with_format(capsys, COMMANDS[0], "json")[1])["findings"][0]
     line = BAD.split("\n")[finding["line"] - 1]
     assert line[finding["column"] - 1 : finding["end_column"] - 1] == "batch_sise"
     assert (finding["file"], finding["fixable"]) == ("spec.yaml", True)
 
 
-def test_github_escapes_what_would_end_its_command():
+def test_github_format_escapes_control_characters():
     source = Source("a,b:c%.yaml", "x: 1\n")
     item = Diagnostic("R101", "100 % of `a::b`\nis bad", Span(source, 1, 1, 1, 2), ("so\rit is",))
     line = github.document([item], "ratc validate")
@@ -84,25 +84,25 @@ def test_github_escapes_what_would_end_its_command():
     )
 
 
-def test_what_stands_in_no_file_has_no_place(folder, capsys, monkeypatch):
+def test_finding_of_a_variable_has_no_location(folder, capsys, monkeypatch):
     Path("spec.yaml").write_text(GOOD)
     monkeypatch.setenv("RAT_EPOCHS", "many")
-    assert "file=" not in told(capsys, COMMANDS[0], "github")[1]
-    (result,) = json.loads(told(capsys, COMMANDS[0], "sarif")[1])["runs"][0]["results"]
+    assert "file=" not in run_with_format(capsys, COMMANDS[0], "github")[1]
+    (result,) = json.loads(run_with_format(capsys, COMMANDS[0], "sarif")[1])["runs"][0]["results"]
     assert "locations" not in result
-    finding = json.loads(told(capsys, COMMANDS[0], "json")[1])["findings"][0]
+    finding = json.loads(run_with_format(capsys, COMMANDS[0], "json")[1])["findings"][0]
     assert (finding["file"], finding["source"]) == (None, "RAT_EPOCHS")
 
 
 @pytest.mark.parametrize("form", ["text", "json", "sarif", "github", "markdown"])
-def test_no_output_form_shows_a_secret(folder, capsys, form):
+def test_no_output_format_shows_a_secret(folder, capsys, form):
     Path("spec.yaml").write_text(GOOD + f"seed: {TOKEN}\n")
     main(["validate", "spec.yaml", "--format", form])
     said = capsys.readouterr()
     assert TOKEN not in said.out + said.err
 
 
-def test_markdown_keeps_its_shape():
+def test_markdown_escapes_markup_of_messages():
     source = Source("spec.yaml", "x: 1\n")
     item = Diagnostic("R101", "a <b> *c* | `d*e`", Span(source, 1, 1, 1, 2), severity=Severity.WARNING)
     text = markdown.document([item], "ratc validate")
@@ -113,10 +113,10 @@ def test_markdown_keeps_its_shape():
 
 def sarif_of(folder: Path, capsys, text: str) -> dict:
     (folder / "spec.yaml").write_text(text)
-    return json.loads(told(capsys, COMMANDS[0], "sarif")[1])
+    return json.loads(run_with_format(capsys, COMMANDS[0], "sarif")[1])
 
 
-def test_sarif_holds_what_the_standard_requires(folder, capsys):
+def test_sarif_meets_the_listed_requirements_of_the_standard(folder, capsys):
     """The requirements of SARIF 2.1.0 on the objects that ratc writes, by the sections that state them."""
     log = sarif_of(folder, capsys, BAD)
     assert log["version"] == "2.1.0"  # 3.13.2
@@ -145,7 +145,7 @@ def test_sarif_holds_what_the_standard_requires(folder, capsys):
 SARIF = json.loads((TESTS / "standards/sarif-2.1.0.json").read_text())
 
 
-def test_the_official_schema_refuses_what_is_no_sarif(folder, capsys):
+def test_official_schema_refuses_invalid_sarif(folder, capsys):
     log = sarif_of(folder, capsys, BAD)
     log["runs"][0]["results"][0]["level"] = "dreadful"
     with pytest.raises(jsonschema.ValidationError):
@@ -185,29 +185,29 @@ def test_sarif_of_every_command_is_valid_by_the_official_schema(folder, capfd, m
     assert log["runs"][0]["invocations"][0]["commandLine"] == f"ratc {command}"
 
 
-def test_a_difference_is_shown_beside_its_line(folder, capsys):
+def test_github_format_shows_a_difference_at_its_line(folder, capsys):
     Path("old.yaml").write_text(GOOD)
     Path("new.yaml").write_text(GOOD.replace("batch_size: 8", "batch_size: 16") + "description: more of it\n")
-    status, out = told(capsys, ["diff", "old.yaml", "new.yaml"], "github")
+    status, out = run_with_format(capsys, ["diff", "old.yaml", "new.yaml"], "github")
     assert status == 1
     batch, words = (line for line in out.splitlines() if "old.yaml" not in line)
     assert batch.startswith("::warning title=R440 (ratc diff),file=new.yaml,line=2,")
     assert "`training.global_batch_size` 8 → 16 (changes training" in batch
     assert words.startswith("::notice title=R440 (ratc diff),file=new.yaml,line=5,")
-    status, out = told(capsys, ["diff", "old.yaml", "old.yaml"], "github")
+    status, out = run_with_format(capsys, ["diff", "old.yaml", "old.yaml"], "github")
     assert (status, out) == (0, "")
 
 
 def test_explain_writes_values_as_markdown_and_pages_as_json(folder, capsys):
     Path("spec.yaml").write_text(GOOD)
-    status, out = told(capsys, ["explain", "spec.yaml", "training.global_batch_size"], "markdown")
+    status, out = run_with_format(capsys, ["explain", "spec.yaml", "training.global_batch_size"], "markdown")
     assert status == 0
     assert out.splitlines()[2].startswith("| `training.global_batch_size` | `8` | ")
-    page = json.loads(told(capsys, ["explain", "R304"], "json")[1])
+    page = json.loads(run_with_format(capsys, ["explain", "R304"], "json")[1])
     assert page["page"].startswith(f"# R304: {page['title']}\n")
 
 
-def test_sarif_keeps_a_finding_apart_from_its_line(folder, capsys):
+def test_sarif_fingerprint_does_not_depend_on_the_line(folder, capsys):
     def prints(text: str) -> list[str]:
         results = sarif_of(folder, capsys, text)["runs"][0]["results"]
         return [result["partialFingerprints"]["ratcFinding/v1"] for result in results]
@@ -232,7 +232,7 @@ def test_sarif_names_files_as_uris(name, artifact):
 
 
 @pytest.mark.parametrize("form", ["json", "sarif", "github", "markdown"])
-def test_import_reports_what_it_left_out_in_every_form(form, tmp_path, capsys):
+def test_import_reports_left_values_in_every_format(form, tmp_path, capsys):
     (tmp_path / "job.sbatch").write_text("#!/bin/bash\n#SBATCH --gres=gpu:a100:4\nsrun python train.py\n")
     assert main(["import", str(tmp_path / "job.sbatch"), "--format", form]) == 0
     out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The page as text: well-formed, complete in itself, the same bytes always, and no way in for markup."""
+"""The page as text: well-formed, self-contained, reproducible, and with all markup of inputs escaped."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def page(request, tmp_path) -> str:
     return spec_page(getattr(pages, request.param)(tmp_path))
 
 
-def test_it_is_well_formed_and_ids_are_unique(page):
+def test_page_is_well_formed_and_its_ids_are_unique(page):
     tree = parsed(page)
     ids = [element.attrib["id"] for element in tree.iter() if "id" in element.attrib]
     assert len(ids) == len(set(ids))
@@ -68,7 +68,7 @@ def test_it_is_well_formed_and_ids_are_unique(page):
     assert set(named) <= set(ids)
 
 
-def test_it_loads_nothing_and_sends_nothing(page):
+def test_page_loads_and_sends_nothing(page):
     tree = parsed(page)
     loading = {"src", "srcset", "data", "action", "formaction", "poster", "background", "xlink:href", "ping"}
     for element in tree.iter():
@@ -79,7 +79,7 @@ def test_it_loads_nothing_and_sends_nothing(page):
         assert not re.search(r"https?:|@import|url\((?!#)|fetch\(|XMLHttp|eval\(", words(sheet))
 
 
-def test_its_policy_allows_its_own_style_and_script_alone(page):
+def test_content_policy_allows_only_the_embedded_style_and_script(page):
     tree = parsed(page)
     (policy,) = (item.attrib["content"] for item in tree.iter("meta") if "http-equiv" in item.attrib)
     assert policy.startswith("default-src 'none'; ")
@@ -90,7 +90,7 @@ def test_its_policy_allows_its_own_style_and_script_alone(page):
         assert f"{tag}-src 'sha256-{digest}'" in policy
 
 
-def test_markup_in_a_spec_stays_text(tmp_path):
+def test_markup_in_a_spec_is_escaped(tmp_path):
     for page in (spec_page(pages.hostile(tmp_path)), diff_page(compare(*hostile_sides()))):
         tree = parsed(page)
         assert not list(tree.iter("img"))
@@ -101,12 +101,12 @@ def test_markup_in_a_spec_stays_text(tmp_path):
         assert "49" not in words(body)
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path):
+def test_same_input_gives_the_same_page(tmp_path):
     assert spec_page(pages.whole(tmp_path)) == spec_page(pages.whole(tmp_path))
     assert diff_page(compare(*hostile_sides())) == diff_page(compare(*hostile_sides()))
 
 
-def test_secrets_are_starred_out(tmp_path):
+def test_secrets_are_redacted(tmp_path):
     secret = "hf_abcdefghijklmnopqrstuvwx"
     report = pages.whole(tmp_path)
     plan = pages.plan(tmp_path)
@@ -119,7 +119,7 @@ def test_secrets_are_starred_out(tmp_path):
     assert page.count("*" * len(secret)) >= 4
 
 
-def test_every_value_of_the_plan_stands_there_once(tmp_path):
+def test_page_lists_every_value_of_the_plan_once(tmp_path):
     plan = pages.plan(tmp_path)
     sections = values.sections(plan)
     rows = [row for section in sections for row in section.rows]
@@ -139,7 +139,7 @@ def test_anchors_of_different_paths_differ():
     assert all(re.fullmatch(r"[A-Za-z][\w.-]*", values.anchor(path)) for path in paths)
 
 
-def test_tiles_say_what_the_plan_says(tmp_path):
+def test_tiles_show_batch_hardware_and_peak_memory(tmp_path):
     report = pages.whole(tmp_path)
     told = {tile.label: (tile.value, tile.detail) for tile in tiles(report)}
     assert told["Global batch"][0] == "8"
@@ -149,7 +149,7 @@ def test_tiles_say_what_the_plan_says(tmp_path):
     assert unknown["Peak memory"] == "not predicted"
 
 
-def test_tiles_name_every_node_count_of_an_elastic_plan(tmp_path):
+def test_tiles_show_every_node_count_of_an_elastic_plan(tmp_path):
     report = pages.whole(tmp_path)
 
     def on(nodes: int) -> Plan:
@@ -163,7 +163,7 @@ def test_tiles_name_every_node_count_of_an_elastic_plan(tmp_path):
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_the_bar_is_to_scale_and_fills_its_width(fits):
+def test_memory_bar_is_to_scale_and_fills_its_width(fits):
     account = pages.account(fits)
     bar = memory.bar(account)
     ends = [float(segment.x) + float(segment.width) for segment in bar.segments]
@@ -177,12 +177,12 @@ def test_the_bar_is_to_scale_and_fills_its_width(fits):
     assert all(segment.colour or segment.kind in ("margin", "unused") for segment in bar.segments)
 
 
-def test_phases_tell_the_peak_of_each():
+def test_each_phase_shows_its_peak():
     told = [(phase.name, phase.peak, phase.is_highest) for phase in memory.phases(pages.drawing())]
     assert told == [("forward", "17.0 GiB", False), ("backward", "22.0 GiB", True), ("update", "2.00 GiB", False)]
 
 
-def test_the_timeline_is_drawn_in_colours_that_the_style_knows(tmp_path):
+def test_timeline_uses_only_colours_that_the_style_sheet_maps(tmp_path):
     """The style sheet turns the drawing's fixed colours into those of light and dark."""
     page = spec_page(pages.whole(tmp_path))
     style = words(next(parsed(page).iter("style")))
@@ -195,7 +195,7 @@ def test_the_timeline_is_drawn_in_colours_that_the_style_knows(tmp_path):
     assert lines - {"#222222", "#000000"} <= known
 
 
-def test_comments_and_directives_are_distinguished():
+def test_comments_directives_and_keys_are_highlighted():
     shell, lock, _ = (code.file(*file) for file in pages.FILES)
     kinds = [[piece.kind for piece in line] for line in shell.lines]
     assert kinds == [["comment"], ["directive"], ["comment"], ["", "comment"]]
@@ -205,12 +205,12 @@ def test_comments_and_directives_are_distinguished():
         assert "".join("".join(piece.text for piece in line) + "\n" for line in file.lines) == text
 
 
-def test_backticks_are_code_and_one_alone_is_itself():
+def test_paired_backticks_become_code():
     assert prose("say `a < b`, or not") == "say <code>a &lt; b</code>, or not"
     assert prose("one ` alone") == "one ` alone"
 
 
-def test_the_time_of_a_step_has_a_section_of_its_own(tmp_path):
+def test_step_time_has_its_own_section(tmp_path):
     page = spec_page(pages.whole(tmp_path))
     parts = [page.partition(f'<section aria-labelledby="{name}">')[2] for name in ("memory", "time")]
     memory_part, time_part = (part.partition("</section>")[0] for part in parts)
@@ -218,7 +218,7 @@ def test_the_time_of_a_step_has_a_section_of_its_own(tmp_path):
     assert "A step takes" not in memory_part
 
 
-def test_a_page_without_a_prediction_says_why(tmp_path):
+def test_page_without_a_prediction_gives_the_reason(tmp_path):
     (tmp_path / "spec.yaml").write_text(pages.SPEC)
     assert ratc("report", "spec.yaml", folder=tmp_path)[:2] == (0, "report.html\n")
     page = (tmp_path / "report.html").read_text()
@@ -230,7 +230,7 @@ def test_a_page_without_a_prediction_says_why(tmp_path):
     assert "/tmp" not in page
 
 
-def test_a_compiled_folder_shows_what_lies_there(tmp_path):
+def test_report_of_a_compiled_folder_marks_edited_files(tmp_path):
     (tmp_path / "spec.yaml").write_text(pages.SPEC)
     assert ratc("compile", "spec.yaml", folder=tmp_path)[0] == 0
     folder = "compiled/moles/local"
@@ -244,7 +244,7 @@ def test_a_compiled_folder_shows_what_lies_there(tmp_path):
     assert "# by hand" in edited
 
 
-def test_a_lock_whose_spec_is_gone_still_has_a_page(tmp_path):
+def test_lock_without_its_spec_still_has_a_page(tmp_path):
     (tmp_path / "spec.yaml").write_text(pages.SPEC)
     assert ratc("compile", "spec.yaml", folder=tmp_path)[0] == 0
     (tmp_path / "spec.yaml").unlink()
@@ -256,7 +256,7 @@ def test_a_lock_whose_spec_is_gone_still_has_a_page(tmp_path):
     assert "lock.yaml" in text
 
 
-def test_a_sweep_is_reported_with_its_points(tmp_path):
+def test_report_of_a_sweep_lists_its_points(tmp_path):
     (tmp_path / "spec.yaml").write_text(pages.SPEC + "sweep: {grid: {seed: [1, 2, 3]}}\n")
     status, out, err = ratc("report", "spec.yaml", "--target", "slurm", "-o", "-", folder=tmp_path)
     assert status == 0, err
@@ -266,7 +266,7 @@ def test_a_sweep_is_reported_with_its_points(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["global-batch", "seed", "nothing-comments-and-order", "another-name"])
-def test_the_page_of_a_difference_says_what_diff_says(change, tmp_path):
+def test_report_of_a_difference_has_the_content_of_diff(change, tmp_path):
     folder = tmp_path / change
     shutil.copytree(CHANGES / change, folder)
     options = (folder / "args.txt").read_text().split()
@@ -292,7 +292,7 @@ def test_the_page_of_a_difference_says_what_diff_says(change, tmp_path):
         (("bad.yaml",), 1, "R1"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_nothing_is_written(arguments, status, says, tmp_path):
+def test_failed_report_gives_the_reason_and_writes_nothing(arguments, status, says, tmp_path):
     (tmp_path / "spec.yaml").write_text(pages.SPEC)
     (tmp_path / "bad.yaml").write_text("traning: {}\n")
     before = sorted(tmp_path.rglob("*"))
@@ -303,7 +303,7 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(arguments, status, s
     assert (tmp_path / "spec.yaml").read_text() == pages.SPEC
 
 
-def test_the_note_below_the_cards_shows_commands_as_code(tmp_path):
+def test_commands_in_the_note_of_the_cards_are_code(tmp_path):
     report = replace(pages.whole(tmp_path), cards_note="a margin, which `ratc explain SPEC memory.margin` explains.")
     page = spec_page(report)
     assert "<code>ratc explain SPEC memory.margin</code>" in page

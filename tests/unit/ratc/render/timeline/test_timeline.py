@@ -1,4 +1,4 @@
-"""Seeing a prediction: the drawing of `ratc fit --plot`, and the account that `ratc explain` gives of a micro-batch."""
+"""The plot of `ratc fit --plot`, and the memory breakdown of a micro-batch in `ratc explain`."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ def words(text: str) -> str:
     return " ".join(element.text or "" for element in root.iter(f"{SPACE}text"))
 
 
-def test_every_kind_of_a_program_is_drawn():
+def test_every_kind_of_memory_belongs_to_a_layer():
     assert {kind for _, _, kinds in GROUPS for kind in kinds} == set(ALL_KINDS)
     trace = parse(made_traces.layers())
     program = compose(trace, Predictor(trace).layout)
@@ -53,7 +53,7 @@ def test_the_phases_of_a_step_have_no_gaps():
     assert all(one[1] == two[0] for one, two in pairwise(found))
 
 
-def test_layers_add_up_to_what_is_alive():
+def test_layers_add_up_to_the_live_memory():
     told = layers(drawing())
     assert [layer.label for layer in told] == ["parameters", "gradients", "activations"], (
         "what holds nothing is left out"
@@ -68,7 +68,7 @@ def test_layers_add_up_to_what_is_alive():
 @pytest.mark.parametrize(
     ("cap", "said"), [(8 * GIB, "margin taken off: 8.00 GiB"), (300 * GIB, "300.0 GiB, far above")]
 )
-def test_the_cap_is_drawn_to_scale_or_reported(cap, said):
+def test_cap_is_drawn_to_scale_or_given_as_text(cap, said):
     text = drawn.svg(drawing(cap))
     assert said in words(text)
     step, top = grid(drawing(cap))
@@ -84,7 +84,7 @@ def test_the_cap_is_drawn_to_scale_or_reported(cap, said):
 
 
 @pytest.mark.parametrize("cap", [int(5.01 * GIB), 300 * GIB])
-def test_the_two_lines_are_named_on_a_side_each(cap):
+def test_labels_of_both_lines_are_on_opposite_sides(cap):
     """Of a card that is used to the full both lines are in one place."""
     sides = {
         element.get("text-anchor", "start")
@@ -94,7 +94,7 @@ def test_the_two_lines_are_named_on_a_side_each(cap):
     assert sides == {"start", "end"}
 
 
-def test_the_page_is_well_formed_and_loads_nothing(runtime, tmp_path, capsys):  # noqa: F811
+def test_plot_is_well_formed_and_loads_nothing(runtime, tmp_path, capsys):  # noqa: F811
     runtime(answers(activation=400 * MIB))
     for name in ("out.svg", "out.html"):
         assert main(["fit", spec(tmp_path), "--plot", str(tmp_path / name)]) == 0
@@ -106,7 +106,7 @@ def test_the_page_is_well_formed_and_loads_nothing(runtime, tmp_path, capsys):  
     capsys.readouterr()
 
 
-def test_the_picture_is_a_png_of_the_same(runtime, tmp_path, capsys):  # noqa: F811
+def test_png_shows_the_same_drawing(runtime, tmp_path, capsys):  # noqa: F811
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")
     runtime(answers(activation=400 * MIB))
@@ -120,7 +120,7 @@ def test_the_picture_is_a_png_of_the_same(runtime, tmp_path, capsys):  # noqa: F
     capsys.readouterr()
 
 
-def test_without_matplotlib_the_compiler_says_what_to_do_before_it_traces(runtime, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_missing_matplotlib_is_reported_before_tracing(runtime, tmp_path, monkeypatch, capsys):  # noqa: F811
     calls = runtime(answers())
     monkeypatch.setattr("ratc.cli.fit.find_spec", lambda name: None)
     assert main(["fit", spec(tmp_path), "--plot", str(tmp_path / "out.png")]) == 2
@@ -130,19 +130,19 @@ def test_without_matplotlib_the_compiler_says_what_to_do_before_it_traces(runtim
     assert not calls.exists()
 
 
-def test_a_dry_run_draws_nothing(runtime, tmp_path, capsys):  # noqa: F811
+def test_dry_run_writes_no_plot(runtime, tmp_path, capsys):  # noqa: F811
     runtime(answers())
     assert main(["fit", spec(tmp_path), "--plot", str(tmp_path / "out.svg"), "--dry-run"]) == 0
     assert f"would write: {tmp_path / 'out.svg'}\n" in capsys.readouterr().err
     assert not (tmp_path / "out.svg").exists()
 
 
-def test_nothing_but_the_png_needs_matplotlib():
+def test_fit_and_explain_do_not_import_matplotlib():
     code = "import sys, ratc.cli.fit, ratc.cli.explain; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_explain_shows_what_the_micro_batch_takes(runtime, tmp_path, capsys):  # noqa: F811
+def test_explain_shows_the_memory_breakdown_of_the_micro_batch(runtime, tmp_path, capsys):  # noqa: F811
     runtime(answers(activation=400 * MIB))
     for asked in ("training.batch_size", "training.micro_batch_size"):
         assert main(["explain", spec(tmp_path), asked]) == 0
@@ -164,7 +164,7 @@ def test_explain_shows_what_the_micro_batch_takes(runtime, tmp_path, capsys):  #
     assert "predicted:" not in capsys.readouterr().out
 
 
-def test_the_account_adds_up(runtime, tmp_path, capsys):  # noqa: F811
+def test_memory_breakdown_of_explain_adds_up(runtime, tmp_path, capsys):  # noqa: F811
     runtime(answers(activation=400 * MIB))
     main(["explain", spec(tmp_path), "training.batch_size"])
     out = capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_the_account_adds_up(runtime, tmp_path, capsys):  # noqa: F811
     assert sum(size for size, _ in found[total:]) == pytest.approx(39.6, abs=0.2), "with margin and rest it is the card"
 
 
-def test_a_measured_choice_claims_no_parts():
+def test_breakdown_of_a_measured_choice_has_no_parts():
     from tests.unit.ratc.memory.test_choose import FP32, LARGE, searcher
 
     choice = searcher(64).choose(FP32, Strategy(), LARGE)
@@ -192,7 +192,7 @@ def test_a_measured_choice_claims_no_parts():
         (("num_gpus: 1, gpu: a100-40", "num_gpus: 0"), "No memory is predicted: it trains on the CPU."),
     ],
 )
-def test_if_nothing_is_predicted_one_line_gives_the_reason(runtime, tmp_path, capsys, change, said):  # noqa: F811
+def test_explain_without_a_prediction_gives_the_reason_in_one_line(runtime, tmp_path, capsys, change, said):  # noqa: F811
     from tests.unit.ratc.cli.test_fit import SPEC
 
     calls = runtime(answers())
