@@ -90,3 +90,15 @@ def test_the_readme_names_every_command(capsys):
         assert f"ratc {name}" in text, name
         assert main([name, "--help"]) == 0
     assert "Usage: ratc" in capsys.readouterr().out
+
+
+def test_each_test_that_the_docs_name_exists():
+    """`file.py::test_name`, or the beginning of a name and an ellipsis."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    found = {name for page in pages for name in re.findall(r"([\w/]+\.py)::(test_\w+)(…?)", page.read_text())}
+    assert len(found) > 20
+    for file, name, more in found:
+        sources = "".join(
+            path.read_text() for path in (ROOT / "tests").rglob(Path(file).name) if str(path).endswith(file)
+        )
+        assert re.search(rf"def {name}{'' if more else '[(]'}", sources), f"{file}::{name}"

@@ -55,11 +55,9 @@ def test_an_extended_run_has_the_result_of_the_longer_plan(
     assert "error[R518]" in back.stderr
 
 
-def test_a_finished_cosine_schedule_cannot_be_extended(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
-    folder, schedule = finished
-    if schedule == COSINE:
-        done = run_training(plan(folder, 3, **COSINE), "--output-dir", "out")
-        assert "error[R518]" in done.stderr
-        assert "add `training.extensions: [{after: 1}]` and compile again" in done.stderr
+@pytest.mark.parametrize("finished", [COSINE], ids=["cosine"], indirect=True)
+def test_a_finished_cosine_schedule_cannot_be_extended(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = finished
+    done = run_training(plan(folder, 3, **COSINE), "--output-dir", "out")
+    assert "error[R518]" in done.stderr
+    assert "add `training.extensions: [{after: 1}]` and compile again" in done.stderr
