@@ -20,8 +20,9 @@ def is_open(plan: Plan) -> bool:
 
 def is_predicted(plan: Plan) -> bool:
     """Whether values of the plan rest on a prediction: it is open, or leaves to ratc which blocks are recomputed."""
-    left = plan.settings["training.activation_checkpointing"].value == "auto"
-    return is_open(plan) or (left and is_given(plan))
+    if is_open(plan):
+        return True
+    return is_given(plan) and plan.settings["training.activation_checkpointing"].value == "auto"
 
 
 def is_given(plan: Plan) -> bool:
