@@ -156,7 +156,7 @@ def test_a_stopped_ray_study_saves_its_trials_and_shows_a_table(project: Path) -
     (folder / "STOPPED").unlink()
     assert "stopping (SIGTERM): running trials save a checkpoint; run the same command again to continue" in said
     assert "Traceback" not in said
-    assert not trainings(folder)
+    wait_until(lambda: not trainings(folder), "no training is left", 60)
     stopped = [json.loads(path.read_text()) for path in folder.glob("*/results.json")]
     assert stopped
     assert {found["status"] for found in stopped} == {"stopped"}
