@@ -1,8 +1,8 @@
 """Find the compiled folders of a tree that differ from their inputs. Nothing is written.
 
 Each folder's files are made again by the command in the head of its lock.yaml, in memory, and held against those there.
-A spec that was never compiled is not a finding. RAT_* variables are left out: a
-lock's command names all that lay over it.
+A spec that was never compiled is not a finding. RAT_* variables are left out: the command of a lock has all values that
+lay over the spec.
 """
 
 from __future__ import annotations

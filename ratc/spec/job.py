@@ -166,8 +166,8 @@ class Resources(Section):
         Key((Effect.COST,), "another number of nodes", plan="parallel.nodes", option="nodes", order=10),
     ] = Field(
         1,
-        description="Number of nodes, or a range `{min, max}` of which the job takes what it is given. After a "
-        "requeue the number may differ (docs/concepts/elastic.md).",
+        description="Number of nodes, or a range `{min, max}`: the scheduler gives the job a number of nodes in it. "
+        "After a requeue the number may differ (docs/concepts/elastic.md).",
         examples=[1, 4, {"min": 2, "max": 8}],
     )
     num_gpus: Annotated[
