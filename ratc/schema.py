@@ -210,9 +210,12 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         choices = [option for option in kind.options if option is not None]
         words = [str(option).lower() if isinstance(option, bool) else str(option) for option in choices]
         listed = ", ".join(f"`{word}`" for word in words)
-        helps = did_you_mean(str(node.value), words) or (f"use {'one of ' if len(choices) > 1 else ''}{listed}",)
-        notes = () if len(choices) < 2 or helps[0].startswith("use") else (f"allowed: {listed}",)
-        return [Diagnostic("R103", f"`{name}` cannot be {_shown(node.value)}", span, notes, helps)]
+        is_word = node.value is not None and not isinstance(node.value, (dict, list))
+        meant = did_you_mean(str(node.value), words) if is_word else ()
+        helps = meant or (f"use {'one of ' if len(choices) > 1 else ''}{listed}",)
+        notes = (f"allowed: {listed}",) if meant and len(choices) > 1 else ()
+        value = _shown(node.value) if is_word else _describe(node)
+        return [Diagnostic("R103", f"`{name}` cannot be {value}", span, notes, helps)]
     if kind.name in _LIMITS:
         limit = f"{kind.limit:g}" if isinstance(kind.limit, float) else str(kind.limit)
         return [Diagnostic("R104", f"`{name}` must be {_LIMITS[kind.name]} {limit}, not {node.value}", span)]

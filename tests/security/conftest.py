@@ -20,6 +20,7 @@ def ratc(capsys):
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         assert "internal error" not in err
+        assert "Span(" not in err, "an object of the program is printed"
         return status, out, err
 
     return run

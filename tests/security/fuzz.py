@@ -159,6 +159,7 @@ def command(main: Callable[[list[str]], int], words: list[str], err: Callable[[]
     said = err()
     assert status in (0, 1, 2), (words, status)
     assert "internal error" not in said, (words, said)
+    assert "Span(" not in said, (words, said)
     assert "Traceback" not in said, (words, said)
     if status == 1 and words[0] not in ("diff", "check", "explain"):
         assert re.search(r"\bR\d{3}\b", said), (words, said)

@@ -87,6 +87,8 @@ BAD = {
     "a text is a date": ("R102", "experiment_name: 2024\ndata: {data_dir: data}\n"),
     "a boolean is a word": ("R102", HEAD + "debug: yes\n"),
     "a choice is a list": ("R102", HEAD + "training: {optimizer: [adamw]}\n"),
+    "a choice of several types is a list": ("R103", HEAD + "training: {activation_checkpointing: [a]}\n"),
+    "a choice of several types is a mapping": ("R103", HEAD + "training: {activation_checkpointing: {a: 1}}\n"),
     "a choice is a long text": ("R103", HEAD + f"training: {{precision: {'x' * 100_000}}}\n"),
     "zero epochs": ("R104", HEAD + "training: {epochs: 0}\n"),
     "a missing section": ("R105", "experiment_name: demo\n"),

@@ -150,7 +150,7 @@ def _batch(plan: Plan) -> Tile | None:
     if None in (micro, steps, total, world):
         return None
     split = f"micro-batch {micro}{_TIMES}{steps} accumulated{_TIMES}{counted(world, 'process')}"
-    where = f"on {plan.node_counts[-1]} nodes " if plan.sizes else ""
+    where = f"on {plan.node_counts[-1]} nodes: " if plan.sizes else ""
     return Tile("Global batch", str(total), where + split, _at("training.micro_batch_size"))
 
 

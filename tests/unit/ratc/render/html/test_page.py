@@ -159,7 +159,7 @@ def test_tiles_show_every_node_count_of_an_elastic_plan(tmp_path):
     elastic = replace(on(8), sizes=(on(2), on(4), on(8)))
     told = {tile.label: (tile.value, tile.detail) for tile in tiles(replace(report, plan=elastic))}
     assert told["Hardware"] == ("CPU", "at most 8 processes on 2, 4 or 8 nodes")
-    assert told["Global batch"][1].startswith("on 8 nodes micro-batch ")
+    assert told["Global batch"][1].startswith("on 8 nodes: micro-batch ")
 
 
 @pytest.mark.parametrize("fits", [True, False])
