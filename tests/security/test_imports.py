@@ -145,6 +145,9 @@ def test_imported_script_values_never_become_keys_or_commands(kind, data):
 @example("a && " * 5000)
 @example("if x; then " * 500)
 @example("<<E " * 500)
+@example("".join("{" + chr(point) for point in range(0x100, 0x110000, 0x80) if not 0xD800 <= point < 0xE000))
+@example("{1..\U000f0000{12\U00100000")
+@example(f"<<{'E' * 3000}\n")
 def test_any_text_is_read_as_a_script_without_a_crash(text):
     held(batch.read("slurm", "f", text.encode(errors="replace").decode()))
 

@@ -99,6 +99,12 @@ def test_environment_value_that_needs_the_shell_is_not_imported(value):
     assert carried(f"export A=1\nexport A={value}\n") == carried(f"A={value}\nexport A\n") == {}
 
 
+@pytest.mark.parametrize("value", ["{日,月}", "a{1..\U0001f600}", "{\U000f0000"])
+def test_character_after_a_brace_is_kept(value):
+    (left,) = (item for item in batch.read("slurm", "f", f"#!/bin/bash\nls {value}\n") if isinstance(item, Left))
+    assert left.source == f"ls {value}"
+
+
 @pytest.mark.parametrize("name", ["a*", "{b,c}/1", "x[12]", "$M", "-f"])
 def test_module_name_that_needs_the_shell_is_not_imported(name):
     assert carried(f"module load {name}\n") == {}
