@@ -18,3 +18,25 @@ class Scheduling(LoadFileScheduling):
         first = _SLURM if _SLURM in self.workqueue else next(reversed(self.workqueue))
         self.workqueue.move_to_end(first, last=False)
         super()._assign_work_unit(node)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        if node in self.registered_collections:  # a worker that replaces a crashed one has still to collect
+            super()._reschedule(node)
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Take back a worker's tests; return the one it crashed in, if any, as run.
+
+        xdist would run it again, in which the next worker crashes, and would wait for files of which no test is left.
+        """
+        units = self.assigned_work.pop(node).items()
+        crashed = next((test for _, unit in units for test, has_run in unit.items() if not has_run), None)
+        if crashed is None:
+            return None
+        for scope, unit in units:
+            if crashed in unit:
+                unit[crashed] = True
+            if not all(unit.values()):
+                self.workqueue[scope] = unit
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return crashed
