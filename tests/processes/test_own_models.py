@@ -130,7 +130,6 @@ def test_a_custom_task_may_take_a_mapping_as_its_input(tmp_path: Path) -> None:
 
 WORDS = """\
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 
 class Lines(torch.utils.data.Dataset):
@@ -147,20 +146,6 @@ class Lines(torch.utils.data.Dataset):
         mask = torch.arange(self.tokens) < self.tokens - index % 3
         labels = ids.masked_fill(~mask, -100)
         return {"image": {"input_ids": ids, "attention_mask": mask.long()}, "target": {"labels": labels}}
-
-
-def model(width):
-    return Unpacked(GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=16, n_embd=width, n_layer=1, n_head=2)))
-
-
-class Unpacked(torch.nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, batch):
-        assert set(batch) == {"input_ids", "attention_mask"}
-        return {"logits": self.inner(**batch, use_cache=False).logits}
 
 
 def loss():
@@ -189,7 +174,12 @@ def test_a_language_model_of_mappings_is_trained_scored_and_predicted(
     lock = write_lock(
         tmp_path / "compiled",
         task_type="custom",
-        model={"name": "words:model", "multi_scale": False, "args": {"width": 16}, "attention_memory": "full"},
+        model={
+            "name": "transformers:GPT2Config",
+            "multi_scale": False,
+            "args": {"vocab_size": 8, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2},
+            "attention_memory": "full",
+        },
         data__dataset="words:Lines",
         data__args={"tokens": 12},
         training__loss={"name": "words:loss", "args": {}},

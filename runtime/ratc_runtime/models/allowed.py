@@ -1,8 +1,9 @@
 """The allowed callables of a spec: their modules, and their return types. Codes: R580, R581.
 
 A module may be in the spec's folder, elsewhere on the user's own path, or in an installed library of models: torch
-itself, or a package whose metadata requires torch. Python's own library is never allowed. The return type of a callable
-is known from its class or its annotation; only the user's own code may omit the annotation.
+itself, a package whose metadata requires torch, or for models `transformers`. Python's own library is never allowed.
+The return type of a callable is known from its class or its annotation; only the user's own code may omit the
+annotation.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from ratc_runtime.errors import RuntimeFinding
 Place = Literal["own", "installed"]
 #: Libraries of models beside those that need torch by their metadata.
 _LIBRARIES = frozenset({"torch", "ratc_runtime"})
+#: A library of models that does without torch, too. Only models are taken from it: its data sets load pickles.
+_FOR_MODELS = "transformers"
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 #: Annotations without information.
 _ANYTHING = (inspect.Parameter.empty, Any, object)
@@ -47,7 +50,7 @@ def place_of(role: str, name: str, module: str, folders: Sequence[str]) -> Place
         raise _refused(role, name, f"{did} {found} before {beside}", folders, top)
     if not _INSTALLED.intersection(found.parts):
         return "own"
-    if not _is_library(top):
+    if not (_is_library(top) or (role == "model" and top == _FOR_MODELS)):
         raise RuntimeFinding(
             "R580",
             f"{role} {name} is not used: {top} is not a library of models",
@@ -181,7 +184,9 @@ def _fits(role: str, kind: Any) -> bool:
     if role == "model":
         from torch import nn
 
-        return issubclass(kind, nn.Module)
+        from ratc_runtime.models import hugging_face
+
+        return issubclass(kind, nn.Module) or hugging_face.is_config(kind)
     if role == "dataset":
         return all(hasattr(kind, method) for method in ("__len__", "__getitem__")) or _is_data_set(kind)
     if role == "optimizer":

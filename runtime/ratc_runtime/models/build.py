@@ -9,11 +9,11 @@ from torch import nn
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import rat_patches, torchvision_operators
+from ratc_runtime.models import hugging_face, rat_patches, torchvision_operators
 from ratc_runtime.models.chunked_maps import Chunked
 from ratc_runtime.models.frozen import freeze
 from ratc_runtime.models.fused_maps import Fused
-from ratc_runtime.models.import_callable import build, call
+from ratc_runtime.models.import_callable import call, resolve
 from ratc_runtime.models.lean_attention import keep_no_maps
 from ratc_runtime.models.recompute import recompute
 from ratc_runtime.output.sizes import counted
@@ -46,11 +46,11 @@ def build_model(lock: Lock) -> nn.Module:
     if lock.model.name == "rat":
         model: Any = _rat(lock)
     else:
-        model = build("model", lock.model.name, **lock.model.args)
+        name, arguments = lock.model.name, lock.model.args
+        maker = hugging_face.maker_of(name, resolve("model", name), arguments)
+        model = call("model", name, maker, **arguments)
         if not isinstance(model, nn.Module):
-            raise RuntimeFinding(
-                "R509", f"model {lock.model.name} returned {type(model).__name__}, not a torch.nn.Module"
-            )
+            raise RuntimeFinding("R509", f"model {name} returned {type(model).__name__}, not a torch.nn.Module")
     if lock.model.output is not None:
         # A hook, so that the weights keep their names.
         model.register_forward_hook(partial(_pick, lock.model.output))
