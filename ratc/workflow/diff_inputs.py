@@ -19,6 +19,7 @@ from ratc.targets import lock
 from ratc.workflow import compile as compiling
 from ratc.workflow import inputs, recorded
 from ratc.workflow.inputs import Known
+from ratc.workflow.read import read as read_file
 from ratc.workflow.request import CompileRequest
 
 
@@ -34,6 +35,9 @@ class Asked:
 
 def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | None, tuple[Diagnostic, ...]]:
     """Load both sides in comparable form. A side without a target takes the target of the other, if that is a lock."""
+    missing = [problem for asked in (old, new) if (problem := _missing(asked))]
+    if missing:  # before git is asked for a version of it
+        return None, tuple(missing)
     old, new = _completed(old, new), _completed(new, old)
     places: list[str | Revision] = []
     for asked, other in ((old, new), (new, old)):
@@ -51,6 +55,12 @@ def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | 
     found = tuple(item for _, said in loaded for item in said)
     first, second = loaded[0][0], loaded[1][0]
     return (None if first is None or second is None else _aligned(first, second)), found
+
+
+def _missing(asked: Asked) -> Diagnostic | None:
+    if asked.data is not None or git_revisions.split(asked.text) or os.path.exists(asked.text):
+        return None
+    return read_file(asked.text)[1]
 
 
 def _completed(asked: Asked, other: Asked) -> Asked:

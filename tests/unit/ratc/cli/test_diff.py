@@ -165,6 +165,13 @@ def test_one_path_outside_of_a_git_repository_is_refused(tmp_path, capsys, monke
     Path("spec.yaml").write_text(SPEC)
     status, _, err = diff(capsys, "spec.yaml")
     assert (status, "not in a git repository" in err) == (2, True)
+    status, _, err = diff(capsys, "spec.yam")
+    assert (status, "no file `spec.yam`" in err, "did you mean `spec.yaml`" in err, "git" in err) == (
+        2,
+        True,
+        True,
+        False,
+    )
 
 
 def test_two_revisions_without_a_path_are_refused(repository, capsys):
