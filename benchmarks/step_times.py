@@ -13,7 +13,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,14 @@ def rows_of(file: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return [(row, requests[row["name"]]) for row in json.loads(file.read_text())["rows"]]
 
 
-def cases_of(file: Path, only: str = "") -> list[Case]:
-    """Trace the cases of a file."""
+def cases_of(file: Path, chosen: Callable[[str], bool] = lambda _: True) -> list[Case]:
+    """Trace the cases of a file whose names are chosen."""
     data = json.loads(file.read_text())
     card = facts.find_card(data["card"]["name"])
     assert isinstance(card, facts.Card)
     found = []
     for row, request in rows_of(file):
-        if only not in row["name"]:
+        if not chosen(row["name"]):
             continue
         asked = {**request, "compute_capability": data["card"]["compute_capability"]}
         trace = replay.predictor({**row, "request": asked, "zero_stage": None}).trace
@@ -184,7 +184,7 @@ def main() -> int:
     trust.begin(True, False)  # the models are of this folder
     texts = []
     for file in files():
-        cases = cases_of(file, args.only)
+        cases = cases_of(file, lambda name: args.only in name)
         if args.fit:
             shares = fit(cases)
             print(f"{shares}\nloss {loss(shares, cases):.4f}, before {loss(FITTED, cases):.4f}")
