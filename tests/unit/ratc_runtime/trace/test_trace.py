@@ -17,7 +17,7 @@ import pytest
 from ratc.memory.trace import parse
 from tests.helpers import tracing
 from tests.helpers.packages import EIGHT_BITS
-from tests.helpers.tracing import allocations, failure, replay, request, run, trace, zoo
+from tests.helpers.tracing import allocations, failure, replay, request, run, trace, traces, zoo
 
 pytestmark = [
     pytest.mark.slow,  # nearly every test traces in processes of its own
@@ -279,10 +279,10 @@ def test_with_accumulation_gradients_stay_allocated(tmp_path: Path) -> None:
 
 
 def test_scales_add_memory_and_activation_checkpointing_saves_it(tmp_path: Path) -> None:
-    plain = request(model__args={"feature_dims": 16, "num_blocks": 3, "num_heads": 2})
+    plain = request(model__args={"feature_dims": 16, "num_blocks": 2, "num_heads": 2, "iters": 1})
     scales = request(model={**plain["model"], "multi_scale": True}, data__scales=[1.0, 0.5])
     recomputed = request(model=plain["model"], training__activation_checkpointing=True)
-    first, second, third = (trace(content, tmp_path) for content in (plain, scales, recomputed))
+    first, second, third = traces([plain, scales, recomputed], tmp_path)
     assert total(second, phase="input")[1] == total(first, phase="input")[1] + 2 * 4 * 3 * 16 * 16
     kept = [total(made, phase="forward", kind="activation")[1] for made in (first, third)]
     assert kept[1] < 0.7 * kept[0]
