@@ -17,7 +17,7 @@ from ratc_runtime.errors import RuntimeFinding
 def is_config(kind: Any) -> bool:
     """Return whether something is a config class of `transformers`."""
     library = sys.modules.get("transformers")  # not imported here: whoever has such a class has imported it
-    return library is not None and inspect.isclass(kind) and issubclass(kind, library.PreTrainedConfig)
+    return library is not None and inspect.isclass(kind) and issubclass(kind, library.PretrainedConfig)
 
 
 def maker_of(name: str, target: Callable[..., Any], arguments: Mapping[str, Any]) -> Callable[..., Any]:
