@@ -56,6 +56,7 @@ PREDICTION, MEASURE = "a prediction of memory", "start the program with a small 
 OF_A_PROGRAM = "No memory is predicted: ratc cannot predict the memory of a program of your own."
 
 _PLACEHOLDER = re.compile(r"\$(?:\$|\{([^{}]*)\})")
+_WITHOUT_BRACES = re.compile(rf"{_PLACEHOLDER.pattern}|\$\{{?([A-Za-z_]\w*)")
 
 
 def is_program(settings: Values) -> bool:
@@ -128,6 +129,11 @@ def names(settings: Values) -> Iterator[tuple[Value, str]]:
 def placeholders(text: str) -> list[str]:
     """The names in a text's placeholders."""
     return [match[1] for match in _PLACEHOLDER.finditer(text) if match[1] is not None]
+
+
+def without_braces(text: str) -> list[tuple[str, str]]:
+    """The placeholders of a text that lack a brace, as `$micro_batch_size` does: as written, and the name."""
+    return [(match[0], match[2]) for match in _WITHOUT_BRACES.finditer(text) if match[2] in NAMES]
 
 
 def filled(text: str, values: Mapping[str, Any], left: Sequence[str] = AT_START) -> str:

@@ -53,6 +53,10 @@ def _placeholders(settings: Values) -> Iterator[Diagnostic]:
                 helps = did_you_mean(name, program.NAMES) or (f"the placeholders are {', '.join(program.NAMES)}",)
                 helps = (*helps, f"for the text itself, write `$${{{name}}}`")
                 yield Diagnostic("R243", message, _where(value, f"${{{name}}}"), helps=helps)
+        for written, name in program.without_braces(text):
+            message = f"`{written}` is not filled in: a placeholder has two braces"
+            helps = (f"write `${{{name}}}`; for the text itself, `${written}`",)
+            yield Diagnostic("R243", message, _where(value, written), helps=helps, severity=Severity.WARNING)
         if _QUOTED.fullmatch(text):
             message = f"the argument `{text}` keeps its quotes: no shell reads it"
             span = _where(value, text)

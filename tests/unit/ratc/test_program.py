@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,17 @@ def test_placeholder_in_the_program_name_is_refused(spec: Path, capsys: pytest.C
     assert "error[R243]" in said
     assert "stands in the name of the program" in said
     assert f"spec.yaml:2:{spec.read_text().splitlines()[1].index('$') + 1}" in said
+
+
+@pytest.mark.parametrize("text", ["$micro_batch_size", "${micro_batch_size", "--bs=$micro_batch_size"])
+def test_placeholder_without_its_braces_is_a_warning(spec: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    written = spec.read_text()
+    spec.write_text(re.sub(r"args: \[.*\]", f'args: ["{text}", "$$micro_batch_size", "$HOME", "${{HOME"]', written))
+    assert spec.read_text() != written
+    assert main(["validate", str(spec)]) == 0
+    said = capsys.readouterr().err
+    assert said.count("warning[R243]") == 1
+    assert "write `${micro_batch_size}`" in said
 
 
 def test_other_commands_accept_the_spec_and_its_compiled_folder(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
