@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from ratc_runtime.errors import RuntimeFinding
@@ -43,11 +46,34 @@ def recompute(model: nn.Module, which: bool | Sequence[str]) -> None:
         )
     for name in names:
         block = known[name]
-        block.forward = _recomputed(block.forward)
+        block.forward = _recomputed(block, block.forward)
 
 
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _recomputed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        norms = [one for one in block.modules() if isinstance(one, _NormBase)]
+        return nullcontext(), _keep_running_statistics(
+            [one for one in norms if one.training and one.track_running_stats]
+        )
+
     def run(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        if torch.compiler.is_compiling():  # which takes no contexts
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return run
+
+
+@contextmanager
+def _keep_running_statistics(norms: Sequence[_NormBase]) -> Iterator[None]:
+    """While a block is recomputed, let its norms count no batch: the forward pass has counted it."""
+    momenta = [one.momentum for one in norms]
+    for one in norms:
+        one.momentum = 0.0
+    try:
+        yield
+    finally:
+        for one, momentum in zip(norms, momenta, strict=True):
+            one.momentum = momentum
+            if isinstance(one, _BatchNorm) and one.num_batches_tracked is not None:
+                one.num_batches_tracked.sub_(1)

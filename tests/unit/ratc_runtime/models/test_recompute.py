@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,33 @@ def test_a_recomputed_block_saves_no_activations() -> None:
     # Of both calls of the block: the results of its first layer and of its GELU, 256 x 64 numbers of 4 bytes each.
     assert plain - of_some >= 2 * 2 * 256 * 64 * 4
     assert saved_and_gradients(True)[0] < plain / 4
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm1d(4),
+        nn.BatchNorm1d(4, momentum=None),
+        nn.BatchNorm1d(4, track_running_stats=False),
+        nn.BatchNorm1d(4).eval(),
+        nn.InstanceNorm1d(4, affine=True, track_running_stats=True),
+    ],
+    ids=["usual", "cumulative", "untracked", "frozen", "instance"],
+)
+def test_a_recomputed_norm_counts_each_batch_once(norm: nn.Module) -> None:
+    ends = []
+    for which in (False, True):
+        torch.manual_seed(0)
+        # A norm that is the block itself, and one inside of a block.
+        model = nn.Sequential(copy.deepcopy(norm), nn.Sequential(nn.Conv1d(4, 4, 3), copy.deepcopy(norm), nn.GELU()))
+        recompute(model, which)
+        for _ in range(3):
+            model(torch.rand(8, 4, 16)).square().mean().backward()
+        ends.append({**model.state_dict(), **{name: one.grad for name, one in model.named_parameters()}})
+    assert ends[0].keys() == ends[1].keys()
+    for name, one in ends[0].items():
+        # Instance norm takes the mean over copies of its statistics, which rounds.
+        torch.testing.assert_close(one, ends[1][name], rtol=1e-5, atol=0, msg=name)
 
 
 def test_r373_for_names_that_match_no_block(tmp_path: Path) -> None:
