@@ -67,6 +67,7 @@ CASES: dict[str, dict[str, Any]] = {
     "vit, frozen": zoo("frozen", data__image_size=[64, 64]),
     "vit, no clipping": zoo("vit", args={"depth": 2}, data__image_size=[64, 64], training__gradient_clipping=None),
     "resnet": zoo("resnet", data__image_size=[64, 64]),
+    "resnet, checkpointed": zoo("resnet", data__image_size=[64, 64], training__activation_checkpointing=True),
     "resnet, sgd": zoo("resnet", data__image_size=[64, 64], training__optimizer="sgd"),
     "u-net": zoo("UNet", data__image_size=[64, 64]),
     "lstm": zoo("Lstm", args={"width": 64}, data__image_size=[32, 64]),
