@@ -125,4 +125,8 @@ def _explain(error: BaseException, doing: str, model: nn.Module | None) -> Failu
         return Failure(FAILED, f"{doing} ended the process (exit status {error.code})", place, text)
     if isinstance(error, MemoryError):
         return Failure(FAILED, f"{doing} allocated more host memory than tracing allows", place, text)
+    if "has been modified by an inplace operation" in first:
+        message = f"{doing} failed: a layer overwrites a tensor that the backward pass needs"
+        help = "give the layer no `inplace=True`; with `activation_checkpointing`, it may overwrite a block's input"
+        return Failure(FAILED, message, place, text, help)
     return Failure(FAILED, f"{doing} failed: {type(error).__name__}: {first}", place, text)

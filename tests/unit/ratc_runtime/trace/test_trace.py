@@ -288,6 +288,13 @@ def test_scales_add_memory_and_activation_checkpointing_saves_it(tmp_path: Path)
     assert kept[1] < 0.7 * kept[0]
 
 
+def test_inplace_layer_between_recomputed_blocks_is_named(tmp_path: Path) -> None:
+    found = failure(zoo("UNet", training__activation_checkpointing=True), tmp_path)
+    assert found["code"] == "R316"
+    assert found["message"] == "calling the model failed: a layer overwrites a tensor that the backward pass needs"
+    assert "inplace=True" in found["help"]
+
+
 def test_the_tracer_runs_as_a_command(tmp_path: Path) -> None:
     """Most tests here share one import of torch; this starts an interpreter as a user would."""
     output = tmp_path / "trace.json"
