@@ -13,6 +13,12 @@ from torch import nn
 
 from ratc_runtime.errors import RuntimeFinding
 
+#: Values of a config that may load code or weights from the network otherwise.
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "attn_implementation": ("eager", "sdpa"),
+    "use_pretrained_backbone": (False, None),
+}
+
 
 def is_config(kind: Any) -> bool:
     """Return whether something is a config class of `transformers`."""
@@ -41,14 +47,20 @@ def maker_of(name: str, target: Callable[..., Any], arguments: Mapping[str, Any]
 
 
 def _untrained(name: str, config_class: Any, model_class: Any, **values: Any) -> nn.Module:
-    """Return a model with random weights. Raises R509 if the config has no such value."""
+    """Return a model with random weights. Raises R509 if the config has no such value, or may not have it."""
     known = config_class()
+    public = [key for key in vars(known) if not key.startswith("_")]
     for key in values:
         # The library would keep a misspelt value without a word.
-        if not hasattr(known, key):
-            close = difflib.get_close_matches(key, vars(known), 1)
+        if key.startswith("_") or not (hasattr(known, key) or key in _CHOICES):
+            close = difflib.get_close_matches(key, public, 1)
             hint = f"did you mean `{close[0]}`?" if close else f"see the documentation of {config_class.__name__}"
             raise RuntimeFinding("R509", f"model {name}: {config_class.__name__} has no `{key}`", help=hint)
+    for key, allowed in _CHOICES.items():
+        if key in values and values[key] not in allowed:
+            raise RuntimeFinding(
+                "R509", f"model {name}: `{key}` is {values[key]!r:.80}", help=f"write {' or '.join(map(str, allowed))}"
+            )
     if hasattr(known, "use_cache"):
         values.setdefault("use_cache", False)  # keys and values of earlier tokens, which only generation needs
     config = config_class(**values)

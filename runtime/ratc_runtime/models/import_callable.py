@@ -46,7 +46,7 @@ def resolve(role: str, name: str) -> Callable[..., Any]:
         raise RuntimeFinding(
             "R509",
             f"{role} {name} cannot be imported",
-            f"{type(error).__name__}: {error}",
+            f"{type(error).__name__}: {' '.join(str(error).split())}",
             f"modules are looked for in {folders[0]} and in the Python environment",
         ) from error
     if not callable(target):
@@ -81,7 +81,7 @@ def call(role: str, name: str, target: Callable[..., Any], **arguments: Any) -> 
         raise RuntimeFinding(
             "R509",
             f"{role} {name} cannot be called",
-            f"{type(error).__name__}: {error}",
+            f"{type(error).__name__}: {' '.join(str(error).split())}",
             (f"it was called with {shown}" if shown else "it was called without arguments")
             + ("; name a class, or a function that returns the loss" if role == "loss" else ""),
         ) from error

@@ -58,11 +58,38 @@ def test_keys_and_values_of_earlier_tokens_are_kept_only_if_asked_for(tmp_path):
     assert "past_key_values" in built(tmp_path / "b", "transformers:GPT2Config", {**GPT2, "use_cache": True})(ids)
 
 
-@pytest.mark.parametrize(("key", "help"), [("n_layers", "did you mean `n_layer`?"), ("zzz", "GPT2Config")])
+@pytest.mark.parametrize(
+    ("key", "help"),
+    [
+        ("n_layers", "did you mean `n_layer`?"),
+        ("zzz", "GPT2Config"),
+        ("_attn_implementation_internal", "GPT2Config"),
+        ("auto_map", "GPT2Config"),
+    ],
+)
 def test_value_that_the_config_has_not_is_refused(tmp_path, key, help):
     with pytest.raises(RuntimeFinding, match=f"GPT2Config has no `{key}`") as found:
         built(tmp_path, "transformers:GPT2Config", {**GPT2, key: 2})
     assert help in str(found.value.help)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("attn_implementation", "somebody/kernels"), ("use_pretrained_backbone", True)]
+)
+def test_value_that_loads_from_the_network_is_refused(tmp_path, key, value):
+    with pytest.raises(RuntimeFinding, match=f"`{key}` is {value!r}|has no `{key}`"):
+        built(tmp_path, "transformers:DetrConfig", {key: value})
+
+
+def test_value_of_a_wrong_type_is_explained_in_one_line(tmp_path):
+    with pytest.raises(RuntimeFinding, match="expected int, got str") as found:
+        built(tmp_path, "transformers:GPT2Config", {**GPT2, "n_layer": "two"})
+    assert "\n" not in found.value.note
+
+
+def test_attention_may_be_chosen(tmp_path):
+    model = built(tmp_path, "transformers:GPT2Config", {**GPT2, "attn_implementation": "eager"})
+    assert model.config._attn_implementation == "eager"
 
 
 def test_class_of_the_user_keeps_its_own_arguments(tmp_path, monkeypatch):
