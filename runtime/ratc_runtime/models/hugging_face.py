@@ -52,7 +52,8 @@ def _untrained(name: str, config_class: Any, model_class: Any, **values: Any) ->
     public = [key for key in vars(known) if not key.startswith("_")]
     for key in values:
         # The library would keep a misspelt value without a word.
-        if key.startswith("_") or not (hasattr(known, key) or key in _CHOICES):
+        is_value = hasattr(known, key) and not callable(getattr(known, key))
+        if key.startswith("_") or not (is_value or key in _CHOICES):
             close = difflib.get_close_matches(key, public, 1)
             hint = f"did you mean `{close[0]}`?" if close else f"see the documentation of {config_class.__name__}"
             raise RuntimeFinding("R509", f"model {name}: {config_class.__name__} has no `{key}`", help=hint)

@@ -65,6 +65,7 @@ def test_keys_and_values_of_earlier_tokens_are_kept_only_if_asked_for(tmp_path):
         ("zzz", "GPT2Config"),
         ("_attn_implementation_internal", "GPT2Config"),
         ("auto_map", "GPT2Config"),
+        ("to_dict", ""),
     ],
 )
 def test_value_that_the_config_has_not_is_refused(tmp_path, key, help):
