@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from ratc_runtime.errors import RuntimeFinding
@@ -67,13 +67,18 @@ def _recomputed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., 
 @contextmanager
 def _keep_running_statistics(norms: Sequence[_NormBase]) -> Iterator[None]:
     """While a block is recomputed, let its norms count no batch: the forward pass has counted it."""
-    momenta = [one.momentum for one in norms]
+    before = [(one, one.momentum, one.num_batches_tracked, _version(one)) for one in norms]
     for one in norms:
         one.momentum = 0.0
     try:
         yield
     finally:
-        for one, momentum in zip(norms, momenta, strict=True):
+        for one, momentum, counter, version in before:
             one.momentum = momentum
-            if isinstance(one, _BatchNorm) and one.num_batches_tracked is not None:
-                one.num_batches_tracked.sub_(1)
+            # By as many as were counted: recomputing may end before a norm, or call it twice.
+            if counter is not None and _version(one) > version:
+                counter.sub_(_version(one) - version)
+
+
+def _version(norm: _NormBase) -> int:
+    return 0 if norm.num_batches_tracked is None else norm.num_batches_tracked._version

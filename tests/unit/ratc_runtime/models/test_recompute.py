@@ -97,6 +97,14 @@ def test_a_recomputed_norm_counts_each_batch_once(norm: nn.Module) -> None:
         torch.testing.assert_close(one, ends[1][name], rtol=1e-5, atol=0, msg=name)
 
 
+def test_a_norm_that_a_recomputed_block_calls_twice_counts_twice() -> None:
+    norm = nn.BatchNorm1d(4)
+    model = nn.Sequential(nn.Sequential(norm, nn.GELU(), norm))
+    recompute(model, True)
+    model(torch.rand(8, 4)).square().mean().backward()
+    assert norm.num_batches_tracked == 2
+
+
 def test_r373_for_names_that_match_no_block(tmp_path: Path) -> None:
     lock = lock_with(tmp_path, training__activation_checkpointing=["backbone.sga_layers.0", "nothing.1"])
     with pytest.raises(RuntimeFinding, match=r"R373.*nothing\.1") as refused:
