@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import write_data
+from tests.helpers.waiting import wait_until
 from tests.places import ROOT
 
 #: Artifacts by target and spec, in a file's bytes each. They hold no path of their folder, so a copy is as good.
@@ -157,11 +157,3 @@ def as_soon_as(true: Callable[[Path], object], actions: Mapping[Path, Callable[[
         return not waiting
 
     wait_until(none_waits, f"{true.__name__} for {', '.join(folder.name for folder in actions)}")
-
-
-def wait_until(true: Callable[[], object], what: str, patience: float = HANGS_S) -> None:
-    """Wait until something is true; fail when it takes longer than `patience` seconds."""
-    end = time.monotonic() + patience
-    while not true():
-        assert time.monotonic() < end, f"waited {patience:.0f} s, and still not: {what}"
-        time.sleep(0.1)

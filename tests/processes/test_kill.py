@@ -15,7 +15,8 @@ import torch
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import BASE, environment, results, run_training, train_command, write_data, write_lock
-from tests.processes.test_resume import group_signal, same, slow_project, stop_midway
+from tests.helpers.waiting import wait_until
+from tests.processes.test_resume import same, slow_project, stop_midway
 
 HERE = Path(__file__).resolve().parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -96,8 +97,16 @@ def test_a_killed_run_with_loader_processes_continues(tmp_path: Path) -> None:
     }
     (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + NET)
     lock = write_lock(tmp_path / "compiled", **changes)
-    for line in ("epoch 1/2  step 3/6", "epoch 2/2  step 1/6"):
-        ended = stop_midway(train_command(lock), tmp_path, group_signal(signal.SIGKILL), line)
+    for epoch in (0, 1):
+
+        def kill(process: subprocess.Popen[str], epoch: int = epoch) -> None:
+            written = (tmp_path / "out/checkpoints").glob
+            wait_until(
+                lambda: any(written(f"epoch-{epoch:04}-step-*[1-9].pt")), f"a checkpoint within epoch {epoch + 1}"
+            )
+            os.killpg(process.pid, signal.SIGKILL)
+
+        ended = stop_midway(train_command(lock), tmp_path, kill, f"epoch {epoch + 1}/2  step ")
         assert ended.returncode == -signal.SIGKILL
     (tmp_path / "slow").unlink()
     done = run_training(lock)

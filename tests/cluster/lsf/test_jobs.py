@@ -24,9 +24,9 @@ from tests.helpers.jobs import (
     rank_processes,
     results,
     spec,
-    wait_until,
     write_project,
 )
+from tests.helpers.waiting import wait_until
 from tests.places import CASES
 
 HERE = Path(__file__).parent

@@ -10,13 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import environment, results
+from tests.helpers.waiting import wait_until
 from tests.places import ROOT
 
 pytest.importorskip("ray")
@@ -55,13 +55,6 @@ def trainings(folder: Path) -> list[str]:
         if "ratc_runtime.train" in words and str(folder) in " ".join(words):
             found.append(path.parent.name)
     return found
-
-
-def wait_until(true, what: str, patience: float = HANGS_S) -> None:
-    limit = time.monotonic() + patience
-    while not true():
-        assert time.monotonic() < limit, f"waited {patience:.0f} s, and still not: {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.effort import HANGS_S
-from tests.helpers.jobs import wait_until
+from tests.helpers.waiting import wait_until
 
 HERE = Path(__file__).parent
 #: Where `up` keeps the daemons' files (`common`).

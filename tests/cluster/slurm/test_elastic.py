@@ -9,7 +9,8 @@ import pytest
 
 from tests.cluster.slurm.cluster import Slurm
 from tests.cluster.slurm.test_jobs import assert_finished, log, start, when_an_epoch_is_done
-from tests.helpers.jobs import losses, results, wait_until
+from tests.helpers.jobs import losses, results
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -20,9 +20,9 @@ from tests.helpers.jobs import (
     rank_processes,
     results,
     spec,
-    wait_until,
     write_project,
 )
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,8 @@ import yaml
 
 from ratc.cli import main
 from tests.cluster.slurm.cluster import BASE, Slurm
-from tests.helpers.jobs import for_jobs, results, spec, wait_until, write_project
+from tests.helpers.jobs import for_jobs, results, spec, write_project
+from tests.helpers.waiting import wait_until
 from tests.places import ROOT
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ import yaml
 
 from tests.cluster.slurm.cluster import ENDED, Slurm
 from tests.helpers import jobs
-from tests.helpers.jobs import for_jobs, ratc, results, spec, wait_until, write_project
+from tests.helpers.jobs import for_jobs, ratc, results, spec, write_project
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

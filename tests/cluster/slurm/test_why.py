@@ -12,7 +12,8 @@ import pytest
 
 from tests.cluster.slurm.cluster import Slurm
 from tests.cluster.slurm.test_jobs import CLUSTER, ONE
-from tests.helpers.jobs import for_jobs, spec, wait_until, write_project
+from tests.helpers.jobs import for_jobs, spec, write_project
+from tests.helpers.waiting import wait_until
 from tests.places import ROOT
 
 pytestmark = pytest.mark.slow

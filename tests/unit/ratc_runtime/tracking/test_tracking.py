@@ -16,6 +16,7 @@ from ratc_runtime.tracking.tracker import Tracker
 
 from tests.helpers.lockfile import environment, results, run_alone, write_lock
 from tests.helpers.servers import MlflowServer, failing_server
+from tests.helpers.waiting import wait_until
 
 
 def rows(store: Path, question: str) -> list[Any]:
@@ -100,14 +101,14 @@ def test_a_server_killed_and_restarted_receives_all_records(
             tracker.flush()
 
         log(1)
-        wait_until(lambda: journal.marks.get("loss") == 1 and journal.waiting() == 0)
+        wait_until(lambda: journal.marks.get("loss") == 1 and journal.waiting() == 0, "the record is delivered")
         server.kill()
         for step in range(2, 6):
             log(step)
-        wait_until(lambda: delivery._failing)
+        wait_until(lambda: delivery._failing, "delivery fails")
         assert journal.waiting() >= 4
         server.start()
-        wait_until(lambda: journal.waiting() == 0)
+        wait_until(lambda: journal.waiting() == 0, "all is delivered")
         log(6)
         (tmp_path / "out/results.json").write_text("{}")
         tracker.close("FINISHED", [tmp_path / "out/results.json"])
@@ -133,16 +134,6 @@ def test_a_server_killed_and_restarted_receives_all_records(
         server.kill()
 
 
-def wait_until(true: Any) -> None:
-    import time
-
-    for _ in range(1200):
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
-
-
 def test_a_refused_record_does_not_block_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +145,8 @@ def test_a_refused_record_does_not_block_others(
     tracker.note({"training.learning_rate": "another"})
     tracker.note({"added": "x"})
     tracker.tag({"git.commit": "0" * 40})
-    wait_until(lambda: tracker._deliveries[0].journal.marks.get("system/cpu_utilization_percentage", -1) > 0)
+    journal = tracker._deliveries[0].journal
+    wait_until(lambda: journal.marks.get("system/cpu_utilization_percentage", -1) > 0, "system metrics are delivered")
     tracker.close("KILLED", [])
     store = tmp_path / "out/mlflow.db"
     assert rows(store, POINTS) == [("good", 1, 1.0), ("good", 3, 2.0)]
