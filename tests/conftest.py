@@ -33,8 +33,11 @@ settings.load_profile("ratc")
 
 @pytest.fixture(scope="session")
 def _cache(tmp_path_factory):
-    """Where these tests keep what ratc finds out, instead of the developer's own cache."""
-    return tmp_path_factory.mktemp("cache")
+    """Where the tests of all workers keep what ratc finds out, instead of the developer's own cache."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)

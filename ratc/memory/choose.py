@@ -198,7 +198,10 @@ class Searcher:
 
     def _perhaps(self, variant: Variant, strategy: Strategy, device: Device) -> Choice | None:
         try:
-            return self.choose(variant, strategy, device)
+            # With accumulation a step needs no less: for what is hopeless without it no further trace is made.
+            whole = self.predictor(variant, strategy, self.share)
+            hopeless = whole.lowest(1) > whole.cap(device)
+            return None if hopeless else self.choose(variant, strategy, device)
         except Untraceable:
             return None
 

@@ -18,17 +18,11 @@ training: {target_batch_size: 512}
 FACTS = "gpus_per_node: {gpus}\ngpu: made-up\ngpu_memory_mib: {mib}\ncompute_capability: '8.0'\ncpus: 16\n"
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def compiled(tmp_path, monkeypatch, capsys, cache):
+def compiled(tmp_path, monkeypatch, capsys):
     """Compile SPEC on a made-up card; returns the status, the lock's values and text, and what was said."""
 
     def run(mib, more="", gpus=1, spec=SPEC):
-        monkeypatch.setenv("RATC_CACHE", str(cache))
         monkeypatch.chdir(tmp_path)
         Path("spec.yaml").write_text(spec + more)
         Path("facts.yaml").write_text(FACTS.format(gpus=gpus, mib=mib))
@@ -64,15 +58,6 @@ def test_cached_prediction_gives_the_same_files_without_a_trace(compiled):
     assert "nothing, all files are up to date" in again[3]
 
 
-@pytest.mark.slow
-def test_if_nothing_fits_the_error_names_the_largest_part_and_suggestions(compiled):
-    status, _, _, said = compiled(530, "resources: {num_gpus: 1}\n")
-    assert status == 1
-    assert "error[R317]: nothing fits on made-up: micro-batch 1 needs" in said
-    assert "note: largest: " in said
-    assert "help: would fit with card" in said
-
-
 BLOCKS = """from torch import nn
 def block():
     return nn.Sequential(*(layer for _ in range(6) for layer in (nn.Conv2d(16, 16, 3, padding=1), nn.GELU())))
@@ -91,6 +76,17 @@ def spec_of_blocks(training):
     spec = re.sub(r"^model: .*$", "model: {name: 'net:Net'}", SPEC, flags=re.M)
     spec = spec.replace("image_size: 32", "image_size: 256")
     return spec.replace("512}", f"{training}, activation_checkpointing: auto}}")
+
+
+@pytest.mark.slow
+def test_if_nothing_fits_the_error_names_the_largest_part_and_suggestions(compiled, tmp_path):
+    (tmp_path / "net.py").write_text(BLOCKS)
+    spec = spec_of_blocks("512").replace(", activation_checkpointing: auto", "")
+    status, _, _, said = compiled(530, "resources: {num_gpus: 1}\n", spec=spec)
+    assert status == 1
+    assert "error[R317]: nothing fits on made-up: micro-batch 1 needs" in said
+    assert "note: largest: " in said
+    assert "help: would fit with card" in said
 
 
 @pytest.mark.slow

@@ -21,17 +21,11 @@ resources: {{nodes: {nodes}, gpus_per_node: 4}}
 FACTS = "gpus_per_node: 4\ngpu: made-up\ngpu_memory_mib: {memory}\ncompute_capability: '8.0'\ncpus: 16\n"
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def compiled(tmp_path, monkeypatch, capsys, cache):
+def compiled(tmp_path, monkeypatch, capsys):
     """Compile a spec for Slurm on cards of so many MiB; returns the status, the lock, and the messages."""
 
     def run(nodes, strategy="fsdp2", memory=80_000, features=16, batch=512):
-        monkeypatch.setenv("RATC_CACHE", str(cache))
         monkeypatch.chdir(tmp_path)
         Path("spec.yaml").write_text(SPEC.format(nodes=nodes, strategy=strategy, features=features, batch=batch))
         Path("facts.yaml").write_text(FACTS.format(memory=memory))

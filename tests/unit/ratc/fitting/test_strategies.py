@@ -20,17 +20,11 @@ training: {target_batch_size: 512}
 FACTS = "gpus_per_node: 4\ngpu: made-up\ngpu_memory_mib: 80000\ncompute_capability: '8.0'\ncpus: 16\n"
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def compiled(tmp_path, monkeypatch, capsys, cache):
+def compiled(tmp_path, monkeypatch, capsys):
     """Compile SPEC with a section `parallel`; returns the status, the lock's values and text, and the messages."""
 
     def run(parallel):
-        monkeypatch.setenv("RATC_CACHE", str(cache))
         monkeypatch.chdir(tmp_path)
         Path("spec.yaml").write_text(f"{SPEC}parallel: {{{parallel}}}\n")
         Path("facts.yaml").write_text(FACTS)

@@ -189,6 +189,14 @@ def test_changes_that_do_not_make_it_fit_are_not_suggested():
     ]
 
 
+def test_of_a_change_that_is_hopeless_without_accumulation_no_further_trace_is_made():
+    traced = {wanted: Noting(made) for wanted, made in library(3.9).items()}
+    assert Searcher(traced, 8).nothing(FP32, Strategy(), SMALL).ways_out == ()
+    asked = {wanted: traces.asked for wanted, traces in traced.items()}
+    assert asked[replace(FP32, activation_checkpointing=True)] == {(False, False)}
+    assert asked[replace(FP32, image_size=(128, 128))] == {(False, False)}
+
+
 def test_untraceable_change_is_not_suggested():
     class Broken:
         def trace(self, accumulating, one_sample):

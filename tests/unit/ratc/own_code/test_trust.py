@@ -121,7 +121,8 @@ def test_built_in_model_needs_no_trust(tmp_path, monkeypatch, untrusted, capsys)
     monkeypatch.setenv("RATC_CACHE", str(tmp_path / "cache"))
     asked = []
     monkeypatch.setattr("ratc.tracing.fetch.run", lambda work, request, *_: asked.append(request["model"]["name"]))
-    Path("spec.yaml").write_text(SPEC.replace('{name: "net:net"}', "{feature_dims: 16, num_heads: 2, num_blocks: 1}"))
+    built_in = SPEC.replace('{name: "net:net"}', "{feature_dims: 16, num_heads: 2, num_blocks: 1}")
+    Path("spec.yaml").write_text(built_in.replace("data_dir: data", "data_dir: data, image_size: 64"))
     main(["fit", "spec.yaml"])
     assert set(asked) == {"rat"}
 
@@ -154,7 +155,8 @@ def test_modules_in_the_spec_folder_do_not_shadow_installed_ones(untrusted_folde
     evil = 'import pathlib; pathlib.Path(__file__).with_name("RUN").touch()\n'
     for name in ("random", "profile", "json", "torch", "yaml", "numpy", "timm", "sitecustomize", "ratc_runtime"):
         Path(f"{name}.py").write_text(evil)
-    Path("spec.yaml").write_text(SPEC.replace('{name: "net:net"}', "{feature_dims: 16, num_heads: 2, num_blocks: 1}"))
+    built_in = SPEC.replace('{name: "net:net"}', "{feature_dims: 16, num_heads: 2, num_blocks: 1}")
+    Path("spec.yaml").write_text(built_in.replace("data_dir: data", "data_dir: data, image_size: 64"))
     for words in (["fit", "spec.yaml"], ["check", "old"], ["validate", "spec.yaml"]):
         done = subprocess.run(
             [sys.executable, "-m", "ratc", *words],
