@@ -132,6 +132,9 @@ def _callable(
     name: Value, args: Value, given: tuple[str, ...], folder: str, if_missing: tuple[str, ...]
 ) -> Iterator[Diagnostic]:
     """``if_missing`` is the help for an argument that is not given."""
+    for argument in sorted(set(given).intersection(args.value or ())):
+        message = f"`{name.value}` cannot have an argument `{argument}` of its own"
+        yield Diagnostic("R237", message, args.span or name.span, (), ("the runtime gives it; remove yours",))
     module, _, attribute = str(name.value).partition(":")
     path, own = _find(module, folder)
     if path is None:

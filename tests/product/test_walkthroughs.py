@@ -35,9 +35,11 @@ def environment(tmp_path):
     }
 
 
-def walk(page, folder, environment, elsewhere=()):
-    listed = [step for step in steps((ROOT / page).read_text(), elsewhere) if "make setup" not in step.text]
-    assert len(listed) > 5
+def walk(page, folder, environment, elsewhere=(), section="", least=6):
+    text = (ROOT / page).read_text()
+    text = text[text.index(section) :].partition("\n## ")[0] if section else text
+    listed = [step for step in steps(text, elsewhere) if "make setup" not in step.text]
+    assert len(listed) >= least
     for step, status, said in run(listed, folder, environment):
         finds = step.shown and ("error[" in step.shown or step.text.startswith("ratc diff"))
         assert status == (1 if finds else 0), f"{step.text}{said}"
@@ -75,6 +77,13 @@ def test_the_commands_of_the_tutorial_write_a_report(tmp_path, environment):
     walk("docs/tutorial.md", tmp_path, environment, elsewhere=("on a login node",))
     assert (tmp_path / "discs/report.html").exists()
     assert (tmp_path / "discs/outputs/discs/checkpoints/best.pt").exists()
+
+
+@pytest.mark.slow
+def test_the_guide_to_own_code_trains_a_model_of_hugging_face(tmp_path, environment):
+    walk("docs/guides/own-code.md", tmp_path, environment, section="## Other tasks", least=3)
+    found = json.loads((tmp_path / "outputs/words/results.json").read_text())
+    assert found["epochs"][-1]["val_loss"] < found["epochs"][0]["train_loss"]
 
 
 def test_the_pages_install_with_the_target_of_the_makefile():

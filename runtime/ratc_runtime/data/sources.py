@@ -62,6 +62,7 @@ def open_split(lock: Lock, data_dir: Path, split: str) -> Any:
             "dataset",
             lock.data.dataset,
             known.made,
+            lock.data.args,
             data_dir=data_dir,
             split=split,
             image_size=tuple(lock.data.image_size),
@@ -70,9 +71,8 @@ def open_split(lock: Lock, data_dir: Path, split: str) -> Any:
             skip_missing=lock.data.on_bad_sample == "skip",
             num_classes=lock.data.num_classes,
             **{key: getattr(lock.data, key) for key in known.takes},
-            **lock.data.args,
         )
-    dataset = build("dataset", lock.data.dataset, data_dir=data_dir, split=split, **lock.data.args)
+    dataset = build("dataset", lock.data.dataset, lock.data.args, data_dir=data_dir, split=split)
     for method in ("__len__", "__getitem__"):
         if not hasattr(dataset, method):
             raise RuntimeFinding(

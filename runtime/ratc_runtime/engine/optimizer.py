@@ -71,7 +71,7 @@ def _own_optimizer(parameters: Sequence[nn.Parameter], lock: Lock) -> torch.opti
     groups = [{**group, "lr": training.learning_rate} for group in _groups(parameters, lock)]
     target = resolve("optimizer", training.optimizer)
     _check_step(target, training.optimizer)
-    made = call("optimizer", training.optimizer, target, **{**training.optimizer_args, "params": groups})
+    made = call("optimizer", training.optimizer, target, training.optimizer_args, params=groups)
     if not isinstance(made, torch.optim.Optimizer):
         raise RuntimeFinding(
             "R509",

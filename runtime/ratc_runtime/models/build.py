@@ -48,7 +48,7 @@ def build_model(lock: Lock) -> nn.Module:
     else:
         name, arguments = lock.model.name, lock.model.args
         maker = hugging_face.maker_of(name, resolve("model", name), arguments)
-        model = call("model", name, maker, **arguments)
+        model = call("model", name, maker, arguments)
         if not isinstance(model, nn.Module):
             raise RuntimeFinding("R509", f"model {name} returned {type(model).__name__}, not a torch.nn.Module")
     if lock.model.output is not None:
@@ -92,4 +92,4 @@ def _rat(lock: Lock) -> nn.Module:
             f" the data have {lock.data.channels} in {lock.spatial_dims}D",
             help="compile the spec again",
         )
-    return make_task(lock).model(call("model", "rat", rat, **arguments))
+    return make_task(lock).model(call("model", "rat", rat, arguments))

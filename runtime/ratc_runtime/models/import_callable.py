@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ratc_runtime.errors import RuntimeFinding
@@ -65,13 +65,22 @@ def _on_path() -> list[str]:
     return folders
 
 
-def build(role: str, name: str, **arguments: Any) -> Any:
+def build(role: str, name: str, own: Mapping[str, Any], /, **passed: Any) -> Any:
     """Import `name` and call it. Raises R509 with the called code's error if either fails, R580 or R581."""
-    return call(role, name, resolve(role, name), **arguments)
+    return call(role, name, resolve(role, name), own, **passed)
 
 
-def call(role: str, name: str, target: Callable[..., Any], **arguments: Any) -> Any:
-    """Call `target`. Its exceptions become R509, except findings."""
+def call(role: str, name: str, target: Callable[..., Any], own: Mapping[str, Any], /, **passed: Any) -> Any:
+    """Call `target` with the lock's `own` arguments and those that ratc passes. Its exceptions become R509, except
+    findings. Raises R509 if the lock has an argument that ratc passes.
+    """
+    if twice := sorted(own.keys() & passed.keys()):
+        raise RuntimeFinding(
+            "R509",
+            f"{role} {name} cannot have an argument `{twice[0]}` of its own",
+            help="ratc passes it; remove yours",
+        )
+    arguments = {**own, **passed}
     try:
         return target(**arguments)
     except RuntimeFinding:

@@ -101,8 +101,8 @@ class Task(ABC):
         """
         named = self.lock.training.loss
         if named.name in self.losses:
-            return call("loss", named.name, self.losses[named.name], **named.args)
-        built = build("loss", named.name, **named.args)
+            return call("loss", named.name, self.losses[named.name], named.args)
+        built = build("loss", named.name, named.args)
         if not callable(built):
             raise RuntimeFinding("R509", f"loss {named.name} returned {type(built).__name__}, which cannot be called")
         return built

@@ -64,7 +64,7 @@ class Custom(Task):
                 f"the inputs of a custom task are not known: give {data.dataset} a static method example, which takes"
                 " `data.args` and returns one sample"
             )
-        sample = call("dataset", f"{data.dataset}.example", function, **(data.args or {}))
+        sample = call("dataset", f"{data.dataset}.example", function, data.args or {})
         return (sample["image"], sample["target"]) if isinstance(sample, Mapping) else tuple(sample)
 
     def writer(self, folder: Path, threshold: float) -> ArrayWriter:

@@ -18,7 +18,7 @@ Score = Callable[[Any, Any], float]
 
 def build_scores(named: Mapping[str, str]) -> dict[str, Score]:
     """Return the scores that a lock names. Raises R509 if one cannot be built or called."""
-    made = {name: build("score", callable_name) for name, callable_name in named.items()}
+    made = {name: build("score", callable_name, {}) for name, callable_name in named.items()}
     for name, score in made.items():
         if not callable(score):
             raise RuntimeFinding("R509", f"score {named[name]} returned {type(score).__name__}, which cannot be called")

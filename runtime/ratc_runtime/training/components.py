@@ -113,7 +113,7 @@ def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own, weights: Path 
 
 def _callbacks(names: Sequence[str], arguments: Sequence[dict[str, Any]]) -> list[Callback]:
     """Build the callbacks that a lock names; raise R509 if one cannot be built or is not a `Callback`."""
-    made = [build("callback", name, **args) for name, args in zip(names, arguments or [{} for _ in names], strict=True)]
+    made = [build("callback", name, args) for name, args in zip(names, arguments or [{} for _ in names], strict=True)]
     for name, callback in zip(names, made, strict=True):
         if not isinstance(callback, Callback):
             raise RuntimeFinding(

@@ -75,7 +75,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def code_of(role: str, name: str) -> str:
     """The code that a name is refused with."""
     with pytest.raises(RuntimeFinding) as caught:
-        import_callable.build(role, name)
+        import_callable.build(role, name, {})
     return caught.value.code
 
 
@@ -90,7 +90,7 @@ def code_of(role: str, name: str) -> str:
 )
 def test_callables_beside_the_spec_are_built(role: str, names: list[str], own: Path) -> None:
     for name in names:
-        assert import_callable.build(role, f"mine:{name}") is not None
+        assert import_callable.build(role, f"mine:{name}", {}) is not None
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_r580_for_the_standard_library_in_every_role(role: str, name: str, own: 
 
 
 def test_installed_packages_other_than_model_libraries_are_refused(own: Path) -> None:
-    assert isinstance(import_callable.build("loss", "torch.nn:MSELoss"), nn.Module)
+    assert isinstance(import_callable.build("loss", "torch.nn:MSELoss", {}), nn.Module)
     for name in ("yaml:load", "numpy:load", "pip:main", "PIL.Image:open"):
         assert code_of("model", name) == "R580", name
     assert "pip" not in sys.modules
@@ -154,21 +154,21 @@ def test_a_package_that_requires_torch_is_a_model_library(
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\nRequires-Dist: {needs}\n")
         (info / "top_level.txt").write_text(f"{name}\n")
     monkeypatch.syspath_prepend(str(site))
-    assert import_callable.build("model", "nets_of_mine:Net") is not None
-    assert import_callable.build("model", "nets_of_mine:annotated") is not None
+    assert import_callable.build("model", "nets_of_mine:Net", {}) is not None
+    assert import_callable.build("model", "nets_of_mine:annotated", {}) is not None
     assert code_of("model", "nets_of_mine:bare") == "R581"
     assert code_of("model", "tools_of_mine:Net") == "R580"
     assert "tools_of_mine" not in sys.modules
     # Through a module of one's own, which is reviewed and recorded, any class may be had.
     (own / "through.py").write_text("from tools_of_mine import Net\n")
-    assert import_callable.build("model", "through:Net") is not None
+    assert import_callable.build("model", "through:Net", {}) is not None
 
 
 def test_user_modules_named_like_installed_ones_are_refused(own: Path) -> None:
     for name in ("yaml", "profile"):
         (own / f"{name}.py").write_text(OWN)
         with pytest.raises(RuntimeFinding) as caught:
-            import_callable.build("model", f"{name}:Net")
+            import_callable.build("model", f"{name}:Net", {})
         assert caught.value.code == "R580"
         assert f"rename {own / name}.py" in caught.value.help
 

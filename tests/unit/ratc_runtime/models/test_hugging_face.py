@@ -13,6 +13,21 @@ from tests.helpers.lockfile import lock_with  # noqa: E402
 
 GPT2 = {"vocab_size": 8, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
 BERT = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+LLAMA = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+T5 = {"vocab_size": 8, "d_model": 8, "d_ff": 8, "d_kv": 4, "num_layers": 1, "num_heads": 1, "decoder_start_token_id": 0}
+WHISPER = {
+    "vocab_size": 8,
+    "d_model": 8,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 1,
+    "decoder_attention_heads": 1,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+VISION = {**LLAMA, "image_size": 32}
+del VISION["vocab_size"]
 OWN = """\
 import transformers
 
@@ -34,13 +49,17 @@ def built(tmp_path, name, args, **more):
         ("GPT2LMHeadModel", GPT2, transformers.GPT2LMHeadModel),
         ("GPT2ForSequenceClassification", GPT2, transformers.GPT2ForSequenceClassification),
         ("BertConfig", BERT, transformers.BertForPreTraining),
+        ("LlamaConfig", {**LLAMA, "rope_theta": 1e5}, transformers.LlamaForCausalLM),
+        ("T5Config", T5, transformers.T5ForConditionalGeneration),
+        ("WhisperConfig", WHISPER, transformers.WhisperForConditionalGeneration),
         ("ResNetConfig", {"depths": [1], "hidden_sizes": [8]}, transformers.ResNetModel),
     ],
 )
 def test_class_or_its_config_names_the_model(tmp_path, name, args, model):
     found = built(tmp_path, f"transformers:{name}", args)
     assert type(found) is model
-    assert {key: getattr(found.config, key) for key in args} == args
+    kept = {key: value for key, value in args.items() if key != "rope_theta"}  # the config turns it into another one
+    assert {key: getattr(found.config, key) for key in kept} == kept
     assert list(found.state_dict()) == list(model(found.config).state_dict())
 
 
@@ -75,11 +94,58 @@ def test_value_that_the_config_has_not_is_refused(tmp_path, key, help):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("attn_implementation", "somebody/kernels"), ("use_pretrained_backbone", True)]
+    ("config", "args", "named"),
+    [
+        ("DetrConfig", {"attn_implementation": "somebody/kernels"}, "attn_implementation"),
+        ("DetrConfig", {"use_pretrained_backbone": True}, "use_pretrained_backbone"),
+        ("DetrConfig", {"backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:a/b"}}, "backbone"),
+        ("CLIPConfig", {"text_config": {**LLAMA, "attn_implementation": "somebody/kernels"}}, "attn_implementation"),
+        ("TimmWrapperConfig", {"architecture": "hf-hub:a/b"}, "architecture"),
+        ("TimmWrapperConfig", {"architecture": "local-dir:a"}, "architecture"),
+        ("TimmWrapperConfig", {"architecture": "resnet18", "model_args": {"pretrained": True}}, "pretrained"),
+        ("TimmWrapperConfig", {"architecture": "resnet18", "model_args": {"checkpoint_path": "a"}}, "checkpoint_path"),
+    ],
 )
-def test_value_that_loads_from_the_network_is_refused(tmp_path, key, value):
-    with pytest.raises(RuntimeFinding, match=f"`{key}` is {value!r}|has no `{key}`"):
-        built(tmp_path, "transformers:DetrConfig", {key: value})
+def test_value_that_loads_code_or_weights_is_refused_at_any_depth(tmp_path, config, args, named):
+    with pytest.raises(RuntimeFinding, match=f"`{named}` is "):
+        built(tmp_path, f"transformers:{config}", args)
+
+
+def test_model_that_asks_the_hub_for_a_file_is_refused(tmp_path, monkeypatch):
+    def make(config):
+        from huggingface_hub import hf_hub_download
+
+        hf_hub_download("a/b", "config.json", cache_dir=tmp_path)
+
+    monkeypatch.setattr(transformers.AutoModelForPreTraining, "from_config", make)
+    with pytest.raises(RuntimeFinding, match="nothing is loaded here"):
+        built(tmp_path, "transformers:GPT2Config", GPT2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ({"hidden_sizes": 8}, "text_config: CLIPTextConfig has no `hidden_sizes`"),
+        ({"_attn_implementation": "sdpa"}, "text_config: CLIPTextConfig has no `_attn_implementation`"),
+    ],
+)
+def test_value_that_a_config_in_a_config_has_not_is_refused(tmp_path, text, said):
+    with pytest.raises(RuntimeFinding, match=said):
+        built(tmp_path, "transformers:CLIPConfig", {"text_config": text})
+
+
+def test_config_in_a_config_may_be_of_a_named_architecture(tmp_path):
+    values = {
+        "text_config": {**LLAMA, "model_type": "llama"},
+        "vision_config": {**VISION, "model_type": "clip_vision_model"},
+    }
+    found = built(tmp_path / "a", "transformers:LlavaConfig", values)
+    assert type(found) is transformers.LlavaForConditionalGeneration
+    assert found.config.text_config.hidden_size == 8
+    assert found.config.text_config.use_cache is False
+    values["text_config"]["model_type"] = "lama"
+    with pytest.raises(RuntimeFinding, match="text_config: the `model_type` is 'lama'"):
+        built(tmp_path / "b", "transformers:LlavaConfig", values)
 
 
 def test_value_of_a_wrong_type_is_explained_in_one_line(tmp_path):
