@@ -172,8 +172,11 @@ def test_environment_is_used_although_its_activation_hook_returns_failure(
         ("venv", "exit 0\n", "sourcing env/bin/activate ended with status 0"),
     ],
 )
-def test_environment_that_is_not_activated_is_an_error(kind: str, hook: str | None, said: str, tmp_path: Path) -> None:
-    job = make(tmp_path / "project", "slurm", **{f"environment__{kind}": NAMED[kind]}, **ONE)
+@pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
+def test_environment_that_is_not_activated_is_an_error(
+    target: str, kind: str, hook: str | None, said: str, tmp_path: Path
+) -> None:
+    job = make(tmp_path / "project", target, **{f"environment__{kind}": NAMED[kind]}, **ONE)
     if hook is not None:
         {"conda": with_conda, "venv": with_venv}[kind](job, hook)
     elif kind == "conda":
@@ -183,6 +186,15 @@ def test_environment_that_is_not_activated_is_an_error(kind: str, hook: str | No
     assert done.returncode != 0
     assert "error[R560]: the environment is not set up: " in done.stderr
     assert said in done.stderr
+    assert not (job.notes / "calls").exists()
+
+
+@pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
+def test_setup_line_that_ends_the_script_is_an_error(target: str, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", target, environment__setup=["exit 0"], **ONE)
+    done = job.run()
+    assert done.returncode != 0
+    assert "error[R560]: the environment is not set up: a line of environment.setup ended with status 0" in done.stderr
     assert not (job.notes / "calls").exists()
 
 

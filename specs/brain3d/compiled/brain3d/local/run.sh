@@ -19,7 +19,10 @@ ratc_doing=''
 # shellcheck disable=SC2317,SC2329  # the trap calls it
 ratc_end() {
   local ratc_last=$?
-  if [ -n "$ratc_doing" ]; then echo "error[R560]: the environment is not set up: $ratc_doing ended with status $ratc_last" >&2; fi
+  if [ -n "$ratc_doing" ]; then
+    echo "error[R560]: the environment is not set up: $ratc_doing ended with status $ratc_last" >&2
+    if [ "$ratc_last" = 0 ]; then exit 1; fi
+  fi
 }
 trap ratc_end EXIT
 ratc_refuse() { ratc_doing=''; echo "error[R560]: the environment is not set up: $*" >&2; exit 1; }
