@@ -19,6 +19,7 @@ from ratc.units import slurm_time
 
 _Made = list[tuple[str, object]] | str
 _OURS = "ratc writes it itself"
+_PROGRAM = "if it is your own program that trains, name it as `entrypoint`"
 _COMMAND = "a command: if the job needs it, put it into `environment.setup`"
 _LAUNCH = re.compile(r"^(?:exec )?(?:\S*/)?(?:srun|mpirun|jsrun|torchrun|accelerate|deepspeed|python3?)\b")
 
@@ -320,7 +321,8 @@ _MODULES = "environment.modules"
 def _command(command: shell.Command, span: Span, done: _Environment) -> Iterator[Item]:
     line, words = command.text, list(command.words or ())
     if not words or command.unsure:
-        yield Left(line, span, f"{command.unsure}: {_COMMAND}" if command.unsure else _COMMAND)
+        help = _PROGRAM if _LAUNCH.match(line) else _COMMAND
+        yield Left(line, span, f"{command.unsure}: {help}" if command.unsure else help)
     elif command.apart and not _LAUNCH.match(line):
         yield Left(line, span, f"{command.apart}: {_COMMAND}")
     elif words[0] in ("module", "ml"):

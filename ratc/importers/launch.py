@@ -33,6 +33,8 @@ _TRAINER = {
 _FOLDER, _CHOSEN = "output_dir", "${checkpoint_dir}"
 #: The option by which such a script is known.
 _OF_A_TRAINER = "per_device_train_batch_size"
+#: What starts a program in a container, and Slurm's option that does.
+_CONTAINER = re.compile(r"(.*/)?(singularity|apptainer|docker|podman|enroot|shifter)|--(container-image|image)(=.*)?")
 _RATCS = "ratc writes the command"
 
 
@@ -160,7 +162,10 @@ def _carried(one: Launch) -> Iterator[Item]:
             ahead.pop(0)
     if args:
         yield Carried("entrypoint.args", args, one.span, one.text)
-    yield Left(" ".join(one.own), one.span, _RATCS, deliberate=True)
+    if any(_CONTAINER.fullmatch(word) for word in one.own):
+        yield Left(" ".join(one.own), one.span, "the program runs in a container: name it as `environment.container`")
+    else:
+        yield Left(" ".join(one.own), one.span, _RATCS, deliberate=True)
 
 
 def _option(word: str) -> tuple[str, str | None]:

@@ -28,6 +28,9 @@ _ESCAPED = re.compile(r"\\[$`\n]")
 #: A `{` and digits, and a character of more than a byte: the grammar's `isdigit` reads beyond its table of 256, and the
 #: process ends (tree-sitter-bash 0.25.1, its issue 337).
 _BEYOND = re.compile(r"(\{[0-9]*(?:\.\.[0-9]*)?)([^\x00-\xff])")
+#: A pattern of file names, and a list in braces: the shell writes other words in their place.
+_PATTERN = re.compile(r"[*?]|\[[^\]]+\]|\{[^{}]*(,|\.\.)[^{}]*\}")
+_QUOTED = frozenset(("string", "raw_string", "ansi_c_string"))
 _COMMANDS = frozenset(("command", "declaration_command", "unset_command", "test_command"))
 #: Nodes around commands that run one after the other in any case; see :func:`_unfolded`.
 _AROUND = frozenset(("list", "pipeline", "redirected_statement"))
@@ -122,6 +125,8 @@ class _Script:
         for part, unsure, apart in self._unfolded(node):
             if part.has_error:
                 yield self._command(part, "it is not valid bash", read=False)
+            elif part.type in _COMMANDS and _has_heredoc(part):
+                yield self._command(part, unsure, read=False)
             elif part.type in _COMMANDS:
                 yield replace(self._command(part, unsure), apart=apart)
             elif part.type == "variable_assignment" and not any(child.type == "array" for child in part.named_children):
@@ -149,7 +154,8 @@ class _Script:
             elif node.type == "pipeline":
                 ahead.append((children[0], unsure, "each part of a pipeline has a shell of its own"))
             else:
-                ahead += [(child, unsure, apart) for child in reversed(children)]
+                beside = unsure or _beside_redirections(node)
+                ahead += [(child, beside, apart) for child in reversed(children)]
 
     def _inside(self, node: Node) -> Iterator[Command]:
         """The commands in an `if`, a loop or a function."""
@@ -182,6 +188,8 @@ class _Script:
             if node.type == "declaration_command":
                 parts = [node, *parts]  # `export` itself is not a node
             dynamic = frozenset(number for number, part in enumerate(parts) if number and self._is_dynamic(part))
+            if node.type == "command":
+                dynamic |= {number for number, part in enumerate(parts) if number and self._is_pattern(part)}
             if len(parts) != len(words) and node.type == "declaration_command":  # `A=$((1 + 1))` is one word
                 known = [part for number, part in enumerate(parts) if number and number not in dynamic]
                 plain = {part.id: "".join(_split(self.text(part)) or ()) for part in known}
@@ -190,13 +198,24 @@ class _Script:
                 dynamic = frozenset(range(len(words))) if self._is_dynamic(node) else frozenset()
         return Command(text, node.start_point.row + 1, node.end_point.row + 1, words, dynamic, unsure)
 
+    def _is_translated(self, node: Node) -> bool:
+        return self.data[max(node.start_byte - 1, 0) : node.start_byte] == b"$"
+
+    def _is_pattern(self, node: Node) -> bool:
+        """Whether the shell writes names of files or a list in the place of an argument."""
+        quoted = [child for child in node.named_children if child.type in _QUOTED]
+        plain = "" if node.type in _QUOTED else self.text(node)
+        for child in quoted:
+            plain = plain.replace(self.text(child), "")
+        return bool(_PATTERN.search(re.sub(r"\\.", "", plain)))
+
     def _is_dynamic(self, node: Node) -> bool:
         ahead = [node]
         while ahead:
             part = ahead.pop()
             if part.type in _EXPANSIONS or (part.type == "word" and _HOME.search(self.text(part))):
                 return True
-            if part.type == "string" and _ESCAPED.search(self.text(part)):
+            if part.type == "string" and (self._is_translated(part) or _ESCAPED.search(self.text(part))):
                 return True
             ahead += part.named_children
         return False
@@ -206,6 +225,22 @@ def _end(words: tuple[str, ...]) -> str:
     """Return why no command runs after this one; "" if one can."""
     if words[:1] == ("exit",) or (words[:1] == ("exec",) and len(words) > 1):
         return f"it comes after `{words[0]}`"
+    return ""
+
+
+def _beside_redirections(node: Node) -> str:
+    """Return why the words of a redirected command are not known for sure; "" if they are.
+
+    The grammar takes arguments behind `> file` for files, and the number of `0< file` for an argument.
+    """
+    for child in node.children:
+        if child.type == "file_redirect":
+            before = child.prev_sibling
+            touching = before is not None and before.type == "command" and before.end_byte == child.start_byte
+            if len(child.children_by_field_name("destination")) > 1 or (touching and len(before.named_children) > 1):
+                return "words of it stand beside a redirection"
+            if any(sign.type == "<" for sign in child.children):
+                return "it reads a file as its input"
     return ""
 
 

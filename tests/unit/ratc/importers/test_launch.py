@@ -9,7 +9,7 @@ import pytest
 from ratc.importers import batch, merge
 from ratc.importers.model import Carried, Left
 from ratc.importers.specification import write
-from tests.unit.ratc.importers.test_batch import carried
+from tests.unit.ratc.importers.test_batch import carried, left
 
 
 def carried_of(command: str) -> dict[str, Any]:
@@ -42,6 +42,13 @@ def program(command: str) -> tuple[str, str, list[str], str | None] | None:
         ("python -m accelerate.commands.launch train.py", ("script", "train.py", [], "accelerate")),
         ("deepspeed --num_gpus 2 train.py", ("script", "train.py", [], None)),
         ("python train.py 'pay $5' '${x}'", ("script", "train.py", ["pay $$5", "$${x}"], None)),
+        ("python train.py 'a*b' \"c?\" d\\*e >log.txt 2>&1", ("script", "train.py", ["a*b", "c?", "d*e"], None)),
+        ("python train.py >log.txt --lr 1", None),
+        ("python train.py 2>&1 --lr 1", None),
+        ("python train.py --lr 0<in.txt", None),
+        ("python train.py {log}>log.txt", None),
+        ("python train.py <in.txt", None),
+        ("python train.py <<<in", None),
         ("python -c 'import x'", None),
         ("python - <x", None),
         ("python", None),
@@ -56,6 +63,18 @@ def program(command: str) -> tuple[str, str, list[str], str | None] | None:
 )
 def test_launcher_program_and_arguments_are_separated(command: str, expected: Any) -> None:
     assert program(command) == expected
+
+
+@pytest.mark.parametrize("word", ["data/*.csv", "a?", "[ab]c", "x{a,b}", "{1..3}.txt", '$"hi"', "$'a\\n'"])
+def test_a_word_that_the_shell_replaces_is_listed(word: str) -> None:
+    command = f"python train.py {word} --fine"
+    assert program(command) == ("script", "train.py", ["--fine"], None)
+    assert left(f"#SBATCH -N 2\n{command}\n") == ["train.py: a word"]
+
+
+@pytest.mark.parametrize("around", ["singularity exec --nv a.sif", "--container-image=a.sqsh", "/opt/apptainer run a"])
+def test_a_container_around_the_program_is_listed(around: str) -> None:
+    assert left(f"#SBATCH -N 2\nsrun {around} python train.py\n") == [f"srun {around} python"]
 
 
 def test_options_after_the_program_do_not_configure_the_launcher() -> None:
