@@ -235,9 +235,9 @@ def _beside_redirections(node: Node) -> str:
     """
     for child in node.children:
         if child.type == "file_redirect":
-            before = child.prev_sibling
-            touching = before is not None and before.type == "command" and before.end_byte == child.start_byte
-            if len(child.children_by_field_name("destination")) > 1 or (touching and len(before.named_children) > 1):
+            command = node.child_by_field_name("body")
+            touching = command is not None and command.end_byte == child.start_byte and command.named_child_count > 1
+            if touching or len(child.children_by_field_name("destination")) > 1:
                 return "words of it stand beside a redirection"
             if any(sign.type == "<" for sign in child.children):
                 return "it reads a file as its input"

@@ -33,6 +33,7 @@ Kernel = Annotated[int, Field(ge=1, le=4096)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Bytes = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 #: Characters that end a line, move a cursor or turn text around: C0, C1, line and paragraph separators, bidi controls.

@@ -11,6 +11,7 @@ from ratc.spec.base import (
     LOSS,
     OPTIMIZER,
     Arguments,
+    Decay,
     NonNegative,
     Pattern,
     Positive,
@@ -209,7 +210,7 @@ class Training(Section):
         "`sgd` add it to the gradient; with the others it is decoupled.",
         examples=[0.01],
     )
-    betas: Annotated[Annotated[list[Probability], Field(min_length=2, max_length=2)], Key(rate=True)] = Field(
+    betas: Annotated[Annotated[list[Decay], Field(min_length=2, max_length=2)], Key(rate=True)] = Field(
         [0.9, 0.999],
         description="Decay rates of the two moment averages of `adam` and `adamw` (also of the `adamw` beside `muon`). "
         "Those of `lion`, `[0.9, 0.99]` if absent, are for its update and its average.",

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ratc_runtime.config import optimizers
 from ratc_runtime.tasks import PartType
 
-Positive = Annotated[int, Field(gt=0)]
+#: As in a spec, whose limits the lock repeats: a test compares them.
+Positive = Annotated[int, Field(gt=0, le=1_000_000_000)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 _Self = TypeVar("_Self", bound="Section")
 
@@ -99,7 +100,7 @@ class Training(Section):
         description="Epochs that were added to a finished run. Each extension begins the learning-rate schedule again.",
     )
     early_stopping: EarlyStopping | None = None
-    learning_rate: float = Field(description="Learning rate after the warm-up.")
+    learning_rate: float = Field(gt=0, description="Learning rate after the warm-up.")
     optimizer: Annotated[str, Field(pattern=optimizers.PATTERN)] = Field(
         description=f"{', '.join(f'`{name}`' for name in optimizers.OPTIMIZERS)} or `package.module:callable`. `muon` "
         "trains weights with two dimensions except embeddings; `adamw` then trains all others."
@@ -113,10 +114,11 @@ class Training(Section):
         "other optimizers.",
     )
     weight_decay: float = Field(
+        ge=0,
         description="Weight decay. `adam` and `sgd` add it to the gradient; with the others it is decoupled. Biases "
-        "and norms have none."
+        "and norms have none.",
     )
-    betas: list[float] = Field(
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
         min_length=2, max_length=2, description="Decay rates of the two averages of Adam, or of Lion's average."
     )
     frozen: list[str] = Field(
@@ -125,12 +127,12 @@ class Training(Section):
     init_from: InitFrom | None = None
     scheduler: Literal["cosine", "step", "none"] = Field(description="Learning-rate schedule after the warm-up.")
     warmup_epochs: float = Field(
-        description="Length of the linear warm-up in epochs; the rate rises with each optimizer step."
+        ge=0, description="Length of the linear warm-up in epochs; the rate rises with each optimizer step."
     )
-    min_learning_rate: float = Field(description="Learning rate at the end of `cosine`.")
+    min_learning_rate: float = Field(ge=0, description="Learning rate at the end of `cosine`.")
     step_epochs: Positive = Field(description="With `step`, epochs between two reductions of the learning rate.")
-    step_gamma: float = Field(description="With `step`, the factor of each reduction.")
-    gradient_clipping: float | None = Field(description="Largest norm of the gradient; null means no clipping.")
+    step_gamma: float = Field(ge=0, le=1, description="With `step`, the factor of each reduction.")
+    gradient_clipping: PositiveFloat | None = Field(description="Largest norm of the gradient; null means no clipping.")
     loss: Loss
     precision: Literal["fp32", "fp16", "bf16"] = Field(description="Precision of the forward and backward passes.")
     tf32: bool = Field(description="Whether products of float32 matrices may be computed in TF32.")
@@ -196,13 +198,13 @@ class Fsdp2(Section):
 class Folds(Section):
     """The fold of a cross-validation. It is there only if the spec has such a section."""
 
-    number: Annotated[int, Field(ge=2)] = Field(
+    number: Annotated[int, Field(ge=2, le=1000)] = Field(
         description="Number of folds into which train and val together are divided."
     )
-    index: Annotated[int, Field(ge=0)] = Field(
+    index: Annotated[int, Field(ge=0, le=999)] = Field(
         description="Number of the fold for validation, from 0; the other folds are for training."
     )
-    seed: Annotated[int, Field(ge=0)] = Field(description="Seed of the division into folds.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(description="Seed of the division into folds.")
     group: str | None = Field(
         description="Regular expression for names: samples with the same match are in one fold; null if each sample, "
         "or each volume, is a group of its own."
@@ -410,7 +412,9 @@ class Compression(Section):
     )
     aware: bool = Field(description="Whether weights are rounded in training as `quantization` rounds them.")
     metric: str = Field(description="Score that may not get worse by more than `tolerance`.")
-    tolerance: float = Field(description="How much worse `metric` may be than before; beyond it, compressing fails.")
+    tolerance: float = Field(
+        ge=0, description="How much worse `metric` may be than before; beyond it, compressing fails."
+    )
 
     def learnt(self) -> dict[str, Any]:
         """Return the values that decide the trained weights."""

@@ -93,7 +93,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
                 " left out; a bbox is [x, y, width, height] in pixels, not in shares of the image"
             )
         if self.negative:
-            warn(f"{path.name}: {self.negative} of them have a width or height below 0: their corners are exchanged")
+            warn(f"{path.name}: {self.negative} of them have a width or a height below 0, which two corners would give")
         if self.cut:
             warn(
                 f"{path.name}: {self.cut} box(es) reach beyond their image, and are cut off at its border; a bbox is"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from ratc_runtime.errors import visible
 from ratc_runtime.output.time_accounting import duration
 
 #: Lines that are printed without delay at the start, as early feedback.
@@ -17,6 +18,7 @@ FIRST_LINES = 5
 QUIET = 10.0
 #: Seconds between the lines of epochs, which may be shorter.
 BETWEEN_EPOCHS = 1.0
+_BEST = "best so far"
 
 
 class Eta:
@@ -116,7 +118,9 @@ class Reporter:
             return
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         # A name in the spec must not end a run on a terminal that cannot show it.
-        text = text.encode(encoding, "replace").decode(encoding)
+        text = visible(text).encode(encoding, "replace").decode(encoding)
+        if self._colours:
+            text = text.replace(_BEST, f"\033[32m{_BEST}\033[0m")
         if self._bar is not None:
             self._bar.clear()
         print(text, flush=True)
@@ -189,10 +193,10 @@ class Reporter:
         if self._epochs_told >= FIRST_LINES and now - self._epoch_told_at < BETWEEN_EPOCHS and number < self.epochs:
             return
         self._epochs_told, self._epoch_told_at = self._epochs_told + 1, now
-        mark = "\033[32mbest so far\033[0m" if self._colours else "best so far"
+        mark = _BEST
         left = self._left(record["epoch"] - 1, self.steps) if record["epoch"] < self.epochs else ""
         if self._best_untold not in (None, number):
-            mark = f"best so far: epoch {self._best_untold}"
+            mark = f"{_BEST}: epoch {self._best_untold}"
         mark, self._best_untold = f"  {mark}" if self._best_untold else "", None
         self.say(
             f"epoch {record['epoch']}/{self.epochs}  train loss {record['train_loss']:.4f}"

@@ -191,6 +191,11 @@ def test_unprintable_characters_are_replaced_on_an_ascii_terminal(monkeypatch: p
     assert raw.getvalue() == b"Gr??e\n"
 
 
+def test_names_give_no_commands_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Reporter(True, 1, 1, 8, 1, {}).say("a\x1b[31mb\u202e: rat")
+    assert capsys.readouterr().out == "a\\x1b[31mb\\u202e: rat\n"
+
+
 def test_short_epochs_print_one_line_per_second(capsys: pytest.CaptureFixture[str]) -> None:
     watch = Watch()
     reporter = Reporter(True, 200, 1, 8, 1, {"dice": "Dice"}, watch)
