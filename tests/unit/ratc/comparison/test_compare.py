@@ -194,6 +194,8 @@ CHOICES = {
     "training.optimizer": ("adamw", "sgd"),
     "training.momentum": (0.9, 0.5),
     "training.precision": ("fp32", "bf16"),
+    "training.betas": ([0.9, 0.999], [0.8, 0.9]),
+    "training.step_gamma": (0.1, 0.2),
     "training.allocator": ("native", "expandable_segments"),
     "data.on_bad_sample": ("fail", "skip"),
     "data.cache": ("none", "memory"),

@@ -120,7 +120,7 @@ def test_boxes_of_negative_size_are_counted_separately(tmp_path: Path, capsys: A
     assert (data.dropped, data.negative, data.most_objects) == (2, 1, 1)
     said = capsys.readouterr().err
     assert "2 box(es) lie outside of their image or are smaller than a pixel, and are left out" in said
-    assert "1 of them have a width or height below 0" in said
+    assert "1 of them have a width or a height below 0" in said
 
 
 def test_common_coco_layouts_are_found_and_other_classes_refused(tmp_path: Path) -> None:
