@@ -208,7 +208,7 @@ class Run:
         told = [
             f"an epoch of {self.steps_per_epoch:,} steps takes {span_text(self.epoch_s)}, all {self.epochs} take "
             f"{span_text(self.seconds)} ({span_text(low)} to {span_text(high)}), without {left_out}",
-            f"{hours:,.3g} GPU hours",
+            f"{hours:,.3g} GPU hours" if hours >= 0.01 else "less than 0.01 GPU hours",
         ]
         if prices.per_gpu_hour is not None:
             told.append(f"{hours * prices.per_gpu_hour:,.2f} {prices.currency} at {prices.per_gpu_hour:g} a GPU hour")

@@ -48,8 +48,14 @@ def load_yaml(path: Path) -> Any:
     except UnicodeDecodeError:
         raise unreadable(f"{path} is not UTF-8 text") from None
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise unreadable(f"{path} is not valid YAML", reason) from None
+        raise unreadable(f"{path} is not valid YAML", reason_of(error)) from None
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a text cannot be read, in words for people: Python advises programmers."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return "a number has too many digits" if "set_int_max_str_digits" in str(error) else str(error)
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime.config.yaml_file import open_regular
+from ratc_runtime.config.yaml_file import open_regular, reason_of
 from ratc_runtime.errors import RuntimeFinding
 
 #: Size limit in bytes. The annotations of COCO have 0.5 GB, of LVIS 1.1 GB.
@@ -26,4 +26,4 @@ def read_json(path: Path, help: str = "", pairs: Callable[[list[tuple[str, Any]]
         reason = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
         raise RuntimeFinding("R506", f"{path} cannot be read", reason, help) from None
     except (ValueError, RecursionError) as error:
-        raise RuntimeFinding("R506", f"{path} is not valid JSON", str(error)[:600], help) from None
+        raise RuntimeFinding("R506", f"{path} is not valid JSON", reason_of(error)[:600], help) from None

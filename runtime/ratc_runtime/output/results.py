@@ -53,12 +53,25 @@ def write_epochs(output_dir: Path, lock_sha256: str, epochs: list[dict[str, Any]
 
 def read_results(output_dir: Path) -> dict[str, Any]:
     """Return the content of results.json; empty if there is none or it is unreadable."""
+    return _mapping(output_dir / RESULTS_FILE) or {}
+
+
+def keep_other(output_dir: Path) -> Path | None:
+    """Rename a results.json that holds no mapping; return its new path, or None if there is no such file."""
+    path = output_dir / RESULTS_FILE
+    if not path.is_file() or _mapping(path) is not None:
+        return None
+    return path.replace(path.with_name("results.program"))
+
+
+def _mapping(path: Path) -> dict[str, Any] | None:
+    """Return the mapping in a JSON file; None if the file cannot be read or holds something else."""
     try:
-        with open_regular(output_dir / RESULTS_FILE) as file:
+        with open_regular(path) as file:
             content = json.load(file)
     except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def confirm(output_dir: Path, lock_digest: str) -> None:

@@ -259,7 +259,9 @@ def _finish(lock: ProgramLock, output: Path, digest: str) -> None:
     Values of the plan that the program reports must be those of the lock.
     """
     found = results.read_results(output)
-    if not found:
+    if kept := results.keep_other(output):
+        warn(f"the program's {results.RESULTS_FILE} holds no mapping: it is now {kept.name}")
+    elif not found:
         warn(f"the program wrote no {results.RESULTS_FILE}: it ended with success, and nothing else is known")
     told = lock.handed()
     wrong = [

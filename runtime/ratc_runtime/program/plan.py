@@ -72,7 +72,9 @@ class ProgramPlan(Mapping[str, Any]):
 
         Raises KeyError for a name that no plan has.
         """
-        wrong = [f"{name}: {has}, the lock says {self[name]}" for name, has in found.items() if has != self[name]]
+        wrong = [
+            f"{name}: {has!r:.80}, the lock says {self[name]!r}" for name, has in found.items() if has != self[name]
+        ]
         if wrong:
             raise RuntimeFinding(
                 "R503",

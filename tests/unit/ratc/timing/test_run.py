@@ -73,6 +73,7 @@ def test_training_time_and_cost_follow_from_the_step_time():
     assert (whole.epoch_s, whole.seconds, whole.gpu_hours()) == (900, 14_400, 32)
     assert whole.interval() == (pytest.approx(14_400 / SPREAD), pytest.approx(14_400 * SPREAD))
     assert whole.lines(Prices())[1:] == ["32 GPU hours"]
+    assert Run(replace(step, seconds=1e-3), 1, 1).lines(Prices())[1:] == ["less than 0.01 GPU hours"]
     told = whole.lines(Prices(2.5, "EUR", 700))
     assert "an epoch of 900 steps takes 15 min, all 16 take 4 h" in told[0]
     assert told[2:] == ["80.00 EUR at 2.5 a GPU hour", "at most 22.4 kWh: 700 W for each GPU"]

@@ -41,6 +41,8 @@ def refuse(path: Path) -> str:
         ("training__callbacks", "a", "expected a list"),
         ("training__callbacks", ["a", 3], "training.callbacks[1] is 3, expected text"),
         ("training__betas", [0.9, float("nan")], "training.betas[1] is nan"),
+        ("training__betas", [0.9, 1], "training.betas[1] is 1, expected less than 1"),
+        ("training__weight_decay", -0.1, "training.weight_decay is -0.1, expected at least 0"),
         ("training__loss", {"name": "dice"}, "the lock's keys at training.loss"),
         ("data__augmentations", [{"Flip": {"p": float("inf")}}], "data.augmentations[0].Flip.p is inf"),
         ("data__class_names", ["a", "b"], "data.class_names has 2 values, expected 1"),

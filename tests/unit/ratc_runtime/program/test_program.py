@@ -117,6 +117,20 @@ def test_r503_for_a_program_that_ran_with_another_batch(start: Any) -> None:
     assert results().get("status") != "finished"
     done = start("{script: train.py}", train="import ratc_runtime\nratc_runtime.plan().verify(world_size=2)\n")
     assert "world_size: 2, the lock says 1" in done.stderr
+    done = start("{script: train.py}", train="import ratc_runtime\nratc_runtime.plan().verify(world_size='1')\n")
+    assert "world_size: '1', the lock says 1" in done.stderr
+
+
+@pytest.mark.parametrize("written", ["[1, 2]", '{"dice": 0.5'])
+def test_a_file_of_results_that_is_no_mapping_is_kept_under_another_name(start: Any, written: str) -> None:
+    program = (
+        f"import os, pathlib\npathlib.Path(os.environ['RATC_OUTPUT_DIR'], 'results.json').write_text({written!r})\n"
+    )
+    done = start("{script: train.py}", train=program)
+    assert done.returncode == 0, done.stderr
+    assert "holds no mapping: it is now results.program" in done.stderr
+    assert Path("outputs/demo/results.program").read_text() == written
+    assert results()["status"] == "finished"
 
 
 @pytest.mark.parametrize(
