@@ -145,8 +145,12 @@ def _check_loads(place: str, key: str, value: Any) -> None:
         raise RuntimeFinding(
             "R509", f"{place}: `{key}` is {value!r:.80}, which loads a file", help="name an architecture"
         )
-    for inner, each in value.items() if isinstance(value, Mapping) else ():
-        _check_loads(place, str(inner), each)
+    if isinstance(value, Mapping):
+        for inner, each in value.items():
+            _check_loads(place, str(inner), each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            _check_loads(place, key, each)
 
 
 def _forget(config: Any, values: Mapping[str, Any]) -> None:

@@ -104,6 +104,7 @@ def test_value_that_the_config_has_not_is_refused(tmp_path, key, help):
         ("TimmWrapperConfig", {"architecture": "local-dir:a"}, "architecture"),
         ("TimmWrapperConfig", {"architecture": "resnet18", "model_args": {"pretrained": True}}, "pretrained"),
         ("TimmWrapperConfig", {"architecture": "resnet18", "model_args": {"checkpoint_path": "a"}}, "checkpoint_path"),
+        ("TimmWrapperConfig", {"architecture": "resnet18", "model_args": {"layers": ["hf-hub:a/b"]}}, "layers"),
     ],
 )
 def test_value_that_loads_code_or_weights_is_refused_at_any_depth(tmp_path, config, args, named):
