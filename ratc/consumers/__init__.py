@@ -1,6 +1,7 @@
 """Lets the consumers of artifacts read them.
 
-`reread` runs in every compilation: bash reads scripts without running them, and two YAML readers must agree.
+`reread` runs in every compilation, and starts no process: two YAML readers must agree. `read_shell` has bash read the
+lines of shell that a spec has, if any, without running them; that the scripts around them are right is for the tests.
 `verify` has Accelerate and DeepSpeed read their files, in a process of each: their import takes seconds, and the
 compiler imports neither. Their parsers are necessary and not enough (both let some mistakes pass), so ratc emits known
 keys only.
@@ -18,6 +19,7 @@ from importlib.util import find_spec
 import yaml
 
 from ratc.diagnostics import Diagnostic, Severity
+from ratc.plan import Value
 from ratc.targets.artifact import Artifact
 from ratc.yaml.parse import parse
 
@@ -31,6 +33,25 @@ _FOLDER = os.path.dirname(os.path.abspath(__file__))
 def reread(artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
     """Return the problems that are found without importing a package. Code: R402."""
     return tuple(_refused(artifact, artifact.path, said) for artifact in artifacts if (said := _problem(artifact)))
+
+
+def read_shell(lines: Value) -> tuple[Diagnostic, ...]:
+    """Return what keeps the lines of `environment.setup` from being whole commands: a quote, a block or a here-document
+    that is left open would swallow lines of the script behind them. Code: R407.
+    """
+    text = "".join(f"{line}\n" for line in lines.value or ())
+    if not text.strip():
+        return ()
+    last = text.rstrip("\n").rpartition("\n")[2]
+    if not last.lstrip().startswith("#") and (len(last) - len(last.rstrip("\\"))) % 2:
+        problem = "the last line ends with a backslash, which joins the next line of the script to it"
+    else:
+        problem = _run(["bash", "-n"], text, silent=True)[1]  # of an open here-document it only warns
+    if not problem:
+        return ()
+    message = "the lines of `environment.setup` are not whole commands: bash cannot read them by themselves"
+    helps = ("close what they open: quotes, brackets, blocks and here-documents may go over several lines of the list",)
+    return (Diagnostic("R407", message, lines.span, (problem,), helps),)
 
 
 def verify(artifacts: Sequence[tuple[str, Artifact, int]]) -> tuple[Diagnostic, ...]:
@@ -59,10 +80,8 @@ def verify(artifacts: Sequence[tuple[str, Artifact, int]]) -> tuple[Diagnostic, 
 
 def _refused(artifact: Artifact, path: str, said: str) -> Diagnostic:
     message = f"{artifact.consumer} cannot read the `{path}` that ratc made for it"
-    cause = "a bug of ratc, or a version of that package that ratc does not know"
-    if artifact.consumer == "bash":
-        cause = "a line of `environment.setup` that bash cannot read, or a bug of ratc"
-    return Diagnostic("R402", message, notes=(said,), helps=(f"nothing was written; the cause is {cause}",))
+    helps = ("nothing was written; the cause is a bug of ratc, or a version of that package that ratc does not know",)
+    return Diagnostic("R402", message, notes=(said,), helps=helps)
 
 
 def _not_asked(package: str, path: str) -> Diagnostic:
@@ -73,13 +92,11 @@ def _not_asked(package: str, path: str) -> Diagnostic:
 
 def _problem(artifact: Artifact) -> str:
     """Return the problem that is found without importing a package; empty if there is none."""
-    if artifact.consumer == "bash":
-        return _run(["bash", "-n"], artifact.text)[1]
     if artifact.consumer in ("yaml", "accelerate"):
         return _yaml_problem(artifact)
     if artifact.consumer == "deepspeed":
         json.loads(artifact.text)
-    elif artifact.consumer != "text":
+    elif artifact.consumer not in ("bash", "text"):
         raise ValueError(f"no consumer is called {artifact.consumer}")
     return ""
 
@@ -106,8 +123,10 @@ def ask(package: str, given: Sequence[tuple[str, int]]) -> dict[tuple[str, int],
     return dict(zip(given, json.loads(output.splitlines()[-1]), strict=True))
 
 
-def _run(command: list[str], text: str) -> tuple[str, str]:
-    """Return the standard output of a process, and its complaint on the input; empty if it accepts it."""
+def _run(command: list[str], text: str, silent: bool = False) -> tuple[str, str]:
+    """Return the standard output of a process, and its complaint on the input; empty if it accepts it. ``silent`` says
+    that whatever it writes on standard error is a complaint.
+    """
     try:
         done = subprocess.run(
             command,
@@ -121,4 +140,5 @@ def _run(command: list[str], text: str) -> tuple[str, str]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return "", f"{command[0]}: {error}"
     said = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-    return done.stdout, "" if done.returncode == 0 else said
+    refused = done.returncode or (silent and done.stderr)
+    return done.stdout, said if refused else ""

@@ -125,7 +125,7 @@ def make(
         return None, found
     points, said = compiler.points(loaded.document)
     study, more = compiler.study(loaded.document)
-    found += (*said, *more)
+    found += (*said, *more, *consumers.read_shell(loaded.settings["environment.setup"]))
     if has_errors(found):
         return None, found
     target, no_predict, elsewhere = request.target, not request.predict, request.output is not None

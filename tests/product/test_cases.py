@@ -5,8 +5,10 @@ the files of `expected/`, the text of `stderr.txt`, or both; a folder that expec
 intended change, `make golden` writes them again. Read the difference: a golden proves unchanged, not correct.
 """
 
+import os
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,29 @@ def test_a_case_gives_its_expected_files_and_messages(case, tmp_path, capsys, mo
     assert said == (words.read_text() if words.is_file() else ""), "what is said differs"
     assert status == (0 if expected.is_dir() else 1)
     assert files == texts(expected)
+
+
+def test_bash_reads_every_golden_script():
+    """A compilation has it read scripts with lines of the spec's own only."""
+    scripts = [
+        path for path in sorted(CASES.glob("*/expected/**/*")) if path.is_file() and path.read_bytes()[:2] == b"#!"
+    ]
+    assert {path.name for path in scripts} >= {"run.sh", "node.sh", "job.sbatch", "job.lsf"}
+    for path in scripts:
+        done = subprocess.run(["bash", "-n", path], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), path
+
+
+def test_compiling_new_files_starts_no_process(tmp_path, capsys, monkeypatch):
+    def none(*_args, **_options):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", none)
+    monkeypatch.setattr(os, "posix_spawn", none)
+    case = CASES / "product-document-a100x8"
+    status, _, files = run_case(case, tmp_path / "case", capsys, monkeypatch)
+    assert status == 0
+    assert {"lock.yaml", "accelerate.yaml"} < set(files)
 
 
 @pytest.mark.slow(every=True)
