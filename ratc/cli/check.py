@@ -1,8 +1,8 @@
 """Find the compiled folders of a tree that differ from their inputs. Nothing is written.
 
 Each folder's files are made again by the command in the head of its lock.yaml, in memory, and held against those there.
-A spec that was never compiled is not a finding. RAT_* variables are left out: the command of a lock has all values that
-lay over the spec.
+A spec that was never compiled is not a finding; a path is a mistake if you name it and it holds nothing compiled. RAT_*
+variables are left out: the command of a lock has all values that lay over the spec.
 """
 
 from __future__ import annotations
@@ -46,17 +46,21 @@ from ratc.workflow.inputs import Known
     },
 )
 def command(paths: tuple[str, ...], form: str, verify: bool, strict: bool, this_machine: bool) -> int:
-    """Exit status 1 if a folder differs, 2 if a path is not there."""
-    paths = paths or (".",)
+    """Exit status 1 if a folder differs, 2 if a path that is named is not there or holds no compiled folder."""
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         say(f"ratc check: there is no `{missing[0]}`")
+        return 2
+    # This folder, the default, may hold none yet: CI runs from the first day on.
+    empty = [path for path in paths if not (os.path.samefile(path, ".") or any(find.compiled((path,))))]
+    if empty:
+        say(f"ratc check: `{empty[0]}` holds no compiled folder: `ratc compile` makes them")
         return 2
     found: list[Diagnostic] = []
     folders = differ = 0
     known: Known = {}
     made: list[tuple[str, Artifact, int]] = []
-    for folder in find.compiled(paths):
+    for folder in find.compiled(paths or (".",)):
         said = checked(folder, this_machine, known, made)
         if strict:
             said = [replace(item, severity=Severity.ERROR) for item in said]

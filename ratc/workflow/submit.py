@@ -66,7 +66,8 @@ def submit(request: CompileRequest, named_target: str | None, asked: Asked, prin
     if named_target is None or asked.live_check or not asked.dry_run:
         scheduler, found = detect(named_target, asked.timeout)
         if scheduler is None:
-            return _refuse(printer, found)
+            # Mistakes in the spec are said, too: they need no scheduler.
+            return _refuse(printer, (*inputs.load(request).diagnostics, *found))
     target = scheduler.target if scheduler else str(named_target)
     with ExitStack() as stack:
         submission = _Submission(asked, scheduler, printer, stack)

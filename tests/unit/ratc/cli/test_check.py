@@ -245,3 +245,11 @@ def test_overwritten_lock_is_reported(folder, text, capsys):
     err = capsys.readouterr().err
     assert "error[R004]" in err
     assert "compiled/demo/local/lock.yaml" in err
+
+
+def test_a_named_folder_without_compiled_specs_is_a_mistake(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "typo").mkdir()
+    status, said = check(capsys, "compiled", "typo")
+    assert (status, said) == (2, "ratc check: `typo` holds no compiled folder: `ratc compile` makes them\n")
+    monkeypatch.chdir(tmp_path / "typo")
+    assert check(capsys) == (0, "0 compiled specs checked: none differs\n")

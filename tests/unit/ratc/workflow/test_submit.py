@@ -102,6 +102,12 @@ def test_submit_without_a_scheduler_writes_nothing(tmp_path: Path) -> None:
     place.refused("R410", "--target", "lsf")
     assert "`ratc train SPEC`" in place.refused("R410", "--target", "local")
     place.refused("R410", "--dry-run")
+    place.spec(more="experiment: typo\n")
+    status, _, err = place.submit()
+    assert status == 1
+    assert "error[R410]" in err
+    assert "unknown key `experiment`" in err, "mistakes of the spec are said in the same run"
+    place.spec()
     assert not (place.folder / "compiled").exists()
     for target, script in (("slurm", "job.sbatch"), ("lsf", "job.lsf"), ("local", "run.sh")):
         status, out, err = place.submit("--dry-run", "--target", target)
