@@ -67,7 +67,9 @@ def module(path: Path) -> str:
 def known_to(path: Path) -> set[tuple[str, str]]:
     """The room, and the room with the module in it, of everything of ratc that a file imports."""
     names = [name.split(".") for name in imports(path) if name.startswith("ratc.")]
-    return {(name[1], "/".join(name[1:3])) for name in names if len(name) > 2 or not (PACKAGE / name[1]).is_dir()}
+    # `from ratc.spec import keys` names its room, too; `from ratc import rules` names a room alone.
+    inside = {name[1] for name in names if len(name) > 2}
+    return {(name[1], "/".join(name[1:3])) for name in names if len(name) > 2 or name[1] not in inside}
 
 
 def test_the_reader_of_imports_finds_modules_and_imports():
@@ -98,48 +100,85 @@ def test_modules_of_one_stage_never_import_each_other(folder):
         assert {name.split(".")[2] for name in known} <= {"context"}, path
 
 
-def test_stages_import_only_earlier_stages():
-    may = {
-        "yaml": {"diagnostics"},
-        "layers": {"yaml", "schema"},
-        "schema": {"yaml"},
-        "sweep": {"yaml", "layers", "schema"},
-        "tuning": {"yaml", "layers", "schema", "sweep"},
-        "parts": {"memory"},
-        "program": set(),
-        "rules": {"memory", "parts", "program"},
-        "facts": set(),
-        "rates": set(),
-        "resolve": {"memory", "parts", "program", "rates"},
-        "targets": {"program", "sweep", "tuning"},
-        "comparison": {"explain", "program"},
-        "migrate": {"yaml", "schema"},
-        "render": {"comparison", "explain"},
-        "memory": set(),
-        "timing": {"memory"},
-        "files": set(),
-        "cache_folder": {"files"},
-        "tracing": {"memory", "cache_folder", "files", "own_code"},
-        "own_code": {"files", "program"},
-        "explain": set(),
-        "scheduler": {"yaml", "files"},
-        "why": {"scheduler"},
-        "probe": {"facts", "scheduler"},
-        "consumers": {"yaml", "targets", "cache_folder"},
-        "emit": {"targets", "files"},
-        "kinds": {"yaml"},
-        "elastic_plan": {"resolve", "memory"},
-        "compiler": {
-            *{"yaml", "kinds", "layers", "schema", "sweep", "tuning", "rules"},
-            *{"facts", "resolve", "elastic_plan", "memory"},
-        },
-    }
+#: What each room, or module without one, may know besides itself and what all share.
+MAY_KNOW = {
+    "files": set(),
+    "cache_folder": {"files"},
+    "program": set(),
+    "own_code": {"files", "program"},
+    "spec": set(),
+    "yaml": set(),
+    "kinds": {"yaml"},
+    "schema": {"yaml"},
+    "layers": {"yaml", "schema"},
+    "sweep": {"yaml", "layers", "schema"},
+    "tuning": {"yaml", "layers", "schema", "sweep"},
+    "memory": set(),
+    "parts": {"memory"},
+    "rules": {"memory", "parts", "program"},
+    "facts": set(),
+    "rates": set(),
+    "resolve": {"memory", "parts", "program", "rates"},
+    "elastic_plan": {"resolve", "memory"},
+    "compiler": {
+        *{"yaml", "kinds", "layers", "schema", "sweep", "tuning", "rules"},
+        *{"facts", "resolve", "elastic_plan", "memory"},
+    },
+    "targets": {"program", "sweep", "tuning"},
+    "emit": {"targets", "files"},
+    "explain": set(),
+    "comparison": set(),
+    "render": {"comparison", "explain"},
+    "importers": {"yaml", "schema", "program"},
+    "consumers": {"yaml", "targets"},
+    "probe": {"facts"},
+    "scheduler": {"yaml", "files"},
+    "why": {"scheduler"},
+    "timing": {"memory"},
+    "tracing": {"memory", "cache_folder", "files", "own_code"},
+    "fitting": {
+        *{"comparison", "facts", "files", "memory", "own_code", "program"},
+        *{"render", "resolve", "timing", "tracing"},
+    },
+    "compiled": {"emit", "files", "layers", "scheduler", "targets", "yaml"},
+}
+#: The surfaces: what they do not know. `workflow/tune.py` runs a study, whose trials `workflow/` compiles.
+NEVER_KNOW = {
+    "workflow": {"api", "cli", "lsp"},
+    "api": {"cli", "lsp", "study"},
+    "study": {"api", "cli", "lsp"},
+    "lsp": {"api", "cli", "study"},
+}
+
+
+def test_rooms_import_only_the_rooms_below_them():
+    known: dict[str, set[str]] = {}
     for path in sources():
-        name = stage(path)
-        if name not in may:
-            continue
-        known = {room for room, whole in known_to(path) if room not in SHARED and whole not in SHARED}
-        assert known - {name, "__version__"} <= may[name], path
+        found = {room for room, whole in known_to(path) if room not in SHARED and whole not in SHARED}
+        known.setdefault(stage(path), set()).update(found - {stage(path), "__version__"})
+    rooms = set(known) - SHARED - {"cli", "__init__", "__main__"}
+    assert rooms == set(MAY_KNOW) | set(NEVER_KNOW), "a room without a line, or a line without a room"
+    for name, may in MAY_KNOW.items():
+        assert (name, known[name] - SHARED) == (name, may), "what a line allows and what is imported differ"
+    for name, never in NEVER_KNOW.items():
+        assert not known[name] & never, name
+
+
+def test_the_core_of_the_runtime_does_not_know_what_stands_on_it():
+    runtime = ROOT / "runtime" / "ratc_runtime"
+    above = {"commands", "extras", "integrations", "trace", "program", "debug"}
+    users = {
+        (path.relative_to(runtime).parts[0], name.split(".")[1])
+        for path in sources(runtime)
+        for name in imports(path)
+        if name.startswith("ratc_runtime.") and path.relative_to(runtime).parts[0] not in above
+    }
+    # The loop prunes, quantizes and checks steps if its spec asks for it; `ratc_runtime.plan` is for own scripts.
+    assert {pair for pair in users if pair[1] in above} == {
+        ("training", "extras"),
+        ("training", "debug"),
+        ("__init__.py", "program"),
+    }
 
 
 def test_only_edge_modules_import_os_time_and_randomness():
