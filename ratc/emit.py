@@ -52,7 +52,8 @@ def write(
                 _remove(folder, name)
     except OSError as error:
         name = os.path.basename(str(error.filename or folder)).split(".ratc-", maxsplit=1)[0].lstrip(".")
-        message = f"cannot write `{name}` into `{folder}`: {error.strerror}"
+        what = f"make the folder `{folder}`" if name == os.path.basename(folder) else f"write `{name}` into `{folder}`"
+        message = f"cannot {what}: {error.strerror}"
         note = f"written before that: {', '.join(done)}" if done else "nothing was written"
         helps = ("use `-o DIR` to write the files to another folder",)
         return done, (Diagnostic("R403", message, notes=(note,), helps=helps),)

@@ -199,8 +199,9 @@ def _misused(error: click.UsageError) -> int:
         error = _misuse(f"there is no option `{error.option_name}`", error.option_name, known, error.ctx)
     # click's sentences as ours: lower case, in backticks, without a final period, on one line.
     text = " ".join(error.format_message().split()).removesuffix(".")
-    text = re.sub(r"(?<!\w)'([^'`]*)'", r"`\1`", text)
-    helps = error.helps if isinstance(error, _Misuse) else ()
+    text = re.sub(r"(?<!\w)'([^'`]*)'", r"`\1`", text).replace("`[", "`").replace("]`", "`")
+    text, near, suggestion = text.partition(". Did you mean ")
+    helps = error.helps if isinstance(error, _Misuse) else (f"did you mean {suggestion}",) if near else ()
     say(f"{command}: {text[:1].lower()}{text[1:]}{'' if helps else f'; see `{command} --help`'}")
     for line in helps:
         say(f"help: {line}")

@@ -46,7 +46,9 @@ from ratc.workflow.inputs import Known
     },
 )
 def command(paths: tuple[str, ...], form: str, verify: bool, strict: bool, this_machine: bool) -> int:
-    """Exit status 1 if a folder differs, 2 if a path that is named is not there or holds no compiled folder."""
+    """Exit status 1 if a folder differs, 2 if a path that is named is not there or holds no compiled
+    folder, or, with ``--strict``, if a folder below cannot be listed.
+    """
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         say(f"ratc check: there is no `{missing[0]}`")
@@ -60,14 +62,17 @@ def command(paths: tuple[str, ...], form: str, verify: bool, strict: bool, this_
     folders = differ = 0
     known: Known = {}
     made: list[tuple[str, Artifact, int]] = []
-    for folder in find.compiled(paths or (".",)):
+    unlisted: list[OSError] = []
+    for folder in find.compiled(paths or (".",), unlisted.append):
         said = checked(folder, this_machine, known, made)
         if strict:
             said = [replace(item, severity=Severity.ERROR) for item in said]
         found += said
         folders, differ = folders + 1, differ + has_errors(said)
+    for error in unlisted:
+        say(f"ratc check: cannot look into `{error.filename}`: {error.strerror}")
     if verify:
         found += consumers.verify(made)
     failed = findings.show(without_repeats(found), "ratc check", form)
     say(f"{counted(folders, 'compiled spec')} checked: {differ or 'none'} differ{'s' if differ < 2 else ''}")
-    return 1 if failed else 0
+    return 1 if failed else 2 if unlisted and strict else 0

@@ -6,20 +6,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 import click
 
-from ratc import emit
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
 from ratc.console import say, would
 from ratc.diagnostics import Diagnostic
-from ratc.targets.artifact import Artifact
-from ratc.workflow import findings, inputs, report
+from ratc.workflow import findings, inputs, new_file, report
 from ratc.workflow.request import CompileRequest
 
 _STDOUT = "-"
@@ -109,5 +106,5 @@ def _write(path: str, page: str, dry_run: bool) -> tuple[Diagnostic, ...]:
     if dry_run:
         would("write", path)
         return ()
-    folder, name = os.path.split(path)
-    return emit.write(folder or ".", (Artifact(name, page, "a browser"),), tuple)[1]
+    problem = new_file.write(path, page, force=True)
+    return (problem,) if problem else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ratc import files, targets
 from ratc.compiled.read_lock import command
@@ -16,9 +16,10 @@ _MARK = b"Compiled by ratc from "
 _HEAD = 16384
 
 
-def compiled(paths: Sequence[str]) -> Iterator[str]:
+def compiled(paths: Sequence[str], left_out: Callable[[OSError], None] | None = None) -> Iterator[str]:
     """Yield every folder below the paths that holds a lock of ratc's, or a file of ratc's without its lock, once.
-    Raises OSError for a path that does not exist or cannot be listed; folders below it that cannot are left out.
+    Raises OSError for a path that does not exist or cannot be listed. Folders below it that cannot are left out, and
+    ``left_out`` is called with the error of each.
     """
     seen: set[str] = set()
     for path in paths:
@@ -29,7 +30,7 @@ def compiled(paths: Sequence[str]) -> Iterator[str]:
         os.scandir(start).close()  # os.walk passes over a folder that cannot be listed
         if not os.stat(start).st_nlink:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        for folder, below, names in os.walk(start):
+        for folder, below, names in os.walk(start, onerror=left_out):
             below[:] = sorted(name for name in below if name not in _SKIPPED)
             if _is_compiled(folder, names) and (real := os.path.realpath(folder)) not in seen:
                 seen.add(real)

@@ -42,6 +42,9 @@ def read(path: str, layer: str = "spec", named: bool = False) -> tuple[File | No
         )
         return None, Diagnostic("R001", f"`{path}` is a folder", helps=helps)
     except FileNotFoundError:
+        if os.path.islink(path):
+            notes = (f"it points to `{os.readlink(path)}`",)
+            return None, Diagnostic("R001", f"`{path}` is a link to a file that does not exist", notes=notes)
         folder, name = os.path.split(path)
         near = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
         return None, Diagnostic("R001", f"there is no file `{path}`", helps=did_you_mean(name, near))

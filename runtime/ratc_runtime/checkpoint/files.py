@@ -23,6 +23,8 @@ from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.output.atomic import replacing, sync_folder
 
 BLOCK = 1 << 22
+#: The first bytes of a zip archive, which `torch.save` writes.
+_ZIP = b"PK\x03\x04"
 _MARK = b"sha256:"
 _SEAL_LENGTH = len(_MARK) + 64
 # Of the end record of a zip archive (APPNOTE 4.3.16): its signature, and the length of the comment as its last field.
@@ -131,6 +133,8 @@ def _fault_of(path: Path) -> str | None:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         covered = size - _SEAL_LENGTH - _COUNT.size
+        if size and file.read(len(_ZIP)) != _ZIP[:size]:
+            return "it does not begin as a checkpoint does, so it is another kind of file"
         if covered < 0:
             return f"it ends after {size} bytes"
         file.seek(covered)

@@ -1,5 +1,6 @@
 """`ratc check` on folders that `ratc compile` wrote: each test causes one finding."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -253,3 +254,21 @@ def test_a_named_folder_without_compiled_specs_is_a_mistake(folder, tmp_path, ca
     assert (status, said) == (2, "ratc check: `typo` holds no compiled folder: `ratc compile` makes them\n")
     monkeypatch.chdir(tmp_path / "typo")
     assert check(capsys) == (0, "0 compiled specs checked: none differs\n")
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "hidden").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("hidden"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # root may list every folder
+    status, said = check(capsys)
+    assert (status, said.splitlines()) == (
+        0,
+        ["ratc check: cannot look into `./hidden`: Permission denied", "1 compiled spec checked: none differs"],
+    )
+    assert check(capsys, "--strict")[0] == 2

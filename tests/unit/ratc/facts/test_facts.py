@@ -4,13 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from ratc import compiler, layers
+from ratc import compiler, layers, resources
 from ratc.cli import main
 from ratc.facts import MIB, Card, Machine, card_names, describe_card, find_card
 from ratc.facts.cards import resolve_card
 from ratc.probe import local
 from ratc.probe.local_facts import text as facts_text
 from ratc.units import memory_bytes
+from ratc.yaml.parse import parse
 
 GIB = 2**30
 
@@ -64,6 +65,16 @@ def test_unknown_card_is_refused_with_the_facts_to_give():
     [finding] = resolve_card("my-card", None)[1]
     assert "gpu_memory_mib" in finding.helps[-1]
     assert not finding.notes
+
+
+def test_no_spelling_names_two_cards():
+    """PyYAML takes the last of two equal keys without a word; ratc's own reader refuses them."""
+    document, found = parse("cards.yaml", resources.read("facts", "cards.yaml"))
+    assert (document is not None, found) == (True, ())
+    tree = document.root.data()
+    spellings = [text for name, card in tree["cards"].items() for text in {name, *card["aliases"]}]
+    assert len(spellings) == len(set(spellings))
+    assert not set(spellings) & set(tree["ambiguous"])
 
 
 def test_catalogue_agrees_with_the_compute_capability_of_each_card():

@@ -106,7 +106,7 @@ def test_path_that_is_no_run_is_refused(job: Place, what: str) -> None:
 def test_search_is_limited_to_the_run_and_compiled_folders(job: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not all that lies beside the folders above, which may be a home or a scratch space."""
     walk, seen = os.walk, []
-    monkeypatch.setattr(os, "walk", lambda start: seen.append(Path(start).name) or walk(start))
+    monkeypatch.setattr(os, "walk", lambda start, **options: seen.append(Path(start).name) or walk(start, **options))
     why(Asked("moved"))
     assert set(seen) == {"moved", "compiled"}
 
