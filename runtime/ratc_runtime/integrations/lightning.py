@@ -27,6 +27,7 @@ from ratc_runtime.models import load_torchvision  # noqa: F401  # torchmetrics i
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import CombinedLoader
 
 from ratc_runtime.integrations.lightning_position import Position
 from ratc_runtime.program.plan import ProgramPlan
@@ -86,8 +87,11 @@ class PlanCallback(Callback):
             "world_size": trainer.world_size,
             "precision": next((name for name, text in PRECISIONS.items() if text == trainer.precision), None),
         }
-        batch = getattr(trainer.train_dataloader, "batch_size", None)
-        self.plan.verify(**found, **({} if batch is None else {"micro_batch_size": batch}))
+        sizes = _batch_sizes(trainer)
+        # Of several loaders one has the samples that are counted.
+        if sizes and self.plan["micro_batch_size"] not in sizes:
+            found["micro_batch_size"] = sizes[0]
+        self.plan.verify(**found)
         self.stopping, self._step = False, trainer.global_step
         self._position.start(trainer)
 
@@ -156,3 +160,11 @@ class PlanCallback(Callback):
                 shutil.rmtree(path)  # a sharded strategy's is a folder
             os.replace(unfinished, path)
         trainer.strategy.barrier()
+
+
+def _batch_sizes(trainer: Trainer) -> list[int]:
+    """Return the batch size of each training loader that knows it, by itself or by its batch sampler."""
+    loaders = CombinedLoader(trainer.train_dataloader).flattened
+    sizes = ((getattr(one, "batch_size", None), getattr(one, "batch_sampler", None)) for one in loaders)
+    found = (size or getattr(sampler, "batch_size", None) for size, sampler in sizes)
+    return [size for size in found if isinstance(size, int)]

@@ -48,6 +48,7 @@ def training_arguments(plan: ProgramPlan, **more: Any) -> TrainingArguments:
         "output_dir": str(plan.checkpoint_dir),
         "per_device_train_batch_size": plan["micro_batch_size"],
         "gradient_accumulation_steps": plan["gradient_accumulation_steps"],
+        "auto_find_batch_size": False,
         "bf16": plan["bf16"],
         "fp16": plan["fp16"],
         "tf32": True if plan["tf32"] else None,
@@ -81,11 +82,27 @@ class PlanCallback(TrainerCallback):
         self.plan = plan
         self.stopping = False
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Raise R503 if the Trainer runs with other values than the lock."""
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        """Raise R503 if the Trainer runs with other values than the lock. The micro-batch is compared with that of its
+        arguments, the one that it found itself after running out of memory, and that of a loader of the program's own.
+        """
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+        loaded = _total_batch_size(train_dataloader)
+        sizes = (
+            args.per_device_train_batch_size * max(1, args.n_gpu),
+            state.train_batch_size,
+            None if loaded is None else loaded // args.world_size,
+        )
+        planned = self.plan["micro_batch_size"]
         self.plan.verify(
-            micro_batch_size=args.per_device_train_batch_size * max(1, args.n_gpu),
+            micro_batch_size=next((size for size in sizes if size not in (None, planned)), planned),
             gradient_accumulation_steps=args.gradient_accumulation_steps,
             world_size=args.world_size,
             precision=precision,
@@ -115,7 +132,16 @@ class PlanCallback(TrainerCallback):
             steps=state.global_step,
             metrics=last,
             memory={"peak_reserved_bytes": peak},
-            micro_batch_size=args.per_device_train_batch_size,
+            micro_batch_size=state.train_batch_size or args.per_device_train_batch_size,
             gradient_accumulation_steps=args.gradient_accumulation_steps,
             world_size=args.world_size,
         )
+
+
+def _total_batch_size(loader: Any) -> int | None:
+    """Return the samples that a loader of the Trainer yields to all processes at a time; None if it does not know."""
+    try:
+        total = getattr(loader, "total_batch_size", None)
+    except AttributeError:  # its batches are made by no sampler
+        return None
+    return total if isinstance(total, int) else None

@@ -16,7 +16,7 @@ pytest.importorskip("lightning")
 
 import lightning
 from ratc_runtime.integrations.lightning import PlanCallback, last_checkpoint, trainer_arguments
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 #: Its warnings are of classes of its own. pytest-xdist hands them to a process that cannot import Lightning, and ends.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -45,6 +45,13 @@ class Line(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Several(Line):
+    """A line that learns from the first of several loaders."""
+
+    def training_step(self, batch: Any, number: int) -> torch.Tensor:
+        return super().training_step(batch["labelled"] if isinstance(batch, dict) else batch, number)
 
 
 def fit(plan: Any, module: Line, batch: int = 8, start: str | None = None, **more: Any) -> lightning.Trainer:
@@ -92,8 +99,8 @@ def test_only_arguments_that_the_plan_leaves_open_are_accepted(make_plan: Any) -
     [
         (4, {}, "micro_batch_size: 4, the lock says 8"),
         (8, {"accumulate_grad_batches": 4}, "gradient_accumulation_steps: 4, the lock says 2"),
-        (8, {"precision": "bf16-mixed"}, "precision: bf16, the lock says fp32"),
-        (8, {"precision": "64-true"}, "precision: None, the lock says fp32"),
+        (8, {"precision": "bf16-mixed"}, "precision: 'bf16', the lock says 'fp32'"),
+        (8, {"precision": "64-true"}, "precision: None, the lock says 'fp32'"),
     ],
 )
 def test_r503_for_a_trainer_with_other_values(make_plan: Any, batch: int, more: dict[str, Any], said: str) -> None:
@@ -102,6 +109,26 @@ def test_r503_for_a_trainer_with_other_values(make_plan: Any, batch: int, more: 
         fit(plan, Line(plan.output_dir), batch, **more)
     assert said in caught.value.render()
     assert not (plan.output_dir / "results.json").exists()
+
+
+def test_the_micro_batch_is_known_from_a_batch_sampler_and_from_several_loaders(make_plan: Any) -> None:
+    """Of several loaders one must have the plan's."""
+    data = TensorDataset(torch.ones(64, 1))
+    plan = make_plan()
+
+    def trained(loader: Any, module: Line) -> None:
+        keywords = trainer_arguments(plan, num_sanity_val_steps=0, **QUIET)
+        lightning.Trainer(**keywords, callbacks=[PlanCallback(plan)]).fit(module, loader)
+
+    for loader in (
+        DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 4, False)),
+        {"labelled": DataLoader(data, 4), "unlabelled": DataLoader(data, 16)},
+    ):
+        with pytest.raises(RuntimeFinding, match="R503") as caught:
+            trained(loader, Several(plan.output_dir))
+        assert "micro_batch_size: 4, the lock says 8" in caught.value.render()
+    trained({"labelled": DataLoader(data, 8), "unlabelled": DataLoader(data, 8)}, Several(plan.output_dir))
+    assert results(plan.output_dir)["steps"] == 3 * 4
 
 
 def test_the_last_scores_are_recorded_at_the_end(make_plan: Any) -> None:

@@ -12,10 +12,19 @@ from tests.helpers.lockfile import results
 
 pytest.importorskip("transformers")
 
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from ratc_runtime.integrations import transformers as adapter
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 from transformers import TrainerControl, TrainerState
 
 CARD = {"hardware__device": "cuda", "parallel__backend": "nccl"}
+
+
+class Stream(IterableDataset[int]):
+    """Samples without an order that a sampler could draw."""
+
+    def __iter__(self) -> Any:
+        return iter(range(3))
 
 
 @pytest.fixture
@@ -73,7 +82,7 @@ def of_trainer(**changes: Any) -> Any:
         ({"n_gpu": 2}, "micro_batch_size: 16, the lock says 8"),
         ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps: 1, the lock says 2"),
         ({"world_size": 2}, "world_size: 2, the lock says 1"),
-        ({"bf16": True}, "precision: bf16, the lock says fp32"),
+        ({"bf16": True}, "precision: 'bf16', the lock says 'fp32'"),
     ],
 )
 def test_r503_for_a_trainer_with_other_values(make_plan: Any, changes: dict[str, Any], said: str) -> None:
@@ -82,6 +91,32 @@ def test_r503_for_a_trainer_with_other_values(make_plan: Any, changes: dict[str,
     with pytest.raises(RuntimeFinding, match=r"R503") as caught:
         callback.on_train_begin(of_trainer(**changes), TrainerState(), TrainerControl())
     assert said in caught.value.render()
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_r503_for_a_loader_with_another_micro_batch(make_plan: Any, split: bool) -> None:
+    """Of the program's own, as Accelerate prepares it."""
+    callback = adapter.PlanCallback(make_plan())
+    for size in (8, 10):
+        sampler = BatchSampler(SequentialSampler(range(40)), batch_size=size, drop_last=False)
+        shard = BatchSamplerShard(sampler, num_processes=1, split_batches=split)
+        loader = DataLoaderShard(range(40), batch_sampler=shard)
+        if size == 8:
+            callback.on_train_begin(of_trainer(), TrainerState(), TrainerControl(), train_dataloader=loader)
+            continue
+        with pytest.raises(RuntimeFinding, match="R503") as caught:
+            callback.on_train_begin(of_trainer(), TrainerState(), TrainerControl(), train_dataloader=loader)
+        assert "micro_batch_size: 10, the lock says 8" in caught.value.render()
+    callback.on_train_begin(of_trainer(), TrainerState(), TrainerControl(), train_dataloader=DataLoader(Stream()))
+
+
+def test_r503_for_a_micro_batch_that_the_trainer_found_itself(make_plan: Any) -> None:
+    with pytest.raises(TypeError, match="the plan decides auto_find_batch_size"):
+        adapter.training_arguments(make_plan(), auto_find_batch_size=True)
+    with pytest.raises(RuntimeFinding, match="R503"):
+        adapter.PlanCallback(make_plan()).on_train_begin(
+            of_trainer(), TrainerState(train_batch_size=4), TrainerControl()
+        )
 
 
 def test_a_stop_file_saves_and_ends_the_training(make_plan: Any) -> None:
