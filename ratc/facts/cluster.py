@@ -292,11 +292,21 @@ def _indistinct(cluster: Cluster, partition: Part, chosen: Part, settings: Value
 def open_questions(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagnostic]:
     """Yield the unanswered questions of a probe that affect this spec. Code: R329 (a warning)."""
     for question in cluster.questions:
-        key = str(question.value).partition(":")[0].strip()
+        key = _key(question)
         if not _answered(cluster, key) and _matters(cluster, choice, settings, key):
             helps = (f"answer it under `{key}` and remove the question",) if _known(cluster, key) else ()
             message = f"the probe of {cluster.name} left a question: {question.value}"
             yield Diagnostic("R329", message, question.span, helps=helps, severity=Severity.WARNING)
+
+
+def asked_about(cluster: Cluster, partition: Part, key: str) -> bool:
+    """Whether the probe left a question about a partition's value."""
+    wanted = f"{cluster.word}s.{partition.name}.{key}"
+    return any(_key(question) == wanted for question in cluster.questions)
+
+
+def _key(question: Value) -> str:
+    return str(question.value).partition(":")[0].strip()
 
 
 def _find(cluster: Cluster, key: str) -> Value | None:

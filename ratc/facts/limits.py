@@ -11,6 +11,7 @@ from ratc.facts.cluster import (
     Choice,
     Cluster,
     Part,
+    asked_about,
     choose_node_type,
     choose_partition,
     gpus_asked,
@@ -38,7 +39,9 @@ def choose(cluster: Cluster, settings: Values, described: bool) -> tuple[Choice 
     others = [
         does
         for other in cluster.partitions.values()
-        if other is not partition and (does := _suitable(cluster, other, settings, described))
+        if other is not partition
+        and not asked_about(cluster, other, "state")  # it may start no jobs
+        and (does := _suitable(cluster, other, settings, described))
     ]
     told = []
     for item in found:

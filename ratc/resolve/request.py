@@ -19,18 +19,26 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             memory = replace(memory, value=memory_bytes(memory.value))
         _ask(context, cpus, "resources.cpus", "cpus", "job.cpus_per_node", "cores")
         _ask(context, memory, "resources.memory", "memory_bytes", "job.memory_bytes_per_node", "memory")
-        _cap(context)
-    yield from ()
+        yield from _cap(context)
 
 
-def _cap(context: Context) -> None:
-    """Limit the job's memory to the site's limit per core, if the spec requests none."""
+def _cap(context: Context) -> Iterator[Diagnostic]:
+    """Limit the job's memory to the site's limit per core; R322 if the spec asks for more.
+
+    ``facts/limits.py`` has looked at the cores that a spec gives; those that the job gets otherwise are known here.
+    """
     limit, asked = context.facts["cluster.max_memory_per_cpu_bytes"], context.settings["resources.memory"]
     cpus, memory = context.value("job.cpus_per_node"), context.value("job.memory_bytes_per_node")
-    if asked.value is not None or limit.value is None or cpus is None:
+    if limit.value is None or cpus is None:
         return
     if memory is None or memory > limit.value * cpus:
         why = f"{limit.reason} allows {limit.value >> 20} MB for each of {cpus} cores"
+        if asked.value is not None:
+            message = f"{memory >> 20} MB of memory are asked for, but {why}"
+            note = f"{cpus} cores: {context.values['job.cpus_per_node'].reason or 'of the spec'}"
+            helps = (f"use at most {limit.value * cpus >> 20} MB, or more cores",)
+            yield Diagnostic("R322", message, asked.span, (note,), helps)
+            return
         path = "facts:cluster.max_memory_per_cpu_bytes"
         context.derive("job.memory_bytes_per_node", limit.value * cpus, why, path, "job.cpus_per_node")
 

@@ -9,7 +9,8 @@ CLUSTER = """\
 name: c
 scheduler: slurm
 node_types: {{n: {{gpus_per_node: 8, gpu: h100, gpu_type: h100, cpus: 64, memory: 512GB}}}}
-partitions: {{p: {{nodes: {{n: 8}}, max_walltime: "24:00:00", {limits}}}}}
+partitions:
+  p: {{nodes: {{n: 8}}, max_walltime: "24:00:00", {limits}}}
 """
 
 
@@ -17,8 +18,8 @@ partitions: {{p: {{nodes: {{n: 8}}, max_walltime: "24:00:00", {limits}}}}}
 def compiles(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
-    def run(limits: str, asked: str) -> tuple[int, str, dict]:
-        (tmp_path / "c.yaml").write_text(CLUSTER.format(limits=limits))
+    def run(limits: str, asked: str, more: str = "") -> tuple[int, str, dict]:
+        (tmp_path / "c.yaml").write_text(CLUSTER.format(limits=limits) + more)
         (tmp_path / "spec.yaml").write_text(
             "experiment_name: demo\ndata: {data_dir: data}\ntraining: {batch_size: 2}\n"
             f'resources: {{cluster: ./c.yaml, walltime: "1:00:00", {asked}}}\n'
@@ -48,6 +49,8 @@ def test_memory_limit_above_the_default_share_changes_nothing(compiles):
     ("limits", "asked", "code", "words"),
     [
         ("max_memory_per_cpu: 4GB", "num_gpus: 4, cpus: 8, memory: 64GB", "error[R322]", "at most 32 GB"),
+        ("max_memory_per_cpu: 4GB", "num_gpus: 4, memory: 200GB", "error[R322]", "at most 131072 MB"),
+        ("max_memory_per_cpu: 4GB, max_cpus_per_node: 48", "num_gpus: 8, memory: 200GB", "error[R322]", "196608 MB"),
         ("min_nodes: 2", "num_gpus: 4", "error[R322]", "at least 2"),
         ("accounts: [x, y]", "num_gpus: 4, account: z", "error[R322]", "`x`, `y`"),
         ("qos: [long]", "num_gpus: 4, qos: short", "error[R322]", "`long`"),
@@ -59,6 +62,16 @@ def test_request_against_a_site_limit_is_reported_at_compile(compiles, limits, a
     assert code in said
     assert words in said
     assert status == code.startswith("error")
+
+
+@pytest.mark.parametrize(
+    "asked", ["", "questions: ['partitions.q.state: the partition is DOWN; will it be UP again?']"]
+)
+def test_a_partition_that_may_be_down_is_not_proposed(compiles, asked):
+    other = f"  q: {{nodes: {{n: 8}}}}\n{asked}\n"
+    said = compiles("max_nodes: 1", "nodes: 2, num_gpus: 16, partition: p", other)[1]
+    assert "error[R322]" in said
+    assert ("`q` would do" in said) == (not asked)
 
 
 @pytest.mark.parametrize(
