@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ratc import units
-from ratc.memory.choose import Choice, Nothing, WayOut
+from ratc.memory.choose import Alternative, Choice, DoesNotFit
 from ratc.memory.decision import Recomputed
 from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.given import Verdict
@@ -117,20 +117,20 @@ def margin_text(found: Estimate) -> str:
     return f"{found.margin:.1%} of what those leave to the allocator: {text(found.margin_parts)}"
 
 
-def nothing(result: Nothing) -> list[str]:
+def does_not_fit(result: DoesNotFit) -> list[str]:
     """Return why nothing fits, and each predicted way out."""
     found = result.estimate
     need, has = size_text(result.need_bytes), size_text(found.device.memory_bytes)
     said = [f"Nothing fits on {found.device.name}: micro-batch 1 needs {need}, the card has {has}."]
     said += [_line(size, name or "the model") for name, size in result.breakdown.largest()]
-    if not result.ways_out:
+    if not result.alternatives:
         said.append(
             "No single change of precision, activation checkpointing, image size, ZeRO stage or card would make it fit."
         )
-    return said + [_way(way) for way in result.ways_out]
+    return said + [_way(way) for way in result.alternatives]
 
 
-def _way(way: WayOut) -> str:
+def _way(way: Alternative) -> str:
     choice = way.choice.estimate
     size = size_text(choice.predicted_bytes)
     return f"  would fit with {way.change}: micro-batch {choice.micro_batch}, {size} on the card"

@@ -112,7 +112,7 @@ def _without(plan: Plan, folder: str) -> list[str]:
         found = predict.why_nothing(searcher, library, plan, wanted, strategy, device)
     except NoTrace:
         return []
-    return [_way(way.change, way.choice, "up to micro-batch") for way in found.ways_out]
+    return [_way(way.change, way.choice, "up to micro-batch") for way in found.alternatives]
 
 
 def _way(change: str, choice: Choice, which: str = "micro-batch") -> str:

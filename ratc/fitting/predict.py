@@ -14,7 +14,7 @@ from ratc.fitting.checkpointing import Smallest, smallest
 from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, choose, searchers
-from ratc.memory.choose import Nothing, Searcher, Variant, WayOut, in_order
+from ratc.memory.choose import Alternative, DoesNotFit, Searcher, Variant, in_order
 from ratc.memory.decision import Decision
 from ratc.memory.given import choice_of
 from ratc.memory.rat import full_at_least, fused_runs_on, maps_alone, without_maps, without_prediction
@@ -343,7 +343,7 @@ def strategy_of(plan: Plan) -> Strategy:
 
 def why_nothing(
     searcher: Searcher, library: Library, plan: Plan, wanted: Variant, strategy: Strategy, device: Device
-) -> Nothing:
+) -> DoesNotFit:
     """Return the memory of a step that does not fit, and each single change that makes it fit, all predicted."""
     card = facts.find_card(device.name)
     precisions = [kind for kind in ("bf16", "fp16") if isinstance(card, facts.Card) and getattr(card, kind)][:1]
@@ -374,12 +374,12 @@ def why_nothing(
     ]
     library.known += [replace(wanted, kernels=kind) for kind in sorted({other.kernels for other in devices})]
     stages = (0, *STAGES) if strategy.engine == "deepspeed" else ()
-    found = searcher.nothing(wanted, strategy, device, devices, stages)
+    found = searcher.does_not_fit(wanted, strategy, device, devices, stages)
     if searcher.expandable:
         return found
     choice = Searcher(library, searcher.share, searcher.margin, expandable=True).choose(wanted, strategy, device)
-    ways = (WayOut(f"`allocator: {EXPANDABLE}`", choice),) if choice else ()
-    return replace(found, ways_out=(*ways, *found.ways_out))
+    ways = (Alternative(f"`allocator: {EXPANDABLE}`", choice),) if choice else ()
+    return replace(found, alternatives=(*ways, *found.alternatives))
 
 
 def with_micro_batch(plan: Plan, device: Device, wanted: Variant, micro_batch: int) -> Variant:
@@ -402,7 +402,7 @@ def _attentions(plan: Plan, device: Device) -> tuple[str, ...]:
     return ("full", lean) if least <= device.memory_bytes else (lean,)
 
 
-def _too_large(found: Nothing, plan: Plan) -> Diagnostic:
+def _too_large(found: DoesNotFit, plan: Plan) -> Diagnostic:
     device = found.estimate.device
     message = (
         f"nothing fits on {device.name}: micro-batch 1 needs {size_text(found.need_bytes)}, "
@@ -412,7 +412,7 @@ def _too_large(found: Nothing, plan: Plan) -> Diagnostic:
     helps = tuple(
         f"would fit with {way.change}: up to micro-batch {way.choice.estimate.micro_batch}, "
         f"{size_text(way.choice.estimate.predicted_bytes)} predicted"
-        for way in found.ways_out
+        for way in found.alternatives
     )
     span = plan.settings["resources.gpu"].span or plan.settings["model.name"].span
     return Diagnostic("R317", message, span, (f"largest: {largest}",), helps)

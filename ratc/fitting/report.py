@@ -26,11 +26,11 @@ from ratc.render.timeline import Drawing
 class FitReport:
     """The parts of a report, each with a sentence that gives the reason if it is missing.
 
-    ``unpredicted`` is the reason for ``account``, ``undrawn`` for ``drawing``, ``no_cards`` for ``cards``.
+    ``unpredicted`` is the reason for ``card_memory``, ``undrawn`` for ``drawing``, ``no_cards`` for ``cards``.
     ``cards_note`` gives the conditions of the table. ``found`` are the diagnostics that stopped a prediction.
     """
 
-    account: CardMemory | None = None
+    card_memory: CardMemory | None = None
     unpredicted: str = ""
     drawing: Drawing | None = None
     undrawn: str = ""

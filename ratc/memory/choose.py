@@ -59,7 +59,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class WayOut:
+class Alternative:
     """A change of the spec with which training fits, in words, and the predicted choice with it."""
 
     change: str
@@ -67,13 +67,13 @@ class WayOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
-    """Not even a micro-batch of 1 fits: the bytes that it needs, their breakdown, and the ways out."""
+class DoesNotFit:
+    """Not even a micro-batch of 1 fits: the bytes that it needs, their breakdown, and the alternatives."""
 
     estimate: Estimate
     need_bytes: int
     breakdown: Breakdown
-    ways_out: tuple[WayOut, ...]
+    alternatives: tuple[Alternative, ...]
 
 
 class Searcher:
@@ -159,14 +159,14 @@ class Searcher:
             best = self.choose(variant, replace(strategy, zero_stage=stage), device, needed) or best
         return best
 
-    def nothing(
+    def does_not_fit(
         self,
         variant: Variant,
         strategy: Strategy,
         device: Device,
         cards: Sequence[Device] = (),
         stages: Sequence[int] = (),
-    ) -> Nothing:
+    ) -> DoesNotFit:
         """Return the bytes that a micro-batch of 1 needs, and single changes with which training is predicted to fit.
 
         They are changes of the variant, of the card (the smallest three of ``cards``), or of the ZeRO stage (one of
@@ -176,13 +176,13 @@ class Searcher:
         estimate = predictor.estimate(device, 1)
         ways = [*self._variants(variant, strategy, device), *self._stages(variant, strategy, device, stages)]
         ways += self._cards(variant, strategy, device, cards)
-        return Nothing(estimate, predictor.need(device, 1), predictor.breakdown(estimate), tuple(ways))
+        return DoesNotFit(estimate, predictor.need(device, 1), predictor.breakdown(estimate), tuple(ways))
 
-    def _variants(self, variant: Variant, strategy: Strategy, device: Device) -> list[WayOut]:
+    def _variants(self, variant: Variant, strategy: Strategy, device: Device) -> list[Alternative]:
         def area(other: Variant) -> int:
             return prod(other.image_size)
 
-        found: list[WayOut] = []
+        found: list[Alternative] = []
         smaller = False
         # Of the image sizes only the largest that fits: the smaller ones follow, and need not be traced.
         for other in sorted(self.library, key=lambda other: (other.image_size != variant.image_size, -area(other))):
@@ -190,13 +190,13 @@ class Searcher:
             resized = other.image_size != variant.image_size
             if change is None or (resized and smaller):
                 continue
-            choice = self._perhaps(other, strategy, device)
+            choice = self._choice_if_traceable(other, strategy, device)
             if choice:
-                found.append(WayOut(change, choice))
+                found.append(Alternative(change, choice))
                 smaller = resized
         return found
 
-    def _perhaps(self, variant: Variant, strategy: Strategy, device: Device) -> Choice | None:
+    def _choice_if_traceable(self, variant: Variant, strategy: Strategy, device: Device) -> Choice | None:
         try:
             # With accumulation a step needs no less: for what is hopeless without it no further trace is made.
             whole = self.predictor(variant, strategy, self.share)
@@ -205,7 +205,7 @@ class Searcher:
         except Untraceable:
             return None
 
-    def _stages(self, variant: Variant, strategy: Strategy, device: Device, stages: Sequence[int]) -> list[WayOut]:
+    def _stages(self, variant: Variant, strategy: Strategy, device: Device, stages: Sequence[int]) -> list[Alternative]:
         if strategy.engine != "deepspeed":
             return []
         options: list[tuple[str, Callable[[Strategy], Strategy]]] = [
@@ -225,19 +225,21 @@ class Searcher:
         for change, option in options:
             choice = self.choose(variant, option(strategy), device)
             if choice:
-                return [WayOut(change, choice)]  # the first is the least change
+                return [Alternative(change, choice)]  # the first is the least change
         return []
 
-    def _cards(self, variant: Variant, strategy: Strategy, device: Device, cards: Sequence[Device]) -> list[WayOut]:
+    def _cards(
+        self, variant: Variant, strategy: Strategy, device: Device, cards: Sequence[Device]
+    ) -> list[Alternative]:
         """The three smallest cards that would do, of those that compute in the variant's precision."""
-        ways: list[WayOut] = []
+        ways: list[Alternative] = []
         for card in sorted(cards, key=lambda card: (card.memory_bytes, card.name)):
             if len(ways) == 3:
                 break
             there = replace(variant, kernels=card.kernels)
             known = card.name != device.name and there in self.library
-            if known and (choice := self._perhaps(there, strategy, card)):
-                ways.append(WayOut(f"card {card.name}", choice))
+            if known and (choice := self._choice_if_traceable(there, strategy, card)):
+                ways.append(Alternative(f"card {card.name}", choice))
         return ways
 
 

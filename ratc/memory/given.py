@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.memory import measured
-from ratc.memory.choose import Choice, Searcher, Untraceable, Variant, WayOut, describe
+from ratc.memory.choose import Alternative, Choice, Searcher, Untraceable, Variant, describe
 from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.measured import Measurement
 from ratc.memory.terms import Device
@@ -28,7 +28,7 @@ class Verdict:
     is_tight: bool
     need_bytes: int
     largest: Choice | None = None
-    ways: tuple[WayOut, ...] = ()
+    ways: tuple[Alternative, ...] = ()
     #: The date and the version of torch of its measurement; None for a prediction.
     measured: str | None = None
 
@@ -62,17 +62,17 @@ def predicted(
         other_searcher = Searcher(searcher.library, searcher.share, searcher.margin, expandable=True)
         if other_searcher.estimate(variant, strategy, device, micro_batch).fits:
             choice_there = choice_of(other_searcher, variant, strategy, device, micro_batch)
-            ways.append(WayOut(f"`allocator: {EXPANDABLE}`", choice_there))
+            ways.append(Alternative(f"`allocator: {EXPANDABLE}`", choice_there))
     for there in others:
         change = describe(variant, there)
         with contextlib.suppress(Untraceable):
             if change and searcher.estimate(there, strategy, device, micro_batch).fits:
-                ways.append(WayOut(change, choice_of(searcher, there, strategy, device, micro_batch)))
+                ways.append(Alternative(change, choice_of(searcher, there, strategy, device, micro_batch)))
                 break
     for stage in sorted(stages):
         other = replace(strategy, zero_stage=stage)
         if searcher.estimate(variant, other, device, micro_batch).fits:
-            ways.append(WayOut(f"`zero_stage: {stage}`", choice_of(searcher, variant, other, device, micro_batch)))
+            ways.append(Alternative(f"`zero_stage: {stage}`", choice_of(searcher, variant, other, device, micro_batch)))
             break
     largest = None
     for size in searcher.divisors:

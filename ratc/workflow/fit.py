@@ -98,7 +98,7 @@ def _remedies(searcher: Searcher, library: Library, plan: Plan, card: facts.Card
     device = device_for(plan, card)
     wanted = variants(plan, device, precision)[-1]
     strategy = replace(strategy_of(plan), precision=precision)
-    return breakdown.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
+    return breakdown.does_not_fit(why_nothing(searcher, library, plan, wanted, strategy, device))
 
 
 def _given_micro_batch(question: Question, plan: Plan, folder: str, told: Choice | None) -> list[str]:

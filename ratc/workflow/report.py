@@ -101,7 +101,7 @@ def _resolved(
         plan,
         found,
         told.remarks,
-        fitted.account,
+        fitted.card_memory,
         fitted.unpredicted,
         fitted.drawing,
         fitted.undrawn,

@@ -92,9 +92,9 @@ def files(tmp_path_factory) -> dict[str, Path]:
     whole = pages.whole(folder)
     made = {
         "spec": spec_page(whole),
-        "too-large": spec_page(replace(whole, account=pages.account(fits=False))),
+        "too-large": spec_page(replace(whole, card_memory=pages.card_memory(fits=False))),
         "bare": spec_page(
-            replace(whole, account=None, drawing=None, cards=(), findings=(), points={}, unpredicted="CPU")
+            replace(whole, card_memory=None, drawing=None, cards=(), findings=(), points={}, unpredicted="CPU")
         ),
         "diff": diff_page(compare(*sides)),
         "hostile": spec_page(pages.hostile(folder)),

@@ -41,8 +41,8 @@ def plan(folder: Path, text: str = SPEC) -> Plan:
     return made
 
 
-def account(fits: bool = True) -> CardMemory:
-    """An account whose parts make the card, or go beyond it."""
+def card_memory(fits: bool = True) -> CardMemory:
+    """A card's memory whose parts make the card, or go beyond it."""
     used = [
         Part("parameter", 2 * GIB, "parameters", "backbone 1.50 GiB, 3 more"),
         Part("activation", (20 if fits else 90) * GIB, "activations", "backbone.sga_layers.0 12.0 GiB"),
@@ -91,7 +91,7 @@ def whole(folder: Path) -> Report:
         plan(folder),
         (warning,),
         ("Of the sweep's 2 points this is a: `seed` 1.",),
-        account(),
+        card_memory(),
         drawing=drawing(),
         cards=cards(),
         cards_note="Global batch 64 on 8 GPUs.",

@@ -59,7 +59,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row of the account's table."""
+    """A row of the table of memory."""
 
     kind: str
     colour: str
@@ -115,23 +115,23 @@ class CardRow:
         return min(100, round(100 * self.used / self.total)) if self.total else 0
 
 
-def bar(account: CardMemory) -> Bar:
+def bar(card_memory: CardMemory) -> Bar:
     """Return the bar and its table, to the scale of the card, or of the memory needed if that is more."""
-    scale = max(account.card_bytes, account.used_bytes)
+    scale = max(card_memory.card_bytes, card_memory.used_bytes)
     segments, at = [], 0
-    for part in (*account.parts, *account.left):
+    for part in (*card_memory.parts, *card_memory.left):
         if part.bytes_ <= 0:
             continue
         x, end = at * WIDTH / scale, (at + part.bytes_) * WIDTH / scale
         label = f"{part.name}: {size_label(part.bytes_)}"
         segments.append(Segment(part.kind, _COLOURS.get(part.kind, ""), f"{x:.2f}", f"{end - x:.2f}", label))
         at += part.bytes_
-    over = account.used_bytes > account.card_bytes
-    limit = f"{account.card_bytes * WIDTH / scale:.2f}" if over else ""
-    lines = tuple(_line(part, account.card_bytes) for part in (*account.parts, *account.left))
-    card = size_label(account.card_bytes)
-    title = f"At the peak of a step {size_label(account.used_bytes)} of the {card} of {account.card} are in use"
-    return Bar(title, tuple(segments), limit, lines, size_label(account.used_bytes), card)
+    over = card_memory.used_bytes > card_memory.card_bytes
+    limit = f"{card_memory.card_bytes * WIDTH / scale:.2f}" if over else ""
+    lines = tuple(_line(part, card_memory.card_bytes) for part in (*card_memory.parts, *card_memory.left))
+    card = size_label(card_memory.card_bytes)
+    title = f"At the peak of a step {size_label(card_memory.used_bytes)} of the {card} of {card_memory.card} are in use"
+    return Bar(title, tuple(segments), limit, lines, size_label(card_memory.used_bytes), card)
 
 
 def by_card(rows: Sequence[CardRow]) -> list[tuple[CardRow, ...]]:

@@ -36,7 +36,7 @@ _TIMES = " \N{MULTIPLICATION SIGN} "
 class Report:
     """The content of a page about one spec. Texts are for people; sizes are bytes.
 
-    ``unpredicted`` says why there is no ``account``, ``undrawn`` why no ``drawing``, ``no_cards`` why no ``cards``.
+    ``unpredicted`` says why there is no ``card_memory``, ``undrawn`` why no ``drawing``, ``no_cards`` why no ``cards``.
     ``points`` are a sweep's, by name. ``files`` are path and text of the compiled files, ``files_note`` a line on them.
     """
 
@@ -45,7 +45,7 @@ class Report:
     plan: Plan
     findings: Sequence[Diagnostic] = ()
     remarks: Sequence[str] = ()
-    account: memory.CardMemory | None = None
+    card_memory: memory.CardMemory | None = None
     unpredicted: str = ""
     drawing: Drawing | None = None
     undrawn: str = ""
@@ -98,8 +98,8 @@ def spec_page(report: Report) -> str:
         count=values.count(found),
         points=[(name, redact(text)) for name, text in report.points.items()],
         report=report,
-        bar=memory.bar(report.account) if report.account else None,
-        time=report.account.time if report.account else "",
+        bar=memory.bar(report.card_memory) if report.card_memory else None,
+        time=report.card_memory.time if report.card_memory else "",
         cards=memory.by_card(report.cards),
         phases=memory.phases(report.drawing) if report.drawing else [],
         timeline=_timeline(report.drawing),
@@ -193,12 +193,12 @@ def _engine(plan: Plan) -> Tile | None:
 
 
 def _memory(report: Report) -> Tile:
-    account = report.account
-    if account is None:
+    card_memory = report.card_memory
+    if card_memory is None:
         return Tile("Peak memory", "not predicted", "the reason is under “Memory”", "memory")
-    used, has = units.size_text(account.used_bytes), units.size_text(account.card_bytes)
-    over = "" if account.fits else "; this does not fit"
-    return Tile("Peak memory", used, f"of {has} on {account.card}, {account.how}{over}", "memory")
+    used, has = units.size_text(card_memory.used_bytes), units.size_text(card_memory.card_bytes)
+    over = "" if card_memory.fits else "; this does not fit"
+    return Tile("Peak memory", used, f"of {has} on {card_memory.card}, {card_memory.how}{over}", "memory")
 
 
 def _model(plan: Plan) -> Tile | None:

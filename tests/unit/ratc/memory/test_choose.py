@@ -126,9 +126,9 @@ def test_zero_stage_is_suggested_if_the_model_states_do_not_fit():
     strategy, card = Strategy("deepspeed", 8), Device("card", 8 * GIB, "8.0")
     assert search.choose(wanted, strategy, card) is None
     assert search.choose_stage(wanted, strategy, card, (0, 1, 2, 3)).estimate.strategy.zero_stage >= 1
-    told = search.nothing(wanted, strategy, card, stages=(0, 1, 2, 3))
-    assert told.ways_out[0].change == "`zero_stage: 1`"
-    assert told.ways_out[0].choice.estimate.fits
+    told = search.does_not_fit(wanted, strategy, card, stages=(0, 1, 2, 3))
+    assert told.alternatives[0].change == "`zero_stage: 1`"
+    assert told.alternatives[0].choice.estimate.fits
 
 
 def test_offloading_is_suggested_if_no_zero_stage_fits():
@@ -137,7 +137,7 @@ def test_offloading_is_suggested_if_no_zero_stage_fits():
     card = Device("card", 6 * GIB, "8.0")
     strategy = Strategy("deepspeed", 2, 3)
     assert search.choose(wanted, strategy, card) is None
-    ways = search.nothing(wanted, strategy, card, stages=(0, 1, 2, 3)).ways_out
+    ways = search.does_not_fit(wanted, strategy, card, stages=(0, 1, 2, 3)).alternatives
     assert [way.change for way in ways] == ["`zero_stage: 3` with `offload_optimizer: true`"]
     assert ways[0].choice.estimate.host_bytes > 0
 
@@ -159,13 +159,13 @@ def test_if_nothing_fits_the_result_has_the_need_and_suggestions():
     search = Searcher(library(), 8)
     assert search.choose(FP32, Strategy(), SMALL) is None
     cards = [LARGE, Device("middle", 16 * GIB, "8.0"), Device("other", 40 * GIB, "9.0"), SMALL]
-    told = search.nothing(FP32, Strategy(), SMALL, cards)
+    told = search.does_not_fit(FP32, Strategy(), SMALL, cards)
     assert not told.estimate.fits
     assert told.need_bytes > SMALL.memory_bytes
     assert [name for name, _ in told.breakdown.largest()] == ["layers.3", "layers.2", "layers.1"] or len(
         told.breakdown.largest()
     ) == 3
-    changes = [way.change for way in told.ways_out]
+    changes = [way.change for way in told.alternatives]
     # One change each; of the image sizes the largest that does; of the cards those that are traced, smallest first.
     assert changes == [
         "`precision: bf16`",
@@ -174,16 +174,16 @@ def test_if_nothing_fits_the_result_has_the_need_and_suggestions():
         "card middle",
         "card large",
     ]
-    for way in told.ways_out:
+    for way in told.alternatives:
         assert way.choice.estimate.fits
 
 
 def test_changes_that_do_not_make_it_fit_are_not_suggested():
     search = Searcher(library(factor=3.9), 8)
-    changes = [way.change for way in search.nothing(FP32, Strategy(), SMALL).ways_out]
+    changes = [way.change for way in search.does_not_fit(FP32, Strategy(), SMALL).alternatives]
     assert "`precision: bf16`" not in changes
     assert changes == []
-    assert [way.change for way in Searcher(library(2.5), 8).nothing(FP32, Strategy(), SMALL).ways_out] == [
+    assert [way.change for way in Searcher(library(2.5), 8).does_not_fit(FP32, Strategy(), SMALL).alternatives] == [
         "`activation_checkpointing: true`",
         "`image_size: 128`",
     ]
@@ -191,7 +191,7 @@ def test_changes_that_do_not_make_it_fit_are_not_suggested():
 
 def test_of_a_change_that_is_hopeless_without_accumulation_no_further_trace_is_made():
     traced = {wanted: Noting(made) for wanted, made in library(3.9).items()}
-    assert Searcher(traced, 8).nothing(FP32, Strategy(), SMALL).ways_out == ()
+    assert Searcher(traced, 8).does_not_fit(FP32, Strategy(), SMALL).alternatives == ()
     asked = {wanted: traces.asked for wanted, traces in traced.items()}
     assert asked[replace(FP32, activation_checkpointing=True)] == {(False, False)}
     assert asked[replace(FP32, image_size=(128, 128))] == {(False, False)}
@@ -203,7 +203,9 @@ def test_untraceable_change_is_not_suggested():
             raise Untraceable
 
     ways = (
-        Searcher({**library(), replace(FP32, precision="bf16"): Broken()}, 8).nothing(FP32, Strategy(), SMALL).ways_out
+        Searcher({**library(), replace(FP32, precision="bf16"): Broken()}, 8)
+        .does_not_fit(FP32, Strategy(), SMALL)
+        .alternatives
     )
     assert [way.change for way in ways] == ["`activation_checkpointing: true`", "`image_size: 192`"]
     with pytest.raises(Untraceable):

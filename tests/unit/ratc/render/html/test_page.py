@@ -145,7 +145,7 @@ def test_tiles_show_batch_hardware_and_peak_memory(tmp_path):
     assert told["Global batch"][0] == "8"
     assert told["Hardware"] == ("CPU", "1 process on 1 node")
     assert told["Peak memory"] == ("26.0 GiB", "of 80.0 GiB on a100-80, predicted")
-    unknown = {tile.label: tile.value for tile in tiles(replace(report, account=None))}
+    unknown = {tile.label: tile.value for tile in tiles(replace(report, card_memory=None))}
     assert unknown["Peak memory"] == "not predicted"
 
 
@@ -164,15 +164,15 @@ def test_tiles_show_every_node_count_of_an_elastic_plan(tmp_path):
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_memory_bar_is_to_scale_and_fills_its_width(fits):
-    account = pages.account(fits)
-    bar = memory.bar(account)
+    card_memory = pages.card_memory(fits)
+    bar = memory.bar(card_memory)
     ends = [float(segment.x) + float(segment.width) for segment in bar.segments]
     starts = [float(segment.x) for segment in bar.segments]
     assert starts[0] == 0
     assert ends[-1] == pytest.approx(memory.WIDTH, abs=0.05)
     assert starts[1:] == pytest.approx(ends[:-1], abs=0.02)
-    scale = max(account.card_bytes, account.used_bytes)
-    assert float(bar.segments[1].width) == pytest.approx(account.parts[1].bytes_ / scale * memory.WIDTH, abs=0.01)
+    scale = max(card_memory.card_bytes, card_memory.used_bytes)
+    assert float(bar.segments[1].width) == pytest.approx(card_memory.parts[1].bytes_ / scale * memory.WIDTH, abs=0.01)
     assert bool(bar.limit) is not fits
     assert all(segment.colour or segment.kind in ("margin", "unused") for segment in bar.segments)
 
