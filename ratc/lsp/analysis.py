@@ -28,8 +28,10 @@ from ratc.workflow.validate import validate
 from ratc.yaml.parse import Document, Node, parse
 
 #: The comment that `ratc init` binds the schema with, for editors.
+#: The callables of examples are made-up names.
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:\w+")
 _BOUND = re.compile(r"^# yaml-language-server: \$schema=\S*experiment\.schema\.json", re.MULTILINE)
-_KEY = re.compile(r"^experiment_name\s*:", re.MULTILINE)
+_KEY = re.compile(r"""^\ufeff?(["']?)experiment_name\1\s*:""", re.MULTILINE)
 #: A line of a block mapping: its indentation, with the dash of a list, its key, and the rest.
 _LINE = re.compile(r"^(?P<indent>[ ]*(?:- )?)(?P<key>[\w.-]*)(?P<colon>\s*:(?:\s|$))?(?P<rest>.*)$")
 #: Values of the plan that are shown for one key.
@@ -194,7 +196,7 @@ def _values(described: dict[str, Any]) -> Iterator[Completion]:
     kinds = described.get("type", ())
     words = described.get("enum") or ([True, False] if "boolean" in kinds else described.get("examples", []))
     for word in words:
-        if isinstance(word, (dict, list)) or word is None:
+        if isinstance(word, (dict, list)) or word is None or _CALLABLE.fullmatch(str(word)):
             continue
         shown = {True: "true", False: "false"}.get(word, str(word)) if isinstance(word, bool) else str(word)
         default = " (default)" if word == described.get("default") else ""

@@ -254,7 +254,7 @@ class Training(Section):
         description="Loss. Segmentation: `bce` (one class), `cross_entropy` (several classes), `dice` or `combined` "
         "(if absent: the mean of `dice` and of `bce` or `cross_entropy`, by the number of classes). Detection: "
         "`set_prediction`. Classification: `cross_entropy`. Any task: `package.module:callable`.",
-        examples=["combined", "my_package.losses:Focal"],
+        examples=["combined", "bce", "dice", "cross_entropy", "set_prediction", "my_package.losses:Focal"],
     )
     loss_args: Annotated[Arguments, Key(rate=True)] = Field(
         {}, description="Keyword arguments of the loss; built-in losses take weights, `smooth` and `label_smoothing`."

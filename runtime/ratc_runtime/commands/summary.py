@@ -75,7 +75,8 @@ def _scores(results: dict[str, Any]) -> dict[str, float | None]:
 
 def _lines(summary: dict[str, Any]) -> list[str]:
     width = max(len(name) for name in summary["scores"])
-    lines = [f"{len(summary['runs'])} runs"]
+    count = len(summary["runs"])
+    lines = [f"{count} run{'s' if count != 1 else ''}"]
     for name, score in summary["scores"].items():
         middle, sd = (f"{score[key]:.4f}" if score[key] is not None else "-" for key in ("mean", "sd"))
         each = " ".join("-" if value is None else f"{value:.4f}" for value in score["values"])

@@ -33,14 +33,24 @@ class Mean:
         self._totals = torch.zeros(len(scores) + 1, dtype=torch.float64)
 
     def add(self, output: Any, target: Any) -> None:
-        """Score each sample separately, so that padding and batch sizes do not matter."""
+        """Score each sample separately, so that padding and batch sizes do not matter. Raises R509 for a score that is
+        not a number.
+        """
         count = next(len(tensor) for tensor in pytree.tensors(output))
         for row in range(count):
             one = pytree.select(output, [row]), pytree.select(target, [row])
-            values = [float(function(*one)) for function in self._functions.values()]
+            values = [_number(name, function(*one)) for name, function in self._functions.items()]
             self._totals += torch.tensor([*values, 1.0], dtype=torch.float64)
 
     def scores(self, world: World) -> dict[str, float]:
         """Return the means over all ranks."""
         *sums, count = world.sum(self._totals).tolist()
         return {name: total / max(1.0, count) for name, total in zip(self._functions, sums, strict=True)}
+
+
+def _number(name: str, score: Any) -> float:
+    try:
+        return float(score)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: of a tensor of several values
+        kind = f"a tensor of shape {list(score.shape)}" if isinstance(score, torch.Tensor) else type(score).__name__
+        raise RuntimeFinding("R509", f"score {name} returned {kind} for a sample, not a number") from None
