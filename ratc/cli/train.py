@@ -1,6 +1,6 @@
 """Compile a spec for this machine and run the script that comes out: `ratc compile --target local`, then `run.sh`.
 
-Options after `--` go to the runtime, for example `-- --fresh`.
+Options after `--` go to the runtime, for example `-- --fresh`, for which `--fresh` is short.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from ratc.workflow.request import CompileRequest
         options.no_predict(),
         options.folder(),
         options.dry_run(traces=True),
+        options.flag("--fresh", "train from the beginning, although there is a checkpoint or the run is finished"),
     ],
     {
         "ratc train config.yaml": "compile for this machine and train",
         "ratc train config.yaml --epochs 1 --debug": "a short run to see whether everything works",
-        "ratc train config.yaml -- --fresh": "train from the beginning, although there is a checkpoint",
+        "ratc train config.yaml --fresh": "train from the beginning, although there is a checkpoint",
     },
     may_trust=True,
     request=options.request,
 )
-def command(request: CompileRequest, runtime: tuple[str, ...], form: str, dry_run: bool) -> int:
+def command(request: CompileRequest, runtime: tuple[str, ...], form: str, dry_run: bool, fresh: bool) -> int:
     """The exit status of the script, or 1 when the spec does not compile."""
+    runtime = (*runtime, "--fresh") if fresh and "--fresh" not in runtime else runtime
     with FindingsPrinter("ratc train", form) as printer:
         status, folder = compile_spec(
             request, check=False, printer=printer, before=require_trust.before, dry_run=dry_run

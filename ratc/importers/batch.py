@@ -19,7 +19,7 @@ from ratc.units import slurm_time
 
 _Made = list[tuple[str, object]] | str
 _OURS = "ratc writes it itself"
-_PROGRAM = "if it is your own program that trains, name it as `entrypoint`"
+_PROGRAM = "a program: if it is your own and trains, name it as `entrypoint`"
 _COMMAND = "a command: if the job needs it, put it into `environment.setup`"
 _LAUNCH = re.compile(r"^(?:exec )?(?:\S*/)?(?:srun|mpirun|jsrun|torchrun|accelerate|deepspeed|python3?)\b")
 
@@ -318,13 +318,19 @@ class _Environment:
 _MODULES = "environment.modules"
 
 
+def _because(reason: str, help: str) -> str:
+    """The help with the reason in brackets behind its first words, which say what it is about."""
+    what, _, rest = help.partition(":")
+    return f"{what} ({reason}):{rest}" if reason else help
+
+
 def _command(command: shell.Command, span: Span, done: _Environment) -> Iterator[Item]:
     line, words = command.text, list(command.words or ())
     if not words or command.unsure:
         help = _PROGRAM if _LAUNCH.match(line) else _COMMAND
-        yield Left(line, span, f"{command.unsure}: {help}" if command.unsure else help)
+        yield Left(line, span, _because(command.unsure, help))
     elif command.apart and not _LAUNCH.match(line):
-        yield Left(line, span, f"{command.apart}: {_COMMAND}")
+        yield Left(line, span, _because(command.apart, _COMMAND))
     elif words[0] in ("module", "ml"):
         yield from _modules(command, span, done)
     elif words in (["deactivate"], ["conda", "deactivate"]):

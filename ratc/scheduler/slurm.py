@@ -208,4 +208,5 @@ def _status(state: str, code: re.Match[str] | None) -> int | None:
     if state not in ENDED:
         return None
     status, signal = (int(code[1]), int(code[2])) if code else (0, 0)
-    return status or (128 + signal if signal else int(state != "COMPLETED"))
+    # Above the signals of Linux are Slurm's own numbers: 125 for a job that was out of memory.
+    return status or (128 + signal if 0 < signal < 65 else int(state != "COMPLETED"))

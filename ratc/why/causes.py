@@ -36,10 +36,9 @@ _KEYS = {
     "R566": ("checkpoint.every_steps", "resources.walltime"),
     "R621": ("resources.max_excluded_nodes",),
 }
-#: The last line of a traceback; Accelerate and torchrun put the rank before it.
-_RAISED = r"^(?:\[\w+\d+\]:\s?)?((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)$"
-#: Of exceptions that follow from the end of another process.
-_FOLLOWS = r"ChildFailedError|CalledProcessError|Dist\w+Error|RendezvousConnectionError|NCCL|nccl|gloo|by peer"
+
+#: Seconds of an epoch that no run takes: a year. A file that somebody changed may hold any number.
+_LONGEST_EPOCH_S = 365 * 86_400
 
 
 def the_cause(evidence: Evidence) -> Diagnostic:
@@ -112,6 +111,8 @@ def _out_of_time(evidence: Evidence) -> Diagnostic | None:
     record = evidence.record
     if not (record and record.end is End.TIME) and line is None:
         return None
+    if record and record.state == "DEADLINE":
+        return Diagnostic("R601", "the job could not end before its deadline", _span(line), (_kept(evidence),), ())
     limit = record.limit_s if record and record.limit_s else evidence.lock.get("job.walltime_seconds")
     limit = getattr(limit, "value", limit)
     within = f" of {duration(limit)}" if isinstance(limit, int) else ""
@@ -124,7 +125,8 @@ def _out_of_time(evidence: Evidence) -> Diagnostic | None:
 def _time_needed(evidence: Evidence) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Notes and helps on the walltime that all epochs need, from those that were done."""
     where = evidence.at("resources.walltime")
-    took = [epoch["seconds"] for epoch in evidence.epochs if isinstance(epoch.get("seconds"), (int, float))]
+    seconds = (epoch.get("seconds") for epoch in evidence.epochs)
+    took = [one for one in seconds if isinstance(one, (int, float)) and 0 < one < _LONGEST_EPOCH_S]
     wanted = evidence.lock["training.epochs"].value if "training.epochs" in evidence.lock else None
     ways = "or shorten an epoch, or let the job be requeued with `checkpoint.requeue: auto`"
     if not took or not isinstance(wanted, int):
@@ -141,8 +143,10 @@ def _time_needed(evidence: Evidence) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _out_of_host_memory(evidence: Evidence) -> Diagnostic | None:
     """Code: R602."""
-    killed = r"oom[-_]kill|Out Of Memory|OOM Killer|Exceeded (?:job|step) memory limit|TERM_MEMLIMIT"
-    line = evidence.first(killed)
+    line = evidence.first(
+        r"oom[-_]kill(?!_disable)|(?<!CUDA error: )Out Of Memory|OOM Killer",
+        r"Exceeded (?:job|step) memory limit|TERM_MEMLIMIT",
+    )
     record = evidence.record
     if not (record and record.end is End.MEMORY) and line is None:
         return None
@@ -201,7 +205,7 @@ def _kept(evidence: Evidence) -> str:
 
 def _no_module(evidence: Evidence) -> Diagnostic | None:
     """Code: R605."""
-    found = evidence.first(
+    found = evidence.first_cause(
         r"ModuleNotFoundError: No module named '([^']+)'",
         r"ImportError: (lib\S+): cannot open shared object file",
         r"(?:^|: )(?:line \d+: )?([\w./-]+): (?:command not found|No such file or directory)$",
@@ -221,7 +225,9 @@ def _no_module(evidence: Evidence) -> Diagnostic | None:
 
 def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
     """Code: R606."""
-    found = evidence.first(r"(?:torch\.(?:cuda\.)?)?OutOfMemoryError: .*|CUDA out of memory\..*")
+    found = evidence.first_cause(
+        r"(?:torch\.(?:cuda\.)?)?OutOfMemoryError: .*|CUDA out of memory\..*|CUDA error: (?i:out of memory).*"
+    )
     if found is None:
         return None
     size = evidence.lock["training.micro_batch_size"].value if "training.micro_batch_size" in evidence.lock else None
@@ -238,7 +244,7 @@ def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
 
 def _no_place(evidence: Evidence) -> Diagnostic | None:
     """Code: R607."""
-    found = evidence.first(
+    found = evidence.first_cause(
         r"No space left on device(?:: '([^']*)')?",
         r"Disk quota exceeded(?:: '([^']*)')?",
         r"Read-only file system(?:: '([^']*)')?",
@@ -275,17 +281,16 @@ def _no_network(evidence: Evidence) -> Diagnostic | None:
 
 def _own_error(evidence: Evidence) -> Diagnostic | None:
     """An exception that nobody caught, with the innermost line that is of no installed package. Code: R609."""
-    raised = evidence.lines(_RAISED)
-    found = next((found for found in raised if not re.search(_FOLLOWS, found[1][0])), None)
-    if found is None:
+    if not evidence.raised:
         return None
-    span, match = found
+    span = evidence.raised[0]
+    message = span.source.line(span.line)[span.column - 1 :]
     lines = span.source.text.split("\n")[: span.line]
     for number in range(len(lines), max(0, len(lines) - 400), -1):
         frame = re.match(r'^(?:\[\w+\d+\]:\s?)?\s*File "([^"]+)", line (\d+), in (.*)$', lines[number - 1])
         if frame and not re.search(r"(?:site|dist)-packages|/lib/python3|<frozen|ratc_runtime/", frame[1]):
-            return Diagnostic("R609", match[1], span, (f"raised below {frame[1]}:{frame[2]}, in {frame[3]}",))
-    return Diagnostic("R609", match[1], span)
+            return Diagnostic("R609", message, span, (f"raised below {frame[1]}:{frame[2]}, in {frame[3]}",))
+    return Diagnostic("R609", message, span)
 
 
 def _refused(evidence: Evidence) -> Diagnostic | None:

@@ -12,8 +12,21 @@ from ratc.diagnostics import Source, Span
 from ratc.plan import Values
 from ratc.scheduler.dialect import AccountingRecord
 
-_HEAD = re.compile(r"^error\[(R\d{3})\]: (.*)")
+#: Characters of a finding's notes and helps that are read.
+_LONGEST = 10_000
 _REST = re.compile(r"^ {2,}(note|help): (.*)")
+#: Accelerate and torchrun put the rank before what a process prints.
+_RANK = r"(?:\[\w+\d+\]:[ \t]?)?"
+_HEAD = re.compile(rf"^{_RANK}error\[(R\d{{3}})\]: (.*)", re.MULTILINE)
+#: The last line of a traceback: most exceptions are known by their names, others by the line of code above them.
+_EXCEPTION = re.compile(
+    rf"^{_RANK}(?P<last>(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)$", re.MULTILINE
+)
+_BELOW_CODE = re.compile(rf"^{_RANK} {{4}}.*\n{_RANK}(?P<last>[A-Za-z_][\w.]*(?:: .*)?)$", re.MULTILINE)
+#: Exceptions that follow from the end of another process.
+_FOLLOWS = re.compile(
+    r"ChildFailedError|CalledProcessError|Dist\w+Error|RendezvousConnectionError|NCCL|nccl|gloo|by peer"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +73,30 @@ class Evidence:
         return tuple(finding for log in self.logs for finding in _findings(log))
 
     def lines(self, pattern: str) -> Iterator[tuple[Span, re.Match[str]]]:
-        """The places in the logs that a pattern is found at, log by log, the last of each first."""
+        """The places in the logs that a pattern is found at, log by log, the last of each first, one in a line."""
+        wanted = re.compile(pattern, re.MULTILINE)
         for log in self.logs:
-            for number, text in reversed(list(enumerate(log.text.split("\n"), 1))):
-                if match := re.search(pattern, text):
-                    yield place(log, number, match.start(), match.end()), match
+            yield from reversed(list(_found(log, wanted)))
 
     def first(self, *patterns: str) -> tuple[Span, re.Match[str]] | None:
         """The first of these places, of the first pattern that is found at all."""
         return next((found for pattern in patterns for found in self.lines(pattern)), None)
+
+    @cached_property
+    def raised(self) -> tuple[Span, ...]:
+        """The last lines of tracebacks, in the order of `lines`. Those that follow from another process's end are left
+        out.
+        """
+        return tuple(span for log in self.logs for span in _raised(log))
+
+    def first_cause(self, *patterns: str) -> tuple[Span, re.Match[str]] | None:
+        """As `first`. If a program ended with an exception, only that counts: it handled what other lines speak of."""
+        if not self.raised:
+            return self.first(*patterns)
+        span = self.raised[0]
+        text = span.source.line(span.line)
+        match = next((match for pattern in patterns if (match := re.search(pattern, text))), None)
+        return None if match is None else (place(span.source, span.line, match.start(), match.end()), match)
 
     def at(self, path: str) -> str:
         """The place in the spec that gives a value, `config.yaml:12:3`; the key alone if the spec leaves it open."""
@@ -84,16 +112,35 @@ def place(log: Source, line: int, start: int, end: int) -> Span:
     return Span(log, line, start + 1, line, max(start, end) + 1)
 
 
+def _found(log: Source, pattern: re.Pattern[str]) -> Iterator[tuple[Span, re.Match[str]]]:
+    number, at, before = 1, 0, 0
+    for match in pattern.finditer(log.text):
+        number += log.text.count("\n", at, match.start())
+        at = match.start()
+        if number != before:
+            start = log.text.rfind("\n", 0, at) + 1
+            yield place(log, number, at - start, match.end() - start), match
+        before = number
+
+
+def _raised(log: Source) -> list[Span]:
+    found = {}
+    for pattern in (_EXCEPTION, _BELOW_CODE):
+        for _, match in _found(log, pattern):
+            if not _FOLLOWS.search(match["last"]):
+                found[match.start("last")] = match
+    return [_span_of(log, at, match.end()) for at, match in sorted(found.items(), reverse=True)]
+
+
+def _span_of(log: Source, at: int, end: int) -> Span:
+    start = log.text.rfind("\n", 0, at) + 1
+    return place(log, log.text.count("\n", 0, at) + 1, at - start, end - start)
+
+
 def _findings(log: Source) -> Iterator[Finding]:
-    lines = log.text.split("\n")
-    for number, text in enumerate(lines, 1):
-        # Accelerate and torchrun put the rank before what a process prints.
-        text = re.sub(r"^\[\w+\d+\]:\s?", "", text)
-        head = _HEAD.match(text)
-        if head is None:
-            continue
+    for span, head in _found(log, _HEAD):
         parts: list[tuple[str, str]] = []
-        for following in lines[number : number + 40]:
+        for following in log.text[head.end() + 1 : head.end() + _LONGEST].split("\n"):
             rest = _REST.match(following)
             if rest:
                 parts.append((rest[1], rest[2]))
@@ -102,4 +149,4 @@ def _findings(log: Source) -> Iterator[Finding]:
             else:
                 break
         notes, helps = (tuple(text for kind, text in parts if kind == wanted) for wanted in ("note", "help"))
-        yield Finding(head[1], head[2], place(log, number, 0, len(lines[number - 1])), notes, helps)
+        yield Finding(head[1], head[2], span, notes, helps)

@@ -83,7 +83,7 @@ def why(asked: Asked) -> Why:
         job,
         files.shown(output),
         _mapping(os.path.join(output, "results.json")),
-        tuple(_mapping(os.path.join(output, "epochs.json")).get("epochs") or ()),
+        _epochs(os.path.join(output, "epochs.json")),
         _text(os.path.join(output, "STOPPED")),
         _is_done(compiled, output),
         _checkpoint(output),
@@ -93,6 +93,12 @@ def why(asked: Asked) -> Why:
     return Why(
         (the_cause(evidence),), f"{about} of {files.shown(compiled.path)}, with its results in {evidence.output}"
     )
+
+
+def _epochs(path: str) -> tuple[dict[str, Any], ...]:
+    """The records of a run's epochs; those that are no mappings are left out."""
+    found = _mapping(path).get("epochs")
+    return tuple(one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
 
 
 def _of_spec(spec: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
@@ -321,7 +327,7 @@ def _log(path: str) -> Source | None:
             data = file.read(_MOST)
     except OSError:
         return None
-    return Source(files.shown(path), "\n" * skipped + data.decode("utf-8", "replace"))
+    return Source(files.shown(path), "\n" * skipped + data.decode("utf-8", "replace").replace("\r\n", "\n"))
 
 
 def _text(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -103,6 +104,37 @@ def test_evidence_of_a_run_gives_its_cause(given: Evidence, code: str, place: st
     assert (cause.severity is Severity.NOTE) == (code == "R600")
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("warning: no fused optimizer: ModuleNotFoundError: No module named 'apex'", "R605"),
+        ("Matplotlib: /home/u/.config: Permission denied, a temporary folder is used", "R607"),
+        ("CUDA out of memory. Trying again with batch 2", "R606"),
+        ("node.sh: line 3: nvidia-smi: command not found", "R605"),
+    ],
+)
+def test_an_exception_that_ended_the_program_precedes_lines_that_it_handled(line: str, code: str) -> None:
+    assert the_cause(evidence(f"{line}\n")).code == code
+    cause = the_cause(evidence(f"{line}\n{TRACEBACK}"))
+    assert (cause.code, cause.message) == ("R609", "ValueError: odd")
+    assert the_cause(evidence(f"{line}\n", TRACEBACK)).code == "R609", "in the log of another node"
+
+
+@pytest.mark.parametrize(
+    "last", ["StopIteration", "torch._dynamo.exc.Unsupported: call of a name", "ExceptionGroup: two (2 sub-exceptions)"]
+)
+def test_an_exception_of_any_name_is_known_by_its_traceback(last: str) -> None:
+    text = f'Traceback (most recent call last):\n  File "/home/me/net.py", line 12, in forward\n    f(x)\n{last}\nbye\n'
+    cause = the_cause(evidence(text))
+    assert (cause.code, cause.message) == ("R609", last)
+    assert "/home/me/net.py:12, in forward" in cause.notes[0]
+
+
+def test_memory_of_a_gpu_is_not_that_of_the_host() -> None:
+    assert the_cause(evidence("RuntimeError: CUDA error: Out Of Memory")).code == "R606"
+    assert the_cause(evidence("oom_kill_disable is set\n")).code == "R611"
+
+
 FOUND = """\
 [rank1]: error[R514]: rank 0 is gone
 error[R506]: train7 cannot be loaded
@@ -135,6 +167,20 @@ def test_sufficient_walltime_is_suggested_after_a_timeout() -> None:
     # 10 epochs of 60 s, a tenth more and two minutes: 780 s.
     assert "`0:13:00` in spec.yaml:1:3: `resources.walltime`" in cause.helps[0]
     assert "all of them take 10 min" in cause.notes[1]
+
+
+@pytest.mark.parametrize("seconds", [1e308, float("nan"), -5, "5", None, True])
+def test_no_walltime_is_suggested_from_impossible_seconds(seconds: Any) -> None:
+    cause = the_cause(evidence(end=End.TIME, epochs=({"seconds": seconds}, {"seconds": seconds})))
+    assert cause.code == "R601"
+    assert "no epoch was finished" in " ".join(cause.notes) or seconds is True
+
+
+def test_a_deadline_is_not_a_walltime() -> None:
+    given = evidence(end=End.TIME, record={"limit_s": 600})
+    deadline = dataclasses.replace(given.records[0], state="DEADLINE")
+    cause = the_cause(dataclasses.replace(given, records=(deadline,)))
+    assert (cause.code, cause.message, cause.helps) == ("R601", "the job could not end before its deadline", ())
 
 
 def test_half_more_memory_is_suggested_after_a_memory_kill() -> None:
