@@ -327,9 +327,9 @@ def _because(reason: str, help: str) -> str:
 def _command(command: shell.Command, span: Span, done: _Environment) -> Iterator[Item]:
     line, words = command.text, list(command.words or ())
     if not words or command.unsure:
-        help = _PROGRAM if _LAUNCH.match(line) else _COMMAND
+        help = _PROGRAM if _LAUNCH.match(line) or launch.is_launch(words) else _COMMAND
         yield Left(line, span, _because(command.unsure, help))
-    elif command.apart and not _LAUNCH.match(line):
+    elif command.apart and not launch.is_launch(words):
         yield Left(line, span, _because(command.apart, _COMMAND))
     elif words[0] in ("module", "ml"):
         yield from _modules(command, span, done)
@@ -350,7 +350,7 @@ def _command(command: shell.Command, span: Span, done: _Environment) -> Iterator
         yield Left(line, span, _COMMAND)
     elif words[0] == "set" or line in ("wait", "exit 0"):
         yield Left(line, span, _OURS, deliberate=True)
-    elif _LAUNCH.match(line):
+    elif launch.is_launch(words):
         yield from _launch(command, span, done)
     else:
         yield Left(line, span, _COMMAND)

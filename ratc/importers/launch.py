@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ratc.catalog import launch_variables
 from ratc.diagnostics import Span
 from ratc.importers.model import Carried, Item, Left
 from ratc.importers.shell import Command
@@ -13,6 +14,24 @@ from ratc.importers.shell import Command
 #: Programs of schedulers that start others.
 _STARTERS = frozenset(("srun", "mpirun", "jsrun"))
 _PYTHON = re.compile(r"python[\d.]*")
+#: Programs that start another one as it is: their options that have a value, and the words that follow the options.
+_WRAPPERS: dict[str, tuple[tuple[str, ...], int]] = {
+    "exec": ((), 0),
+    "env": (("-u", "--unset", "-C", "--chdir"), 0),
+    "nohup": ((), 0),
+    "nice": (("-n", "--adjustment"), 0),
+    "stdbuf": (("-i", "-o", "-e"), 0),
+    "time": (("-f", "--format", "-o", "--output"), 0),
+    "timeout": (("-k", "--kill-after", "-s", "--signal"), 1),
+}
+#: Programs whose `run` starts another one in an environment, and the options of `run` that have a value.
+_MANAGERS: dict[str, tuple[str, ...]] = {
+    "conda": ("-n", "--name", "-p", "--prefix", "--cwd"),
+    "mamba": ("-n", "--name", "-p", "--prefix", "--cwd"),
+    "poetry": (),
+    "uv": ("-p", "--python", "--with", "--extra", "--group", "--project", "--env-file"),
+}
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 #: Modules that are launchers, and the launcher's name.
 _MODULES = {
     "torch.distributed.run": "torchrun",
@@ -42,7 +61,8 @@ _RATCS = "ratc writes the command"
 class Launch:
     """A command that starts a program. ``own`` are the words before the program, ``args`` those after it.
 
-    None stands for a word that the shell computes when it runs.
+    ``variables`` are set for the program alone, and ``manager`` is the command that chooses its environment. None
+    stands for a word that the shell computes when it runs.
     """
 
     text: str
@@ -52,6 +72,16 @@ class Launch:
     program: str = ""
     args: tuple[str | None, ...] = ()
     launcher: str | None = None
+    variables: tuple[tuple[str, str | None], ...] = ()
+    manager: tuple[str, ...] = ()
+
+
+def is_launch(words: Sequence[str]) -> bool:
+    """Whether a command starts a training: by a launcher, a scheduler's program, Python, or a Python file itself."""
+    at = _begin(words)[0]
+    return at < len(words) and bool(
+        _launcher(words[at]) or words[at].rpartition("/")[2] in _STARTERS or words[at].endswith(".py")
+    )
 
 
 def split(command: Command, span: Span) -> Launch:
@@ -67,12 +97,48 @@ def split(command: Command, span: Span) -> Launch:
         return Launch(text, span, tuple(words))
     kind, at, launcher = found
     args = [None if number in command.dynamic else word for number, word in enumerate(words)]
-    return Launch(text, span, tuple(words[:at]), kind, words[at], tuple(args[at + 1 :]), launcher)
+    begin, manager = _begin(words)
+    inner = [number for number in range(begin, at) if words[number] == "env"]
+    assigning = [*range(begin), *(range(inner[0], at) if inner else ())]
+    sets = {number: match for number in assigning if (match := _ASSIGNMENT.fullmatch(words[number]))}
+    variables = tuple((match[1], None if number in command.dynamic else match[2]) for number, match in sets.items())
+    own = tuple(word for number, word in enumerate(words[:at]) if number not in sets)
+    return Launch(text, span, own, kind, words[at], tuple(args[at + 1 :]), launcher, variables, manager)
+
+
+def _begin(words: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """Return the index of the first word that is not about the surroundings of the program: variables, `nohup`, `time`,
+    `uv run`; and the words of the last, which choose an environment.
+    """
+    at, manager = 0, tuple[str, ...]()
+    while at < len(words):
+        name = words[at].rpartition("/")[2]
+        if _ASSIGNMENT.fullmatch(words[at]):
+            at += 1
+        elif name in _WRAPPERS:
+            valued, more = _WRAPPERS[name]
+            at = _behind_options(words, at + 1, valued) + more
+        elif name in _MANAGERS and words[at + 1 : at + 2] == ["run"]:
+            end = _behind_options(words, at + 2, _MANAGERS[name])
+            at, manager = end, tuple(words[at:end])
+        else:
+            break
+    return at, manager
+
+
+def _behind_options(words: Sequence[str], at: int, valued: Sequence[str]) -> int:
+    while at < len(words) and words[at].startswith("-"):
+        if words[at] in ("-i", "-", "-S", "--ignore-environment") and "-u" in valued:
+            return len(words)  # `env` starts the program in an empty environment, or from one text
+        at += 2 if words[at] in valued else 1
+    return at
 
 
 def _program(words: Sequence[str]) -> tuple[str, int, str | None] | None:
     """Return the kind of the program, its index among the words, and the launcher of its processes, if there is one."""
-    at = 1 if words[:1] == ["exec"] else 0
+    at = _begin(words)[0]
+    if at < len(words) and words[at].endswith(".py"):
+        return "script", at, None
     named = words[at].rpartition("/")[2] if at < len(words) else ""
     starter = named if named in _STARTERS else None
     starts = [number for number in range(at, len(words)) if _launcher(words[number])]
@@ -140,7 +206,9 @@ def _carried(one: Launch) -> Iterator[Item]:
         if word is None or (alone and following is None):
             left = "a word" if word is None else word
             yield Left(
-                f"{one.program}: {left}", one.span, "the variables of the shell are not known here: add it to `args`"
+                f"{one.program}: {left}",
+                one.span,
+                "the shell writes its words when it runs, so they are not known here: add them to `args`",
             )
             if word is not None:
                 ahead.pop(0)
@@ -162,10 +230,35 @@ def _carried(one: Launch) -> Iterator[Item]:
             ahead.pop(0)
     if args:
         yield Carried("entrypoint.args", args, one.span, one.text)
+    yield from _variables(one)
+    yield from _of_manager(one)
     if any(_CONTAINER.fullmatch(word) for word in one.own):
         yield Left(" ".join(one.own), one.span, "the program runs in a container: name it as `environment.container`")
     else:
         yield Left(" ".join(one.own), one.span, _RATCS, deliberate=True)
+
+
+def _variables(one: Launch) -> Iterator[Item]:
+    """The variables that are set before the program, those of launchers left out."""
+    for name, value in one.variables:
+        if value is None:
+            yield Left(f"{name}=", one.span, "the variables of the shell are not known here")
+        elif (why := launch_variables.reason(name)) is not None:
+            yield Left(f"{name}={value}", one.span, f"it {why}")
+        else:
+            yield Carried(f"environment.variables.{name}", value, one.span, f"{name}={value}")
+
+
+def _of_manager(one: Launch) -> Iterator[Item]:
+    """The environment of `conda run`; that of others has no name, and stands in a folder that they choose."""
+    if not one.manager:
+        return
+    text = " ".join(one.manager)
+    named = re.search(r"(?:^| )(?:-n|--name)(?: |=)(\S+)", text)
+    if one.manager[0].endswith(("conda", "mamba")) and named:
+        yield Carried("environment.conda", named[1], one.span, text)
+    else:
+        yield Left(text, one.span, "it chooses an environment: name that as `environment.venv` or `environment.conda`")
 
 
 def _option(word: str) -> tuple[str, str | None]:

@@ -187,7 +187,11 @@ class _Script:
             parts = list(node.named_children)
             if node.type == "declaration_command":
                 parts = [node, *parts]  # `export` itself is not a node
-            dynamic = frozenset(number for number, part in enumerate(parts) if number and self._is_dynamic(part))
+            dynamic = frozenset(
+                number
+                for number, part in enumerate(parts)
+                if (number or part.type == "variable_assignment") and self._is_dynamic(part)
+            )
             if node.type == "command":
                 dynamic |= {number for number, part in enumerate(parts) if number and self._is_pattern(part)}
             if len(parts) != len(words) and node.type == "declaration_command":  # `A=$((1 + 1))` is one word

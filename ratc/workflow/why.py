@@ -96,7 +96,7 @@ def why(asked: Asked) -> Why:
 
 
 def _epochs(path: str) -> tuple[dict[str, Any], ...]:
-    """The records of a run's epochs; those that are no mappings are left out."""
+    """The records of a run's epochs, without those that a person may have spoilt."""
     found = _mapping(path).get("epochs")
     return tuple(one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
 

@@ -77,6 +77,39 @@ def test_a_container_around_the_program_is_listed(around: str) -> None:
     assert left(f"#SBATCH -N 2\nsrun {around} python train.py\n") == [f"srun {around} python"]
 
 
+@pytest.mark.parametrize(
+    ("command", "variables"),
+    [
+        ("A=1 B=$HOME python train.py --x 1", {"A": "1"}),
+        ("env -u C A=1 python train.py --x 1", {"A": "1"}),
+        ("srun -n 2 env A=1 python train.py --x 1", {"A": "1"}),
+        ("A=1 RANK=0 python train.py --x 1", {"A": "1"}),
+        ("nohup python train.py --x 1 &", {}),
+        ("time python train.py --x 1", {}),
+        ("/usr/bin/time -v -o t python train.py --x 1", {}),
+        ("timeout -k 5 3h nice -n 5 python train.py --x 1", {}),
+        ("stdbuf -oL python train.py --x 1", {}),
+        ("uv run --with a python train.py --x 1", {}),
+        ("uv run train.py --x 1", {}),
+        ("conda run --no-capture-output -n e python train.py --x 1", {"conda": "e"}),
+        ("train.py --x 1", {}),
+    ],
+)
+def test_a_program_behind_others_that_start_it_is_imported(command: str, variables: dict[str, str]) -> None:
+    found = carried_of(command)
+    assert (found["entrypoint.script"], found["entrypoint.args"]) == ("train.py", ["--x", "1"])
+    around = {path.rpartition(".")[2]: value for path, value in found.items() if path.startswith("environment.")}
+    assert around == variables
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["env -i python train.py", 'env -S "A=1 python train.py"', 'bash -c "python train.py"', "nohup", "A=1 B=2"],
+)
+def test_other_beginnings_are_only_listed(command: str) -> None:
+    assert not [path for path in carried_of(command) if path.startswith("entrypoint")]
+
+
 def test_options_after_the_program_do_not_configure_the_launcher() -> None:
     found = carried_of("torchrun --nproc_per_node 4 train.py --nproc_per_node 9 --mixed_precision fp16")
     assert found["resources.gpus_per_node"] == 4
@@ -127,7 +160,7 @@ def test_argument_that_needs_the_shell_is_left_with_its_option() -> None:
     assert carried(script)["entrypoint.args"] == ["a", "--last"]
     lost = [item for item in items if isinstance(item, Left) and not item.deliberate]
     assert [item.source for item in lost] == ["train.py: --to", "train.py: a word"]
-    assert all("add it to `args`" in item.why for item in lost)
+    assert all("add them to `args`" in item.why for item in lost)
 
 
 @pytest.mark.parametrize(
