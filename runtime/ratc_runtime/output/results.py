@@ -150,5 +150,5 @@ def prepare_output(output_dir: Path) -> None:
             "R510",
             f"the output folder {output_dir} cannot be written",
             error.strerror or str(error),
-            "name another one with --output-dir or RAT_OUTPUT_DIR",
+            "name another one: `output_dir` or RAT_OUTPUT_DIR for a run, `-o` for a command on its checkpoint",
         ) from None
