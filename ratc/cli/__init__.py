@@ -200,6 +200,7 @@ def _misused(error: click.UsageError) -> int:
     # click's sentences as ours: lower case, in backticks, without a final period, on one line.
     text = " ".join(error.format_message().split()).removesuffix(".")
     text = re.sub(r"(?<!\w)'([^'`]*)'", r"`\1`", text).replace("`[", "`").replace("]`", "`")
+    text = text.replace("is not a valid integer range", "is not a whole number")
     text, near, suggestion = text.partition(". Did you mean ")
     helps = error.helps if isinstance(error, _Misuse) else (f"did you mean {suggestion}",) if near else ()
     say(f"{command}: {text[:1].lower()}{text[1:]}{'' if helps else f'; see `{command} --help`'}")

@@ -187,7 +187,11 @@ class _Composer:
     def _start_over(self) -> str:
         """A help on making a file of that kind."""
         lock = self.source.name.endswith("lock.yaml")
-        return "compile the spec again" if lock else "start from `ratc init --task segmentation`"
+        return (
+            "compile the spec again"
+            if lock
+            else "start a spec from `ratc init --task segmentation`, and facts from `ratc probe`"
+        )
 
     def _next(self) -> Any:
         return self._events.get_event()

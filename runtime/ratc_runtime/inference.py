@@ -186,7 +186,9 @@ def check_room(lock: Lock) -> None:
 def _found(path: Path) -> Path:
     """Return the checkpoint in a run's output folder, or `path` itself; raise R508 if there is none."""
     if not path.exists():
-        raise RuntimeFinding("R508", f"there is no {path}", help="name an output folder of a run, or a checkpoint in it")
+        raise RuntimeFinding(
+            "R508", f"there is no {path}", help="name an output folder of a run, or a checkpoint in it"
+        )
     runs = [path / "checkpoints", path] if path.is_dir() else []
     for folder in runs:
         for name in _IN_A_RUN:

@@ -69,7 +69,9 @@ def not_plain(content: Any) -> Iterator[Wrong]:
         elif isinstance(value, list):
             waiting += [((*at, index), item) for index, item in reversed(list(enumerate(value)))]
         elif not _is_scalar(value):
-            yield Wrong(_path(at), f"is {_short(value)}, expected a finite number of 64 bits, or text")
+            yield Wrong(
+                _path(at), f"is {_short(value)}, expected text, or a number that is finite and fits into 64 bits"
+            )
 
 
 def _is_scalar(value: Any) -> bool:

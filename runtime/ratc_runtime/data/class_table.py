@@ -179,7 +179,7 @@ def _missing(table: Path, row: Row, path: Path, names: set[str]) -> RuntimeFindi
     note, helps = "", SKIP_HELP
     if near is not None:
         note = f"{shown(str(path.parent / near[0]))} is there, {near[1]}"
-        helps = "write the path as the file is called, or rename the file; so for every such name"
+        helps = "write the path as the file is called, or rename the file, and do the same for every such name"
     elif "\\" in row.path:
         helps = "write `/` instead of `\\` in every path"
     return RuntimeFinding("R506", f"{table}:{row.line} names {shown(row.path)}, which does not exist", note, helps)

@@ -215,12 +215,13 @@ def _missing(path: Path, names: list[str], number: int, folders: list[Path], dat
         if near is not None:
             note += f"\n{shown(str(place / near[0]))} is there, {near[1]}"
             helps = (
-                f"write file_name as the file is called, {shown(near[0])}, or rename the file; so for every such name"
+                f"write file_name as the file is called, {shown(near[0])}, or rename the file, and do the same for "
+                "every such name"
             )
             break
         if last != slashed and last and is_possible(last) and is_file(folder / last):
             note += f"\n{shown(str(folder / last))} is there: the list has folders, or an address, of another place"
-            helps = f"write file_name as it is below that folder, {shown(last)}; so for every such name"
+            helps = f"write file_name as it is below that folder, {shown(last)}, and do the same for every such name"
             break
     message = f"{path} names {shown(name)}, which is not there"
     if len(names) > 1:

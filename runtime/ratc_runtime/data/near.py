@@ -64,7 +64,7 @@ def nearest(name: str, names: Collection[str]) -> tuple[str, str] | None:
         elif PurePosixPath(composed).stem.casefold() == own_stem:
             stem = min(stem or other, other)
     if same is not None:
-        return same, "in another Unicode normal form (the letters look the same and are other bytes)"
+        return same, "in another Unicode normal form: the letters look the same, but their bytes differ"
     if spaced is not None:
         return spaced, "with other spaces or line ends"
     if folded is not None:

@@ -37,7 +37,7 @@ def refuse(path: Path) -> str:
         ("training__learning_rate", None, "expected a number"),
         ("training__learning_rate", 10**400, "training.learning_rate is an integer of many digits"),
         ("training__tf32", 1, "training.tf32 is 1, expected true or false"),
-        ("training__max_steps_per_epoch", 2**63, "a finite number of 64 bits"),
+        ("training__max_steps_per_epoch", 2**63, "finite and fits into 64 bits"),
         ("training__callbacks", "a", "expected a list"),
         ("training__callbacks", ["a", 3], "training.callbacks[1] is 3, expected text"),
         ("training__betas", [0.9, float("nan")], "training.betas[1] is nan"),
@@ -109,7 +109,7 @@ def test_several_errors_are_reported_together(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(content))
     assert refuse(path).splitlines() == [
         "error[R505]: the lock has 5 errors",
-        "  note: data.num_workers is nan, expected a finite number of 64 bits, or text",
+        "  note: data.num_workers is nan, expected text, or a number that is finite and fits into 64 bits",
         "        keys at engine are not those of version 1: unknown: zero; missing: zero_stage",
         "        keys at top level are not those of version 1: missing: memory",
         "        seed is 'a', expected an integer",
