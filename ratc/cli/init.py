@@ -21,7 +21,7 @@ from ratc.workflow import findings, new_file
 #: Each has a template of its name.
 TASKS = ("segmentation", "detection", "classification", "custom")
 #: The sample data that its settings fit.
-_SAMPLES = {"segmentation": "brain", "classification": "digits"}
+_SAMPLES = {"segmentation": "brain", "detection": "shapes", "classification": "digits"}
 #: What runs leave behind. Compiled folders belong into git.
 IGNORED = """\
 __pycache__/
