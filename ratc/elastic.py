@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ratc.plan import Value, Values
 
@@ -26,6 +27,12 @@ def settled(settings: Values) -> Values:
             if fewest.value != most.value:
                 told[FEWEST] = fewest
     return Values(told)
+
+
+def as_given(settings: Values, path: str) -> Any:
+    """Return the value at a path as a spec writes it: the nodes as a range, if they are one."""
+    value = settings[path].value
+    return {"min": settings[FEWEST].value, "max": value} if path == NODES and is_range(settings) else value
 
 
 def is_range(settings: Values) -> bool:

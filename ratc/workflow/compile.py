@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
-from ratc import compiler, consumers, emit, files, layers, targets
+from ratc import compiler, consumers, elastic, emit, files, layers, targets
 from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.fitting import open_batch
@@ -246,7 +246,8 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
     sets: list[str] = []
     for override in loaded.inputs.overrides:
         assert loaded.settings is not None
-        value = loaded.settings[override.path].value if override.path in loaded.settings else override.text
+        there = override.path in loaded.settings
+        value = elastic.as_given(loaded.settings, override.path) if there else override.text
         sets += ["--set", f"{override.path}={as_word(value)}"]
     command += sets
     if no_predict:

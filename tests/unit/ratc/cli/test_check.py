@@ -248,6 +248,22 @@ def test_overwritten_lock_is_reported(folder, text, capsys):
     assert "compiled/demo/local/lock.yaml" in err
 
 
+@pytest.mark.parametrize("least", [2, 4])
+@pytest.mark.parametrize("way", ["--nodes", "--set", "RAT_NODES"])
+def test_a_range_of_nodes_that_lies_over_the_spec_is_in_the_command_of_the_lock(
+    folder, capsys, monkeypatch, way, least
+):
+    text = f"{{min: {least}, max: 4}}"
+    options = {"--nodes": ["--nodes", text], "--set": ["--set", f"resources.nodes={text}"]}.get(way, [])
+    if not options:
+        monkeypatch.setenv(way, text)
+    options += ["--batch-size", "2", "--set", "training.target_batch_size=8", "--walltime", "1:00:00"]
+    shutil.rmtree(folder.parent)
+    assert main(["compile", "spec.yaml", "--target", "slurm", *options]) == 0
+    monkeypatch.delenv("RAT_NODES", raising=False)
+    assert check(capsys)[1].endswith("1 compiled spec checked: none differs\n")
+
+
 def test_a_named_folder_without_compiled_specs_is_a_mistake(folder, tmp_path, capsys, monkeypatch):
     (tmp_path / "typo").mkdir()
     status, said = check(capsys, "compiled", "typo")
