@@ -338,8 +338,8 @@ def _command(command: shell.Command, span: Span, done: _Environment) -> Iterator
         yield Left(line, span, _COMMAND)
     elif words[:2] == ["conda", "activate"] and len(words) == 3 and not command.dynamic:
         done.add(Carried("environment.conda", words[2], span, line))
-    elif words[:1] in (["source"], ["."]) and _is_venv(words) and not command.dynamic and "$" not in line:
-        done.add(Carried("environment.venv", words[1].removesuffix("/bin/activate"), span, line))
+    elif (venv := _venv(words)) and (not command.dynamic or venv.startswith("~/")):
+        done.add(Carried("environment.venv", venv, span, line))
     elif words[:1] == ["export"] and all(_NAMED.fullmatch(word) for word in words[1:]):
         yield from _variables(command, span, done)
     elif len(words) == 1 and (match := re.fullmatch(r"([A-Za-z_]\w*)(\+?=)(.*)", words[0], re.S)):
@@ -383,8 +383,14 @@ def _modules(command: shell.Command, span: Span, done: _Environment) -> Iterator
     yield Left(command.text, span, _COMMAND)
 
 
-def _is_venv(words: list[str]) -> bool:
-    return len(words) == 2 and words[1].endswith("/bin/activate")
+def _venv(words: list[str]) -> str:
+    """The virtual environment that `source PATH/bin/activate` enters; "" for another command. A home folder is `~` there,
+    as in a spec.
+    """
+    if len(words) != 2 or words[0] not in ("source", ".") or not words[1].endswith("/bin/activate"):
+        return ""
+    path = re.sub(r"^\$(HOME|\{HOME\})/", "~/", words[1]).removesuffix("/bin/activate")
+    return "" if re.search(r"[$`]|^~[^/]|.~", path) else path
 
 
 def _variables(command: shell.Command, span: Span, done: _Environment) -> Iterator[Item]:

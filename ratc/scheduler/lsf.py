@@ -136,14 +136,16 @@ def _historic(text: str) -> tuple[AccountingRecord, ...]:
 def _end(state: str, reason: str) -> End:
     if state == "DONE":
         return End.WELL
+    if state == "ZOMBI":  # the host does not answer any more
+        return End.NODE
     if state != "EXIT":
         return End.WAITING if state in ("PEND", "PSUSP", "WAIT") else End.RUNNING
     return next((end for words, end in _TERMS if re.search(words, reason)), End.FAILED)
 
 
 def _number(text: str, unit: int = 1) -> int | None:
-    match = re.match(r"([\d.]+)", text)
-    return int(float(match[1]) * unit) if match else None
+    match = re.match(r"\d+(\.\d+)?", text)
+    return int(float(match[0]) * unit) if match else None
 
 
 def _bytes(text: str) -> int | None:

@@ -36,7 +36,7 @@ def begin_with(model: nn.Module, asked: InitFrom, path: Path) -> str:
         told = [f"{name}: {_words(given[name])} in the file, {_words(own[name])} in the model" for name in differing]
         raise _unfit(
             path,
-            f"{len(differing)} of its tensors have another shape than in the model",
+            f"{len(differing)} of its tensors have another shape or another kind of numbers than in the model",
             "\n".join(_few(told, "\n")),
             f"leave them out: `skip: [{', '.join(_quoted(name) for name in differing[:_SHOWN])}]`",
         )
@@ -69,7 +69,7 @@ def _all_match(key: str, patterns: Sequence[str], names: Mapping[str, Any]) -> N
                 "R595",
                 f"{key}: no tensor of the model or of the file matches {pattern!r}",
                 f"they are called {_listed(list(names))}",
-                f"a pattern matches a whole name: for all names of a module write '{pattern}.*'",
+                "a pattern matches a whole name: 'encoder.*' is for all tensors of the module `encoder`",
             )
 
 

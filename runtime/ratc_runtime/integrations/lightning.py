@@ -76,7 +76,7 @@ class PlanCallback(Callback):
     def __init__(self, plan: ProgramPlan, save_every_n_steps: int | None = None) -> None:
         self.plan = plan
         self.save_every_n_steps = save_every_n_steps
-        self.stopping = False
+        self.stopping = self._ended = False
         self._step = 0
         self._position = Position()
 
@@ -84,7 +84,8 @@ class PlanCallback(Callback):
         """Raise R503 if the Trainer runs with other values than the lock."""
         found = {
             "gradient_accumulation_steps": trainer.accumulate_grad_batches,
-            "world_size": trainer.world_size,
+            # Under a launcher that started more processes each would train by itself.
+            "world_size": max(trainer.world_size, int(os.environ.get("WORLD_SIZE") or 1)),
             "precision": next((name for name, text in PRECISIONS.items() if text == trainer.precision), None),
         }
         sizes = _batch_sizes(trainer)
@@ -131,8 +132,16 @@ class PlanCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results, unless the run stopped and will continue."""
-        if self.stopping:
-            return
+        self._ended = True
+        if not self.stopping:
+            self._finish(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the results of a run that stopped after its last step: Lightning does not begin it again."""
+        if not self._ended:
+            self._finish(trainer)
+
+    def _finish(self, trainer: Trainer) -> None:
         peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
         self.plan.finished(
             steps=trainer.global_step,

@@ -28,7 +28,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
                 "R586",
                 f"training.frozen: no parameter of the model matches {pattern!r}",
                 f"they are called {', '.join(names[:_SHOWN])}{more}",
-                f"a pattern matches a whole name: for all parameters of a module write '{pattern}.*'",
+                "a pattern matches a whole name: 'encoder.*' is for all parameters of the module `encoder`",
             )
         for name in matched:
             named[name].requires_grad_(False)

@@ -355,3 +355,20 @@ def test_node_range_names_its_line_and_a_conflicting_file(tmp_path, monkeypatch,
     Path("accelerate.yaml").write_text("compute_environment: LOCAL_MACHINE\nnum_machines: 4\n")
     assert main(["import", "job.sbatch", "accelerate.yaml", "-o", "both.yaml"]) == 0
     assert "`resources.nodes` is 4 here and {min: 2, max: 8} at job.sbatch:1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "venv"),
+    [
+        ("~/venv", "~/venv"),
+        ("$HOME/venv", "~/venv"),
+        ('"${HOME}/my venv"', "~/my venv"),
+        ("/opt/venv", "/opt/venv"),
+        ("$PLACE/venv", None),
+        ("~other/venv", None),
+    ],
+)
+def test_a_virtual_environment_in_the_home_folder_is_carried(word: str, venv: str | None) -> None:
+    end = '/bin/activate"' if word.endswith('"') else "/bin/activate"
+    found = carried(f"source {word.removesuffix(chr(34))}{end}\n")
+    assert found.get("environment.venv") == venv

@@ -159,6 +159,27 @@ def test_a_stop_file_saves_and_stops_after_a_step(make_plan: Any, more: dict[str
     assert [path.name for path in plan.checkpoint_dir.iterdir()] == ["last.ckpt"]
 
 
+def test_a_stop_in_the_last_step_leaves_results_after_the_next_start(make_plan: Any) -> None:
+    """Lightning begins no training then, so it calls no hook of its end."""
+    plan = make_plan()
+    assert fit(plan, Line(plan.output_dir, stop_at=24)).global_step == 12
+    assert (plan.output_dir / "STOPPED").exists()
+    (plan.output_dir / "STOP").unlink()
+    continued = Line(plan.output_dir)
+    fit(plan, continued, start=last_checkpoint(plan))
+    assert continued.pieces == 0
+    assert results(plan.output_dir)["steps"] == 12
+
+
+def test_r503_for_more_processes_than_the_plan_has(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchrun starts them; a Trainer of one device would train in each by itself."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    plan = make_plan()
+    with pytest.raises(RuntimeFinding, match="R503") as caught:
+        fit(plan, Line(plan.output_dir))
+    assert "world_size: 2, the lock says 1" in caught.value.render()
+
+
 def test_a_folder_in_the_place_of_the_checkpoint_is_replaced(make_plan: Any) -> None:
     """As a sharded strategy writes one."""
     plan = make_plan()
