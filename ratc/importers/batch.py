@@ -384,8 +384,9 @@ def _modules(command: shell.Command, span: Span, done: _Environment) -> Iterator
 
 
 def _venv(words: list[str]) -> str:
-    """The virtual environment that `source PATH/bin/activate` enters, with `~` for the home folder, as in a spec; "" for
-    another command.
+    """The virtual environment that `source PATH/bin/activate` enters; "" for another command.
+
+    A home folder in it is `~`, as in a spec.
     """
     if len(words) != 2 or words[0] not in ("source", ".") or not words[1].endswith("/bin/activate"):
         return ""
