@@ -31,6 +31,8 @@ def kinds(settings: Values) -> dict[str, str]:
 
 def parts(settings: Values) -> dict[str, Values]:
     """Return the settings of each task by its name, with their places in the source; empty if there is one task."""
+    if not settings["tasks"].value:
+        return {}
     shared = {path: value for path, value in settings.items() if path != "tasks" and not path.startswith("tasks.")}
     return {name: _part(settings, name, kind, shared) for name, kind in kinds(settings).items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
@@ -10,6 +10,8 @@ from ratc.diagnostics import Span
 from ratc.units import counted, either
 
 Origin: TypeAlias = Literal["default", "spec", "layer", "hardware", "cluster", "derived"]
+#: The origins of values that a person gave.
+GIVEN = ("spec", "layer")
 T = TypeVar("T")
 
 
@@ -42,6 +44,22 @@ class Values(Mapping[str, Value]):
     def __len__(self) -> int:
         return len(self._values)
 
+    # Those of Mapping would look every path up again; a sweep of 10,000 points asks for millions.
+    def __contains__(self, path: object) -> bool:
+        return path in self._values
+
+    def keys(self) -> KeysView[str]:
+        """The paths."""
+        return self._values.keys()
+
+    def values(self) -> ValuesView[Value]:
+        """The values, in the order of the paths."""
+        return self._values.values()
+
+    def items(self) -> ItemsView[str, Value]:
+        """The paths with their values."""
+        return self._values.items()
+
     def get_as(self, kind: type[T], path: str) -> T:
         """Return the bare value at ``path``. Raises TypeError for another type: a bug in ratc."""
         value = self[path].value
@@ -59,7 +77,7 @@ class Values(Mapping[str, Value]):
 
     def given(self, path: str) -> bool:
         """Whether a person gave the value, rather than a default."""
-        return self[path].origin in ("spec", "layer")
+        return self[path].origin in GIVEN
 
 
 def job_variables(settings: Values, facts: Values) -> dict[str, str]:

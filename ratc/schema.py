@@ -118,8 +118,8 @@ def _fill(path: str, node: Node | None, schema: dict[str, Any], into: dict[str, 
     """
     if is_section(schema) and not (node is not None and node.value is None):
         children = node.value if node is not None and isinstance(node.value, dict) else {}
-        if node is None and "null" in _types(schema):
-            into[path] = Value(None, "default", "default of the schema")
+        if node is None:
+            into.update(_defaults(path, schema))
             return
         for key, child in schema["properties"].items():
             _fill(f"{path}.{key}" if path else key, children.get(key), child, into)
@@ -133,6 +133,24 @@ def _fill(path: str, node: Node | None, schema: dict[str, Any], into: dict[str, 
         if "properties" in inner and inner.get("type") == "object" and isinstance(node.value, dict):
             for key, child in node.value.items():
                 _fill(f"{path}.{key}", child, inner, into)
+
+
+#: The defaults of sections, each with its schema: all points of a sweep leave out the same ones.
+_kept: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Value]]] = {}
+
+
+def _defaults(path: str, section: dict[str, Any]) -> dict[str, Value]:
+    """The values of a section that a document leaves out."""
+    schema, found = _kept.get((path, id(section)), (None, {}))
+    if schema is not section:
+        if "null" in _types(section):
+            found = {path: Value(None, "default", "default of the schema")}
+        else:
+            found = {}
+            for key, child in section["properties"].items():
+                _fill(f"{path}.{key}" if path else key, None, child, found)
+        _kept[path, id(section)] = (section, found)
+    return found
 
 
 def _coerce(value: Any, schema: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 import yaml
@@ -46,7 +46,9 @@ def read_shell(lines: Value) -> tuple[Diagnostic, ...]:
     if not last.lstrip().startswith("#") and (len(last) - len(last.rstrip("\\"))) % 2:
         problem = "the last line ends with a backslash, which joins the next line of the script to it"
     else:
-        problem = _run(["bash", "-n"], text, silent=True)[1]  # of an open here-document it only warns
+        # Of an open here-document it only warns. No variable of the user's may add words of its own.
+        plain = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+        problem = _run(["bash", "-n"], text, plain, silent=True)[1]
     if not problem:
         return ()
     message = "the lines of `environment.setup` are not whole commands: bash cannot read them by themselves"
@@ -123,7 +125,9 @@ def ask(package: str, given: Sequence[tuple[str, int]]) -> dict[tuple[str, int],
     return dict(zip(given, json.loads(output.splitlines()[-1]), strict=True))
 
 
-def _run(command: list[str], text: str, silent: bool = False) -> tuple[str, str]:
+def _run(
+    command: list[str], text: str, environment: Mapping[str, str] | None = None, silent: bool = False
+) -> tuple[str, str]:
     """Return the standard output of a process, and its complaint on the input; empty if it accepts it. ``silent`` says
     that whatever it writes on standard error is a complaint.
     """
@@ -133,7 +137,7 @@ def _run(command: list[str], text: str, silent: bool = False) -> tuple[str, str]
             input=text,
             capture_output=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONUTF8": "1"},
+            env={**(os.environ if environment is None else environment), "PYTHONUTF8": "1"},
             timeout=LIMIT_S,
             check=False,
         )

@@ -20,7 +20,8 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 def named(settings: Values) -> Iterator[tuple[str, Value]]:
     """Yield every name in the settings themselves: its path, and the value that holds it."""
     for path, value in settings.items():
-        if (path in _KEYS or _OF_A_TASK.fullmatch(path)) and isinstance(value.value, str) and ":" in value.value:
+        is_of_a_task = path.startswith("tasks.") and _OF_A_TASK.fullmatch(path)
+        if (path in _KEYS or is_of_a_task) and isinstance(value.value, str) and ":" in value.value:
             yield path, value
         elif path == "evaluation.scores":
             for name in (value.value or {}).values():

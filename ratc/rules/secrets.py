@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
-from ratc.plan import Values
+from ratc.plan import GIVEN, Values
 from ratc.secrets.redact import found, redact
 
 _VARIABLES = "environment.variables"
@@ -15,7 +15,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     """Check that no value of the spec looks like a secret, by its name or by its form."""
     told = set()
     for path, value in settings.items():
-        if not settings.given(path):
+        if value.origin not in GIVEN:
             continue
         for place in found(path, value.value, strict=path.endswith("variables")):
             if place in told:

@@ -41,3 +41,10 @@ def test_r407_for_lines_that_would_swallow_those_of_the_script(lines):
 )
 def test_whole_commands_are_read(lines):
     assert read_shell(Value(lines, "spec")) == ()
+
+
+def test_the_words_of_bash_do_not_depend_on_the_environment(monkeypatch, tmp_path):
+    (tmp_path / "rc").write_text("echo read >&2\n")
+    for name, value in (("LC_ALL", "xx_XX.UTF-8"), ("SHELLOPTS", "verbose"), ("BASH_ENV", str(tmp_path / "rc"))):
+        monkeypatch.setenv(name, value)
+    assert read_shell(Value(["ulimit -n 4096", "echo ö"], "spec")) == ()
