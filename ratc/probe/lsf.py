@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -124,7 +124,30 @@ def _queue(block: str, hosts: list[str], groups: Mapping[str, list[str]]) -> Que
     }
     members, questions = _members(block, hosts, groups)
     given = {key: value for key, value in limits.items() if value is not None}
-    return Queue(name, tuple(members), given, questions)
+    return Queue(name, tuple(members), given, (*questions, *_forbidden(block)))
+
+
+def _forbidden(block: str) -> Iterator[str]:
+    """Yield questions on rules of a queue that may keep jobs out, and that its configuration does not settle."""
+    state = re.search(r"\b(?:Open|Closed):\w+", block)
+    if state and state[0] not in ("Open:Active", "Open:Inact_Win"):
+        yield f"state: the queue is {state[0]} and starts no jobs now; will it be Open:Active again?"
+    users = re.search(r"^USERS:[ \t]*(.*(?:\n[ \t]+\S.*)*)", block, re.MULTILINE)
+    names = users[1].split() if users else []
+    if names and names != ["all"]:
+        yield f"groups: only {', '.join(name.rstrip('/') for name in names)} may submit; are you one?"
+    if limit := _value(block, "MEMLIMIT"):
+        yield f"max_memory_per_node: its MEMLIMIT is {limit}; does it count a process, or all of a job on a host?"
+
+
+def _value(block: str, what: str) -> str | None:
+    """The text that begins under the heading of a limit: a number and its unit."""
+    for heading, row in pairwise(block.splitlines()):
+        if what in heading.split():
+            column = heading.index(what)
+            values = [(match.start(), match[0]) for match in re.finditer(r"[0-9.]+ [KMGTP]B?\b", row)]
+            return min(values, key=lambda value: abs(value[0] - column))[1] if values else None
+    return None
 
 
 def _limits(block: str, what: str) -> tuple[float | None, float | None]:

@@ -110,7 +110,7 @@ def _partition(fields: Mapping[str, str], hosts: list[str], config: Mapping[str,
         limits["grace_seconds"] = _number(fields.get("GraceTime")) or None
     total = _number(fields.get("TotalNodes"))
     if hosts and total and total > len(hosts):
-        questions.append(f"nodes: it has {total} nodes and {len(hosts)} are shown; what are the others?")
+        questions.append(f"nodes: it has {total} nodes, and the answer shows {len(hosts)}; what are the others?")
     given = {key: value for key, value in limits.items() if value is not None}
     return Queue(fields["PartitionName"], tuple(hosts), given, tuple(questions))
 

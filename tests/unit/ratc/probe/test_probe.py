@@ -399,6 +399,28 @@ def test_unknown_site_limits_become_questions(partition, config, asked):
     assert any(question.startswith(f"partitions.a.{asked}: ") for question in found), found
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "asked"),
+    [
+        ("Open:Active", "Closed:Active", "state: the queue is Closed:Active"),
+        ("Open:Active", "Open:Inact", "state: the queue is Open:Inact"),
+        ("USERS: all", "USERS: ml_group/ ann", "groups: only ml_group, ann may submit"),
+        (
+            " 1440.0 min of gv01",
+            " 1440.0 min of gv01\n\n MEMLIMIT\n 8 G",
+            "max_memory_per_node: its MEMLIMIT is 8 G",
+        ),
+    ],
+)
+def test_rules_of_a_queue_that_lsf_may_enforce_become_questions(old, new, asked):
+    answers = recorded("lsf")
+    written = text(lsf.inventory({**answers, "queues": answers["queues"].replace(old, new, 1)}), "ratc probe")
+    cluster, found = compiler.read_cluster(File("ours.yaml", written.encode()))
+    assert cluster is not None, found
+    assert any(question.startswith(f"queues.gpu.{asked}") for question in questions(cluster)), questions(cluster)
+    assert not any(question.startswith("queues.gpu.") for question in questions(probed("lsf")[0]))
+
+
 def test_cluster_without_limits_has_no_limit_facts_and_questions():
     config = "AccountingStorageEnforce = none\nMaxMemPerNode = UNLIMITED\nSelectType = select/cons_tres\n"
     limits, found = asked_of("DenyAccounts=NONE", config)
