@@ -66,10 +66,13 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """A safe change, which keeps the author's meaning of a spec; ``validate --fix`` applies it."""
+    """A change of a spec. A certain one keeps the author's meaning, and ``validate --fix`` applies it; the others are
+    for an editor to propose.
+    """
 
     description: str
     edits: tuple[Edit, ...]
+    is_certain: bool = True
 
 
 @dataclass(frozen=True, slots=True)

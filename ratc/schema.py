@@ -233,7 +233,8 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         helps = meant or (f"use {'one of ' if len(choices) > 1 else ''}{listed}",)
         notes = (f"allowed: {listed}",) if meant and len(choices) > 1 else ()
         value = _shown(node.value) if is_word else _describe(node)
-        return [Diagnostic("R103", f"`{name}` cannot be {value}", span, notes, helps)]
+        fix = _proposal(node, words) if meant else None
+        return [Diagnostic("R103", f"`{name}` cannot be {value}", span, notes, helps, fix=fix)]
     if kind.name in _LIMITS:
         limit = f"{kind.limit:g}" if isinstance(kind.limit, float) else str(kind.limit)
         return [Diagnostic("R104", f"`{name}` must be {_LIMITS[kind.name]} {limit}, not {node.value}", span)]
@@ -256,9 +257,16 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     if ":" in owner.get("pattern", ""):  # the name of a callable was meant: a built-in one is not an example of that
         example = [one for one in example if ":" in str(one)] or example
     alike = did_you_mean(str(node.value), _words(owner))
+    fix = fix or (_proposal(node, _words(owner)) if alike and not helps else None)
     helps = helps or alike or (*forms, *(f"write it like `{one}`" for one in example[:1]))
     notes = (owner["description"],) if owner.get("description") else ()
     return [Diagnostic("R106", f"`{name}` does not have the right form", span, notes, helps, fix=fix)]
+
+
+def _proposal(node: Node, words: Sequence[str]) -> Fix | None:
+    """Return the change of a misspelt value to the closest of the words."""
+    close = closest(str(node.value), words)
+    return Fix(f"write `{close}`", (Edit(node.span, close),), is_certain=False) if close else None
 
 
 def _words(owner: Mapping[str, Any]) -> list[str]:

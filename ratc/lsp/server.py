@@ -157,9 +157,9 @@ def _action(document: TextDocument, found: Diagnostic, at: types.Range) -> types
 
     edits = [edit(one) for one in found.fix.edits if _is_of(document, one.span)]
     return types.CodeAction(
-        found.fix.description,
+        f"fix: {found.fix.description}" if found.fix.is_certain else found.fix.description,
         kind=types.CodeActionKind.QuickFix,
         diagnostics=[_item(document, found)],
         edit=types.WorkspaceEdit({document.uri: edits}),
-        is_preferred=True,
+        is_preferred=found.fix.is_certain,
     )

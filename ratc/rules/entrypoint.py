@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from ratc import program
-from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
+from ratc.diagnostics import Diagnostic, Edit, Fix, Severity, Span, closest, did_you_mean
 from ratc.plan import Value, Values
 
 #: Keys that only the built-in loop implements: a spec with one of them and an entrypoint is refused.
@@ -52,7 +52,12 @@ def _placeholders(settings: Values) -> Iterator[Diagnostic]:
                 message = f"`${{{name}}}` is not a known placeholder"
                 helps = did_you_mean(name, program.NAMES) or (f"the placeholders are {', '.join(program.NAMES)}",)
                 helps = (*helps, f"for the text itself, write `$${{{name}}}`")
-                yield Diagnostic("R243", message, _where(value, f"${{{name}}}"), helps=helps)
+                place = _where(value, f"${{{name}}}")
+                close = closest(name, program.NAMES)
+                fix = None
+                if close and place and place != value.span:
+                    fix = Fix(f"write `${{{close}}}`", (Edit(place, f"${{{close}}}"),), is_certain=False)
+                yield Diagnostic("R243", message, place, helps=helps, fix=fix)
         for written, name in program.without_braces(text):
             message = f"`{written}` is not filled in: a placeholder has two braces"
             helps = (f"write `${{{name}}}`; for the text itself, `${written}`",)

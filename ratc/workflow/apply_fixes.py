@@ -1,4 +1,4 @@
-"""Applies safe fixes to the files that the user named, atomically per file."""
+"""Applies certain fixes to the files that the user named, atomically per file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def fix(
     """Apply the fixes of the findings to these files; returns their descriptions and the problems. Code: R403."""
     by_file: dict[str, list[tuple[Edit, str]]] = {}
     for item in found:
-        for edit in item.fix.edits if item.fix else ():
+        for edit in item.fix.edits if item.fix and item.fix.is_certain else ():
             if edit.span.source.is_file and edit.span.source.name in names:
                 assert item.fix
                 by_file.setdefault(edit.span.source.name, []).append((edit, item.fix.description))

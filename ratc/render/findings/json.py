@@ -27,7 +27,7 @@ def _finding(item: Diagnostic) -> dict[str, Any]:
         "helps": [redact(text) for text in item.helps if text],
         "source": item.span.source.name if item.span else None,
         **_place(item.span if item.span and item.span.source.is_file else None),
-        "fixable": item.fix is not None,
+        "fixable": item.fix is not None and item.fix.is_certain,
     }
 
 

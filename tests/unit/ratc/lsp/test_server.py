@@ -99,11 +99,47 @@ def test_diagnostics_are_updated_after_each_change_and_have_quick_fixes(spec: Pa
         [action] = await editor.text_document_code_action_async(asked)
         [edit] = action.edit.changes[spec.as_uri()]
         assert (edit.new_text, edit.range) == ("batch_size", found.range)
+        assert action.is_preferred
         assert await editor.change(spec, SPEC) == []
         assert [one.code for one in await editor.change(spec, "experiment_name: [", 3)] == ["R003"]
         assert await editor.change(spec, "# no spec of ratc's\na: 1\n", 4) == []
 
     in_an_editor(spec.parent, visit)
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "written"),
+    [
+        (SPEC.replace("batch_size: 2", "optimizer: adamw2"), "adamw2", "adamw"),
+        (SPEC.replace("batch_size: 2", "scheduler: cosin"), "cosin", "cosine"),
+        (SPEC + "entrypoint: {script: a.py, args: [--b, '${micro_batch_siz}']}\n", "${micro_batch_siz}", None),
+    ],
+)
+def test_misspelt_values_have_proposals(spec: Path, text: str, word: str, written: str | None) -> None:
+    """An editor shows them; `validate --fix` leaves them."""
+
+    async def visit(editor: Editor) -> None:
+        found = next(one for one in await editor.open(spec, text) if one.code in ("R103", "R106", "R243"))
+        asked = types.CodeActionParams(
+            types.TextDocumentIdentifier(spec.as_uri()), found.range, types.CodeActionContext([found])
+        )
+        [action] = await editor.text_document_code_action_async(asked)
+        [edit] = action.edit.changes[spec.as_uri()]
+        line = text.split("\n")[edit.range.start.line]
+        assert line[edit.range.start.character : edit.range.end.character] == word
+        assert edit.new_text == (written or "${micro_batch_size}")
+        assert (action.title, action.is_preferred) == (f"write `{edit.new_text}`", False)
+
+    in_an_editor(spec.parent, visit)
+    spec.write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "ratc", "validate", str(spec), "--fix"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert spec.read_text() == text
 
 
 def test_columns_are_counted_in_utf16_units(spec: Path) -> None:
