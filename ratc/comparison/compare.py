@@ -100,6 +100,8 @@ def _differing(old: Mapping[str, Value], new: Mapping[str, Value], kind: str) ->
     order |= {path: (min(place, order[path][0]) if path in order else place, path) for place, path in enumerate(new)}
     for path in sorted(order, key=lambda path: order[path]):
         before, after = old.get(path), new.get(path)
+        if (before.value if before else None) is None and (after.value if after else None) is None:
+            continue  # a section without values, and one that has some: these are changes of their own
         if before is None or after is None or not same(before.value, after.value):
             means = effects.of_plan(path, old, new) if not kind else ((), "")
             found.append(Change(kind + path, before, after, *means))

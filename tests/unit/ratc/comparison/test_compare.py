@@ -305,3 +305,17 @@ def test_sizes_that_round_to_one_text_are_shown_with_more_digits():
     ):
         change = Change("memory.peak_allocated_bytes", Value(old, "derived"), Value(new, "derived"), ())
         assert words.shown(change) == shown
+
+
+def test_a_section_that_appears_is_listed_by_its_values_only():
+    tree = yaml.safe_load(SPECS[0])
+    old = resolved(tree)
+    tree.setdefault("training", {})["init_from"] = {"path": "base.pt"}
+    new = resolved(tree)
+    assert old is not None
+    assert new is not None
+    for one, other_ in ((old, new), (new, old)):
+        found = compare(side("old", one), side("new", other_))
+        paths = {change.path for change in (*found.changes, *found.sources)}
+        assert "training.init_from.path" in paths
+        assert not paths & {"training.init_from", "training.init_from.sha256"}
