@@ -34,6 +34,7 @@ _WRITTEN = {
     "deepspeed.utils.tensor_fragment": ("fragment_address",),
 }
 TAG, WHOLE = "pytorch_model", "mp_rank_00_model_states.pt"
+_ALONE = "save the weights alone: `torch.save(model.state_dict(), …)`, or as .safetensors"
 
 
 def load_weights(path: Path, trust: bool = False, plain: bool = False) -> dict[str, torch.Tensor]:
@@ -78,11 +79,16 @@ def load_into(model: nn.Module, name: str, path: Path, trust: bool = False) -> N
 
 def _plain(path: Path) -> Any:
     """Return the state dict of a file that another program wrote. Raises R508 if that takes running code."""
+    with open_regular(path) as file:
+        if not file.read(2).startswith((b"PK", b"\x80")):  # an archive of today's torch.save, a pickle of an older one
+            raise unusable(path, "it is another kind of file than `torch.save` writes", _ALONE)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        reason = "it holds more than tensors and plain values, and loading that would run code"
+        raise unusable(path, reason, _ALONE) from None
     except UNREADABLE as error:
-        help = "save the weights alone: `torch.save(model.state_dict(), …)`, or as .safetensors"
-        raise unusable(path, f"{type(error).__name__}: {error}"[:600], help) from None
+        raise unusable(path, f"torch cannot load it: {type(error).__name__}: {error}"[:600], _ALONE) from None
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             return content[key]
@@ -92,10 +98,10 @@ def _plain(path: Path) -> Any:
 def _tensors(path: Path, weights: Any) -> dict[str, torch.Tensor]:
     """Return the weights; raise R508 unless they are dense tensors by name."""
     if not isinstance(weights, dict):
-        raise unusable(path, "it does not map names to weights")
+        raise unusable(path, "it does not map names to weights", _ALONE)
     for name, value in weights.items():
         if not (isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided):
-            raise unusable(path, f"what it holds as {name!r:.80} is not a dense tensor by name")
+            raise unusable(path, f"its entry {name!r:.80} is not a dense tensor by name", _ALONE)
     return dict(weights)
 
 
