@@ -68,9 +68,12 @@ def commands(text: str) -> Iterator[Command]:
             continue
         after = node.next_sibling
         apart = "it runs in the background" if after is not None and after.type == "&" else ""
+        # A quote that does not close ends a command before its last words.
+        cut = after is not None and after.type == "ERROR" and after.start_point.row == node.end_point.row
+        unsure = over or ("the text behind it is not valid bash" if cut else "")
         for command in script.commands(node):
             changed = replace(command, apart=command.apart or apart)
-            yield replace(changed, unsure=over) if over else changed
+            yield replace(changed, unsure=unsure) if unsure else changed
             if not over and not command.unsure:
                 over = _end(command.words or ())
         if node.has_error and not over:  # where it ends is not known, and quotes and here-documents may be open

@@ -110,6 +110,13 @@ def test_other_beginnings_are_only_listed(command: str) -> None:
     assert not [path for path in carried_of(command) if path.startswith("entrypoint")]
 
 
+@pytest.mark.parametrize("text", ["python train.py --name 'abc --lr 1", 'python train.py --name "abc'])
+def test_a_program_with_a_quote_that_does_not_close_is_only_listed(text: str) -> None:
+    assert not [path for path in carried_of(text) if path.startswith("entrypoint")]
+    found = batch.read("slurm", "f", f"#SBATCH -N 2\n{text}\n")
+    assert any("is not valid bash" in item.why for item in found if isinstance(item, Left))
+
+
 def test_options_after_the_program_do_not_configure_the_launcher() -> None:
     found = carried_of("torchrun --nproc_per_node 4 train.py --nproc_per_node 9 --mixed_precision fp16")
     assert found["resources.gpus_per_node"] == 4
