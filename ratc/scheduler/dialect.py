@@ -45,6 +45,7 @@ class End(Enum):
     NODE = "lost a node"
     CANCELLED = "was cancelled"
     PREEMPTED = "was preempted"
+    UNKNOWN = "is in a state that ratc does not know"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,11 @@ ENDED = frozenset(
 )
 #: Options of sbatch with another variable than `SBATCH_` and their name (sbatch(1), "INPUT ENVIRONMENT VARIABLES").
 _VARIABLES = {"array": "ARRAY_INX", "mem": "MEM_PER_NODE", "time": "TIMELIMIT", "no-requeue": "REQUEUE"}
-#: What states mean (squeue(1), "JOB STATE CODES"); all others are of a job that is at work.
+#: What states mean (squeue(1), "JOB STATE CODES").
 _ENDS = {
+    **dict.fromkeys(
+        ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"), End.RUNNING
+    ),
     **dict.fromkeys(("PENDING", "REQUEUED", "CONFIGURING", "REQUEUE_HOLD", "SPECIAL_EXIT"), End.WAITING),
     **dict.fromkeys(("TIMEOUT", "DEADLINE"), End.TIME),
     **dict.fromkeys(("NODE_FAIL", "BOOT_FAIL"), End.NODE),
@@ -145,7 +148,7 @@ def _record(words: Sequence[str]) -> AccountingRecord:
     return AccountingRecord(
         task,
         state,
-        _ENDS.get(state, End.RUNNING),
+        _ENDS.get(state, End.UNKNOWN),
         by or reason,
         _status(state, re.match(r"(\d+):(\d+)", code)),
         "" if hosts.startswith("None") else hosts,
@@ -174,7 +177,7 @@ def _shown(block: str) -> AccountingRecord | None:
     return AccountingRecord(
         f"{job[2]}_{job[3]}" if job[2] else job[1],
         state[1],
-        _ENDS.get(state[1], End.RUNNING),
+        _ENDS.get(state[1], End.UNKNOWN),
         told("Reason"),
         _status(state[1], re.search(r"\sExitCode=(\d+):(\d+)", block)),
         told("NodeList"),

@@ -45,7 +45,8 @@ def test_each_start_of_a_requeued_job_is_a_record_with_its_memory() -> None:
         ("PREEMPTED", End.PREEMPTED),
         ("PENDING", End.WAITING),
         ("RESIZING", End.RUNNING),
-        ("", End.RUNNING),
+        ("", End.UNKNOWN),
+        ("WIBBLE", End.UNKNOWN),
     ],
 )
 def test_job_state_gives_the_kind_of_end(state: str, end: End) -> None:

@@ -176,6 +176,13 @@ def test_no_walltime_is_suggested_from_impossible_seconds(seconds: Any) -> None:
     assert "no epoch was finished" in " ".join(cause.notes) or seconds is True
 
 
+def test_a_job_in_an_unknown_state_is_explained_by_its_logs() -> None:
+    assert the_cause(evidence(TRACEBACK, end=End.UNKNOWN)).code == "R609"
+    cause = the_cause(evidence("step 1\n", end=End.UNKNOWN))
+    assert cause.code == "R611"
+    assert "the scheduler reports: job 7 is UNKNOWN" in cause.notes[-1]
+
+
 def test_a_deadline_is_not_a_walltime() -> None:
     given = evidence(end=End.TIME, record={"limit_s": 600})
     deadline = dataclasses.replace(given.records[0], state="DEADLINE")
