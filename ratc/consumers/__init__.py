@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import yaml
@@ -37,23 +38,43 @@ def reread(artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
 
 def read_shell(lines: Value) -> tuple[Diagnostic, ...]:
     """Return what keeps the lines of `environment.setup` from being whole commands: a quote, a block or a here-document
-    that is left open would swallow lines of the script behind them. Code: R407.
+    that is left open would swallow lines of the script behind them. Code: R407, a warning if there is no bash to ask.
     """
     text = "".join(f"{line}\n" for line in lines.value or ())
     if not text.strip():
         return ()
-    last = text.rstrip("\n").rpartition("\n")[2]
-    if not last.lstrip().startswith("#") and (len(last) - len(last.rstrip("\\"))) % 2:
+    if shutil.which("bash") is None:
+        message = "the lines of `environment.setup` are not checked: this machine has no bash"
+        return (Diagnostic("R407", message, lines.span, severity=Severity.WARNING),)
+    problem = _problem_of_shell(text)
+    # Behind a backslash `then` is one more word of a command. On a line of its own bash refuses it.
+    if not problem and text.rstrip("\n").endswith("\\") and not _problem_of_shell(f"{text.rstrip(chr(10))}\nthen\n"):
         problem = "the last line ends with a backslash, which joins the next line of the script to it"
-    else:
-        # Of an open here-document it only warns. No variable of the user's may add words of its own.
-        plain = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-        problem = _run(["bash", "-n"], text, plain, silent=True)[1]
     if not problem:
         return ()
     message = "the lines of `environment.setup` are not whole commands: bash cannot read them by themselves"
     helps = ("close what they open: quotes, brackets, blocks and here-documents may go over several lines of the list",)
     return (Diagnostic("R407", message, lines.span, (problem,), helps),)
+
+
+def _problem_of_shell(text: str) -> str:
+    """Return bash's first complaint about a text; of an open here-document it only warns."""
+    # No variable of the user's may add words of its own. Bash reads the patterns that a line switches on.
+    plain = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    options = ["-O", "extglob"] if "extglob" in text else []
+    try:
+        done = subprocess.run(
+            ["bash", *options, "-n"],
+            input=text.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            env=plain,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"bash: {error}"
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return said[0] if said else "" if done.returncode == 0 else "it gave no reason"
 
 
 def verify(artifacts: Sequence[tuple[str, Artifact, int]]) -> tuple[Diagnostic, ...]:
@@ -125,24 +146,19 @@ def ask(package: str, given: Sequence[tuple[str, int]]) -> dict[tuple[str, int],
     return dict(zip(given, json.loads(output.splitlines()[-1]), strict=True))
 
 
-def _run(
-    command: list[str], text: str, environment: Mapping[str, str] | None = None, silent: bool = False
-) -> tuple[str, str]:
-    """Return the standard output of a process, and its complaint on the input; empty if it accepts it. ``silent`` says
-    that whatever it writes on standard error is a complaint.
-    """
+def _run(command: list[str], text: str) -> tuple[str, str]:
+    """Return the standard output of a process, and its complaint on the input; empty if it accepts it."""
     try:
         done = subprocess.run(
             command,
             input=text,
             capture_output=True,
             encoding="utf-8",
-            env={**(os.environ if environment is None else environment), "PYTHONUTF8": "1"},
+            env={**os.environ, "PYTHONUTF8": "1"},
             timeout=LIMIT_S,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return "", f"{command[0]}: {error}"
     said = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-    refused = done.returncode or (silent and done.stderr)
-    return done.stdout, said if refused else ""
+    return done.stdout, "" if done.returncode == 0 else said

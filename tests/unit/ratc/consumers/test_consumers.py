@@ -18,6 +18,7 @@ from ratc.plan import Value
         ["cat <<EOF", "a"],
         ["export A=1 \\"],
         ["export A=1 \\", ""],
+        ["true && \\"],
     ],
 )
 def test_r407_for_lines_that_would_swallow_those_of_the_script(lines):
@@ -36,6 +37,8 @@ def test_r407_for_lines_that_would_swallow_those_of_the_script(lines):
         ["cat <<EOF", "a", "EOF"],
         ["echo 'a\\\\' \\\\"],
         ["# no more \\"],
+        ["echo a # C:\\"],
+        ["shopt -s extglob", "rm -f !(keep)"],
         ["export A=1 \\", "B=2"],
     ],
 )
@@ -48,3 +51,9 @@ def test_the_words_of_bash_do_not_depend_on_the_environment(monkeypatch, tmp_pat
     for name, value in (("LC_ALL", "xx_XX.UTF-8"), ("SHELLOPTS", "verbose"), ("BASH_ENV", str(tmp_path / "rc"))):
         monkeypatch.setenv(name, value)
     assert read_shell(Value(["ulimit -n 4096", "echo ö"], "spec")) == ()
+
+
+def test_without_bash_nothing_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [found] = read_shell(Value(["echo 'a"], "spec"))
+    assert (found.code, found.severity.value) == ("R407", "warning")
