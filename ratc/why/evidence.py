@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,11 +18,15 @@ _REST = re.compile(r"^ {2,}(note|help): (.*)")
 #: Accelerate and torchrun put the rank before what a process prints.
 _RANK = r"(?:\[\w+\d+\]:[ \t]?)?"
 _HEAD = re.compile(rf"^{_RANK}error\[(R\d{{3}})\]: (.*)", re.MULTILINE)
-#: The last line of a traceback: most exceptions are known by their names, others by the line of code above them.
+#: The last line of a traceback, by the name of its exception.
 _EXCEPTION = re.compile(
     rf"^{_RANK}(?P<last>(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)$", re.MULTILINE
 )
-_BELOW_CODE = re.compile(rf"^{_RANK} {{4}}.*\n{_RANK}(?P<last>[A-Za-z_][\w.]*(?:: .*)?)$", re.MULTILINE)
+#: The same of an exception with any name, by the line of code above it.
+_BELOW_CODE = re.compile(
+    rf"^{_RANK}  File \"[^\"\n]+\", line \d+.*\n(?:{_RANK} {{4}}.*\n){{0,6}}{_RANK}(?P<last>[A-Za-z_][\w.]*(?:: .*)?)$",
+    re.MULTILINE,
+)
 #: Exceptions that follow from the end of another process.
 _FOLLOWS = re.compile(
     r"ChildFailedError|CalledProcessError|Dist\w+Error|RendezvousConnectionError|NCCL|nccl|gloo|by peer"
@@ -87,16 +91,25 @@ class Evidence:
         """The last lines of tracebacks, in the order of `lines`. Those that follow from another process's end are left
         out.
         """
-        return tuple(span for log in self.logs for span in _raised(log))
+        return tuple(span for log in self.logs for span in _raised(log, (_EXCEPTION, _BELOW_CODE)))
+
+    @cached_property
+    def _ended(self) -> dict[str, int]:
+        """The last line of each log's last traceback, by the name of the log; logs without one are left out."""
+        return {log.name: spans[0].line for log in self.logs if (spans := _raised(log, (_BELOW_CODE,)))}
 
     def first_cause(self, *patterns: str) -> tuple[Span, re.Match[str]] | None:
-        """As `first`. If a program ended with an exception, only that counts: it handled what other lines speak of."""
-        if not self.raised:
-            return self.first(*patterns)
-        span = self.raised[0]
-        text = span.source.line(span.line)
-        match = next((match for pattern in patterns if (match := re.search(pattern, text))), None)
-        return None if match is None else (place(span.source, span.line, match.start(), match.end()), match)
+        """As `first`, but for lines of errors that a program seems to have handled: they are no exceptions, and a
+        traceback comes after them, or stands in another log.
+        """
+        places = (found for pattern in patterns for found in self.lines(pattern))
+        return next((found for found in places if not self._is_handled(found[0])), None)
+
+    def _is_handled(self, span: Span) -> bool:
+        if _EXCEPTION.match(span.source.line(span.line)):
+            return False
+        here = self._ended.get(span.source.name)
+        return here > span.line if here else bool(self._ended)
 
     def at(self, path: str) -> str:
         """The place in the spec that gives a value, `config.yaml:12:3`; the key alone if the spec leaves it open."""
@@ -123,18 +136,16 @@ def _found(log: Source, pattern: re.Pattern[str]) -> Iterator[tuple[Span, re.Mat
         before = number
 
 
-def _raised(log: Source) -> list[Span]:
+def _raised(log: Source, patterns: Sequence[re.Pattern[str]]) -> list[Span]:
     found = {}
-    for pattern in (_EXCEPTION, _BELOW_CODE):
-        for _, match in _found(log, pattern):
+    for pattern in patterns:
+        for span, match in _found(log, pattern):
+            at = match.start("last")
             if not _FOLLOWS.search(match["last"]):
-                found[match.start("last")] = match
-    return [_span_of(log, at, match.end()) for at, match in sorted(found.items(), reverse=True)]
-
-
-def _span_of(log: Source, at: int, end: int) -> Span:
-    start = log.text.rfind("\n", 0, at) + 1
-    return place(log, log.text.count("\n", 0, at) + 1, at - start, end - start)
+                start = log.text.rfind("\n", 0, at) + 1
+                number = span.line + log.text.count("\n", match.start(), at)
+                found[at] = place(log, number, at - start, match.end() - start)
+    return [found[at] for at in sorted(found, reverse=True)]
 
 
 def _findings(log: Source) -> Iterator[Finding]:
