@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from ratc.catalog import launch_variables
 from ratc.diagnostics import Source, Span
 from ratc.importers import launch, shell, sizes
-from ratc.importers.model import Carried, Item, Left
+from ratc.importers.model import OF_A_SECRET, Carried, Item, Left, is_masked
 from ratc.importers.sizes import Option
 from ratc.secrets import scripts
 from ratc.units import slurm_time
@@ -405,7 +405,10 @@ def _variables(command: shell.Command, span: Span, done: _Environment) -> Iterat
             yield Left(source, span, "its value was copied" if known else _COMMAND, deliberate=known)
             continue
         done.forget(path)
-        if number in command.dynamic:
+        if is_masked(value):
+            done.drop(path, f"{span.place} sets it again, to a secret")
+            yield Left(source, span, OF_A_SECRET)
+        elif number in command.dynamic:
             done.drop(path, f"{span.place} sets it again, to an unknown value")
             yield Left(source, span, "the variables of the shell are not known here")
         elif (why := launch_variables.reason(name)) is not None:
@@ -419,12 +422,13 @@ def _assignment(
 ) -> Iterator[Item]:
     """`A=1`: the environment has it only if the variable is exported."""
     path = f"environment.variables.{name}"
-    if sign == "=" and not command.dynamic and launch_variables.reason(name) is None:
+    known = sign == "=" and not command.dynamic and not is_masked(value)
+    if known and launch_variables.reason(name) is None:
         done.assign(Carried(path, value, span, command.text))
         return
     done.forget(path)
     done.drop(path, f"{span.place} sets it again, to an unknown value")
-    yield Left(command.text, span, _COMMAND)
+    yield Left(command.text, span, OF_A_SECRET if is_masked(value) else _COMMAND)
 
 
 def _launch(command: shell.Command, span: Span, done: _Environment) -> Iterator[Item]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ratc.catalog import launch_variables
 from ratc.diagnostics import Span
-from ratc.importers.model import Carried, Item, Left
+from ratc.importers.model import OF_A_SECRET, Carried, Item, Left, is_masked
 from ratc.importers.shell import Command
 
 #: Programs of schedulers that start others.
@@ -98,10 +98,14 @@ def split(command: Command, span: Span) -> Launch:
     kind, at, launcher = found
     args = [None if number in command.dynamic else word for number, word in enumerate(words)]
     begin, manager = _begin(words)
+    manager = manager or _managed(words[begin:at])
     inner = [number for number in range(begin, at) if words[number] == "env"]
     assigning = [*range(begin), *(range(inner[0], at) if inner else ())]
     sets = {number: match for number in assigning if (match := _ASSIGNMENT.fullmatch(words[number]))}
-    variables = tuple((match[1], None if number in command.dynamic else match[2]) for number, match in sets.items())
+    variables = tuple(
+        (match[1], None if number in command.dynamic and not is_masked(match[2]) else match[2])
+        for number, match in sets.items()
+    )
     own = tuple(word for number, word in enumerate(words[:at]) if number not in sets)
     return Launch(text, span, own, kind, words[at], tuple(args[at + 1 :]), launcher, variables, manager)
 
@@ -124,6 +128,14 @@ def _begin(words: Sequence[str]) -> tuple[int, tuple[str, ...]]:
         else:
             break
     return at, manager
+
+
+def _managed(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the words that choose an environment behind a scheduler's program: `srun conda run -n NAME python`."""
+    for number, word in enumerate(words):
+        if word.rpartition("/")[2] in _MANAGERS and words[number + 1 : number + 2] == ["run"]:
+            return tuple(words[number : _behind_options(words, number + 2, _MANAGERS[word.rpartition("/")[2]])])
+    return ()
 
 
 def _behind_options(words: Sequence[str], at: int, valued: Sequence[str]) -> int:
@@ -241,7 +253,9 @@ def _carried(one: Launch) -> Iterator[Item]:
 def _variables(one: Launch) -> Iterator[Item]:
     """The variables that are set before the program, those of launchers left out."""
     for name, value in one.variables:
-        if value is None:
+        if value is not None and is_masked(value):
+            yield Left(f"{name}={value}", one.span, OF_A_SECRET)
+        elif value is None:
             yield Left(f"{name}=", one.span, "the variables of the shell are not known here")
         elif (why := launch_variables.reason(name)) is not None:
             yield Left(f"{name}={value}", one.span, f"it {why}")
@@ -255,7 +269,7 @@ def _of_manager(one: Launch) -> Iterator[Item]:
         return
     text = " ".join(one.manager)
     named = re.search(r"(?:^| )(?:-n|--name)(?: |=)(\S+)", text)
-    if one.manager[0].endswith(("conda", "mamba")) and named:
+    if one.manager[0].endswith(("conda", "mamba")) and named and not re.search(r"[$`*?]", named[1]):
         yield Carried("environment.conda", named[1], one.span, text)
     else:
         yield Left(text, one.span, "it chooses an environment: name that as `environment.venv` or `environment.conda`")

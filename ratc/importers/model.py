@@ -29,3 +29,10 @@ class Left:
 
 
 Item = Carried | Left
+#: Of a value that is not copied.
+OF_A_SECRET = "it looks like a secret, and is not copied: name it under `environment.secrets`"
+
+
+def is_masked(value: str) -> bool:
+    """Whether a value is the stars that stand for a secret of the file."""
+    return bool(value) and not value.strip("*")

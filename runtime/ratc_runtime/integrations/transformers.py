@@ -94,11 +94,10 @@ class PlanCallback(TrainerCallback):
         arguments, the one that it found itself after running out of memory, and that of a loader of the program's own.
         """
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
-        loaded = _total_batch_size(train_dataloader)
         sizes = (
             args.per_device_train_batch_size * max(1, args.n_gpu),
             state.train_batch_size,
-            None if loaded is None else loaded // args.world_size,
+            _micro_batch(train_dataloader, args.world_size),
         )
         planned = self.plan["micro_batch_size"]
         self.plan.verify(
@@ -138,10 +137,14 @@ class PlanCallback(TrainerCallback):
         )
 
 
-def _total_batch_size(loader: Any) -> int | None:
-    """Return the samples that a loader of the Trainer yields to all processes at a time; None if it does not know."""
-    try:
-        total = getattr(loader, "total_batch_size", None)
-    except AttributeError:  # its batches are made by no sampler
+def _micro_batch(loader: Any, processes: int) -> int | None:
+    """Return the samples that a loader of the Trainer's yields to one process at a time; None if it does not know.
+
+    Accelerate splits the batches of such a loader, or gives each process whole ones (`accelerate.data_loader`).
+    """
+    sampler = getattr(loader, "batch_sampler", None)
+    size = getattr(sampler, "batch_size", None)
+    if not isinstance(size, int):
         return None
-    return total if isinstance(total, int) else None
+    is_split = getattr(sampler, "split_batches", False) or getattr(loader, "split_batches", False)
+    return size // processes if is_split else size

@@ -117,6 +117,37 @@ def test_a_program_with_a_quote_that_does_not_close_is_only_listed(text: str) ->
     assert any("is not valid bash" in item.why for item in found if isinstance(item, Left))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "PASSWORD=hunter2 python train.py",
+        "env TOKEN=hunter2 torchrun train.py",
+        "export PASSWORD=hunter2\npython train.py",
+        "PASSWORD=hunter2\nexport PASSWORD\npython train.py",
+    ],
+)
+def test_a_secret_beside_the_program_is_neither_copied_nor_replaced_by_stars(command: str) -> None:
+    found = batch.read("slurm", "f", f"#SBATCH -N 2\n{command}\n")
+    assert not [item for item in found if isinstance(item, Carried) and item.path.startswith("environment")]
+    assert any("looks like a secret" in item.why for item in found if isinstance(item, Left))
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("command", "conda"),
+    [
+        ("srun -n 2 conda run -n env python train.py", "env"),
+        ("conda run -n $ENV python train.py", None),
+        ("srun uv run python train.py", None),
+    ],
+)
+def test_the_environment_of_a_manager_is_carried_or_listed(command: str, conda: str | None) -> None:
+    found = carried_of(command)
+    assert (found["entrypoint.script"], found.get("environment.conda")) == ("train.py", conda)
+    whys = [item.why for item in batch.read("slurm", "f", f"{command}\n") if isinstance(item, Left)]
+    assert any("chooses an environment" in why for why in whys) == (conda is None)
+
+
 def test_options_after_the_program_do_not_configure_the_launcher() -> None:
     found = carried_of("torchrun --nproc_per_node 4 train.py --nproc_per_node 9 --mixed_precision fp16")
     assert found["resources.gpus_per_node"] == 4

@@ -12,7 +12,7 @@ from tests.helpers.lockfile import results
 
 pytest.importorskip("transformers")
 
-from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, prepare_data_loader
 from ratc_runtime.integrations import transformers as adapter
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 from transformers import TrainerControl, TrainerState
@@ -107,7 +107,32 @@ def test_r503_for_a_loader_with_another_micro_batch(make_plan: Any, split: bool)
         with pytest.raises(RuntimeFinding, match="R503") as caught:
             callback.on_train_begin(of_trainer(), TrainerState(), TrainerControl(), train_dataloader=loader)
         assert "micro_batch_size: 10, the lock says 8" in caught.value.render()
-    callback.on_train_begin(of_trainer(), TrainerState(), TrainerControl(), train_dataloader=DataLoader(Stream()))
+    callback.on_train_begin(
+        of_trainer(), TrainerState(), TrainerControl(), train_dataloader=DataLoader(Stream(), batch_size=None)
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "options"),
+    [
+        (Stream(), 8, {"dispatch_batches": False}),
+        (Stream(), 16, {"dispatch_batches": False, "split_batches": True}),
+        (Stream(), None, {"dispatch_batches": False}),
+        (range(64), 8, {}),
+        (range(64), 16, {"split_batches": True}),
+        (range(64), None, {"even_batches": False}),
+    ],
+)
+def test_loaders_that_accelerate_shares_among_processes_are_understood(
+    make_plan: Any, data: Any, size: int | None, options: dict[str, Any]
+) -> None:
+    """The last has a batch sampler without a size, as buckets of lengths have."""
+    two = {"parallel__nodes": 2, "parallel__world_size": 2, "training__gradient_accumulation_steps": 1}
+    by = {"batch_sampler": [[0, 1], [2]]} if "even_batches" in options else {"batch_size": size}
+    loader = prepare_data_loader(DataLoader(data, **by), num_processes=2, process_index=0, **options)
+    arguments = of_trainer(world_size=2, gradient_accumulation_steps=1)
+    callback = adapter.PlanCallback(make_plan(**two))
+    callback.on_train_begin(arguments, TrainerState(), TrainerControl(), train_dataloader=loader)
 
 
 def test_r503_for_a_micro_batch_that_the_trainer_found_itself(make_plan: Any) -> None:
