@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,7 @@ def load_config_with_auto_optimization(path: AnyPath) -> dict[str, Any]:
         place = nested
         for section in sections:
             place = place.setdefault(section, {})
-        place[last] = found.plan.values[name].value
+        place[last] = deepcopy(found.plan.values[name].value)  # the caller may change it
     return nested
 
 

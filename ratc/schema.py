@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import jsonschema_rs
@@ -119,12 +121,14 @@ def _fill(path: str, node: Node | None, schema: dict[str, Any], into: dict[str, 
     if is_section(schema) and not (node is not None and node.value is None):
         children = node.value if node is not None and isinstance(node.value, dict) else {}
         if node is None:
-            into.update(_defaults(path, schema))
+            for name, value in _defaults(path, schema).items():
+                # A caller may change a list or a mapping of a plan: it must not be the schema's own.
+                into[name] = replace(value, value=deepcopy(value.value)) if value.value.__class__ in _OPEN else value
             return
         for key, child in schema["properties"].items():
             _fill(f"{path}.{key}" if path else key, children.get(key), child, into)
     elif node is None:
-        into[path] = Value(schema.get("default"), "default", "default of the schema")
+        into[path] = Value(deepcopy(schema.get("default")), "default", "default of the schema")
     else:
         origin: Origin = "spec" if node.layer == "spec" else "layer"
         into[path] = Value(_coerce(node.data(), schema), origin, node.layer, span=node.span)
@@ -135,6 +139,8 @@ def _fill(path: str, node: Node | None, schema: dict[str, Any], into: dict[str, 
                 _fill(f"{path}.{key}", child, inner, into)
 
 
+#: Types of defaults that can be changed.
+_OPEN = frozenset((list, dict))
 #: The defaults of sections, each with its schema: all points of a sweep leave out the same ones.
 _kept: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Value]]] = {}
 

@@ -49,6 +49,10 @@ def of_study(
     said += more
     if share is None:
         return None, None, said
+    if plan.values["hardware.device"].value == "cuda" and plan.values["hardware.memory_bytes"].value is None:
+        message = "the trials of a study with Ray are compiled for a known card, and nothing names it"
+        helps = ("name it: `resources.gpu`, a cluster, or a facts file",)
+        return None, None, (*said, Diagnostic("R311", message, loaded.settings["resources.num_gpus"].span, (), helps))
     facts = study.facts(plan, place, share.node_cpus)
     array, left, more = _trials(request, loaded, gathered, found, share, facts, checks)
     said += (*more, *left_out(found, left))

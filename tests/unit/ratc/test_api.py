@@ -226,3 +226,29 @@ def test_import_of_ratc_loads_no_submodule():
     environment = {"PYTHONPATH": str(Path(ratc.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "[]\n"
+
+
+def test_a_mapping_that_a_caller_changes_changes_no_later_compilation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "experiment_name: demo\ntraining: {batch_size: 2}\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 4}\n"
+    )
+
+    def lock():
+        found = ratc.compile(ratc.CompileRequest(spec, target="local"))
+        return next(one.text for one in found.artifacts if one.path == "lock.yaml")
+
+    def spoil(value):
+        if isinstance(value, dict):
+            for one in value.values():
+                spoil(one)
+            value["spoilt"] = 1
+        elif isinstance(value, list):
+            value.append("spoilt")
+
+    before = lock()
+    spoil(ratc.load_config_with_auto_optimization(spec))
+    for value in ratc.compile(ratc.CompileRequest(spec, target="local")).plan.settings.values():
+        spoil(value.value)
+    assert lock() == before
