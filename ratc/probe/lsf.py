@@ -22,6 +22,8 @@ COMMANDS = {
 NEEDED = ("lsid", "hosts", "machines", "queues")
 
 _MIB = {"K": 2**-10, "M": 1, "G": 2**10, "T": 2**20, "P": 2**30}
+#: The default limits of a queue, up to the largest ones.
+_DEFAULT = re.compile(r"^ ?DEFAULT LIMITS:((?:.*\n)*?)(?=^ ?MAXIMUM LIMITS:|^SCHEDULING|\Z)", re.MULTILINE)
 #: bhosts: states of hosts that have no slots for jobs.
 _GONE = ("unavail", "unlicensed")
 
@@ -131,12 +133,13 @@ def _forbidden(block: str) -> Iterator[str]:
     """Yield questions on rules of a queue that may keep jobs out, and that its configuration does not settle."""
     state = re.search(r"\b(?:Open|Closed):\w+", block)
     if state and state[0] not in ("Open:Active", "Open:Inact_Win"):
-        yield f"state: the queue is {state[0]} and starts no jobs now; will it be Open:Active again?"
+        yield f"state: the queue is {state[0]}: it takes no jobs now, or starts none; will it be Open:Active again?"
     users = re.search(r"^USERS:[ \t]*(.*(?:\n[ \t]+\S.*)*)", block, re.MULTILINE)
     names = users[1].split() if users else []
     if names and names != ["all"]:
-        yield f"groups: only {', '.join(name.rstrip('/') for name in names)} may submit; are you one?"
-    if limit := _value(block, "MEMLIMIT"):
+        shown = ", ".join(name.rstrip("/") for name in names)
+        yield f"groups: those who may submit are {shown} (`~` is for those who may not); are you one?"
+    if limit := _value(_maximum(block), "MEMLIMIT"):
         yield f"max_memory_per_node: its MEMLIMIT is {limit}; does it count a process, or all of a job on a host?"
 
 
@@ -152,9 +155,13 @@ def _value(block: str, what: str) -> str | None:
 
 def _limits(block: str, what: str) -> tuple[float | None, float | None]:
     """The default and the largest value of a limit in minutes: ``RUNLIMIT`` over ``60.0 min of hostA``."""
-    default = re.search(r"^ ?DEFAULT LIMITS:((?:.*\n)*?)(?=^ ?MAXIMUM LIMITS:|^SCHEDULING|\Z)", block, re.MULTILINE)
-    rest = block.replace(default[0], "") if default else block
-    return _minutes(default[1] if default else "", what), _minutes(rest, what)
+    default = _DEFAULT.search(block)
+    return _minutes(default[1] if default else "", what), _minutes(_maximum(block), what)
+
+
+def _maximum(block: str) -> str:
+    """A queue without its default limits."""
+    return _DEFAULT.sub("", block, count=1)
 
 
 def _minutes(text: str, what: str) -> float | None:

@@ -404,7 +404,9 @@ def test_unknown_site_limits_become_questions(partition, config, asked):
     [
         ("Open:Active", "Closed:Active", "state: the queue is Closed:Active"),
         ("Open:Active", "Open:Inact", "state: the queue is Open:Inact"),
-        ("USERS: all", "USERS: ml_group/ ann", "groups: only ml_group, ann may submit"),
+        ("USERS: all", "USERS: ml_group/ ann", "groups: those who may submit are ml_group, ann"),
+        ("USERS: all", "USERS: all ~bob", "groups: those who may submit are all, ~bob"),
+        (" 240.0 min of gv01", " 240.0 min of gv01\n\n MEMLIMIT\n 4 G", None),
         (
             " 1440.0 min of gv01",
             " 1440.0 min of gv01\n\n MEMLIMIT\n 8 G",
@@ -417,7 +419,9 @@ def test_rules_of_a_queue_that_lsf_may_enforce_become_questions(old, new, asked)
     written = text(lsf.inventory({**answers, "queues": answers["queues"].replace(old, new, 1)}), "ratc probe")
     cluster, found = compiler.read_cluster(File("ours.yaml", written.encode()))
     assert cluster is not None, found
-    assert any(question.startswith(f"queues.gpu.{asked}") for question in questions(cluster)), questions(cluster)
+    found = [question for question in questions(cluster) if question.startswith("queues.gpu.")]
+    assert len(found) == bool(asked)
+    assert all(question.startswith(f"queues.gpu.{asked}") for question in found)
     assert not any(question.startswith("queues.gpu.") for question in questions(probed("lsf")[0]))
 
 
