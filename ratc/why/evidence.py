@@ -99,7 +99,7 @@ class Evidence:
         return {log.name: spans[0].line for log in self.logs if (spans := _raised(log, (_BELOW_CODE,)))}
 
     def first_cause(self, *patterns: str) -> tuple[Span, re.Match[str]] | None:
-        """As `first`, but for lines of errors that a program seems to have handled: they are no exceptions, and a
+        """As `first`, but for lines of errors that a program seems to have handled: they are not exceptions, and a
         traceback comes after them, or stands in another log.
         """
         places = (found for pattern in patterns for found in self.lines(pattern))
