@@ -1,6 +1,8 @@
-"""Write a small data set: `brain`, axial slices of the MNI152 template with their white matter; `brain3d`, blocks of
-the same volume with grey and white matter; `shapes`, drawn circles, squares and triangles with their boxes; `digits`,
-handwritten digits by class.
+"""Write a small data set.
+
+`brain` has axial slices of the MNI152 template with their white matter, and `brain3d` blocks of the same volume with
+grey and white matter. `shapes` has drawn circles, squares and triangles with their boxes, and `digits` handwritten
+digits by class.
 
 Needs the runtime (`pip install 'ratc[runtime]'`): it makes the pictures.
 """

@@ -121,3 +121,56 @@ def test_pages_of_codes_have_few_what_and_who():
     words, unnamed = len(prose.split()), len(UNNAMED.findall(prose))
     assert words > 10_000
     assert unnamed <= words / 1000, f"{unnamed} in {words} words: name the thing"
+
+
+#: The most words of a sentence. Rule 5 says "about 30": a quotation or a list of names may need some more.
+LONGEST_SENTENCE = 32
+#: An item of a list, which ends the paragraph before it. The point of a numbered one ends a sentence.
+ITEM = re.compile(r"[-*+] ")
+
+
+def paragraphs(page: Path) -> Iterator[tuple[int, str]]:
+    """Yield each paragraph and each item of a list with its line. Code, tables and headings are left out."""
+    lines: list[str] = []
+    start, code = 1, False
+    for number, line in enumerate([*page.read_text().splitlines(), ""], 1):
+        text = line.strip()
+        fence = text.startswith("```")
+        code ^= fence
+        ends = fence or code or not text or text.startswith(("#", "|", "<"))
+        if lines and (ends or ITEM.match(text)):
+            yield start, " ".join(lines)
+            lines = []
+        if not ends:
+            start = start if lines else number
+            lines.append(ITEM.sub("", text, count=1))
+
+
+def sentences(paragraph: str) -> list[str]:
+    """Return the sentences of a paragraph. A span of code is one word.
+
+    Names of links, and the label at the beginning of a code's page, do not count.
+    """
+    plain = re.sub(r"\[[^]]*\]\([^)]*\)", "", re.sub(r"`[^`]*`", "Code", paragraph))
+    plain = plain.removeprefix("What it says:")
+    # A colon may be followed by a sentence of its own; a name such as "torch" may begin one.
+    return re.split(r"(?<=[.!?])\W*\s+(?=\W*\w)|(?<=[:;])\s+(?=[A-Z])", plain)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_sentence_is_not_too_long(page):
+    found = [
+        f"{page.relative_to(ROOT)}:{line}: {length} words: {sentence}"
+        for line, paragraph in paragraphs(page)
+        for sentence in sentences(paragraph)
+        if (length := len(re.findall(r"\w[\w'./-]*", sentence))) > LONGEST_SENTENCE
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_sentences_are_counted():
+    long = "one " * 40
+    page = ROOT / "README.md"
+    assert len(sentences(f"{long}. Then `a b c` follows: {long}")) == 2
+    assert max(len(sentence.split()) for sentence in sentences(long)) > LONGEST_SENTENCE
+    assert len(list(paragraphs(page))) > 20
