@@ -26,6 +26,7 @@ def checked(
     ``this_machine`` takes this machine's hardware if a spec leaves it open; ``known`` keeps predictions for later
     folders; the files that were made again are added to ``all_made``, with their number of processes.
     """
+    folder = recorded.folder_of(find.head(folder)[0], folder)
     with emit.steady(folder):
         document, found = drift.read(folder)
         if has_errors(found):

@@ -27,12 +27,28 @@ def request(words: str, folder: str) -> CompileRequest:
     asked = _read(parts[2:], folder)
     if inputs.known_target(asked.target):
         raise Refused(f"there is no target `{asked.target}`")
+    there = _followed(folder, asked.spec)
     return replace(
         asked,
-        spec=os.path.normpath(os.path.join(folder, asked.spec)),
-        facts=os.path.normpath(os.path.join(folder, asked.facts)) if asked.facts else None,
+        spec=os.path.normpath(os.path.join(there, asked.spec)),
+        facts=os.path.normpath(os.path.join(there, asked.facts)) if asked.facts else None,
         variables={},
     )
+
+
+def folder_of(words: str, folder: str) -> str:
+    """Return ``folder``; or the folder that it links to, if only from there the command finds its spec."""
+    try:
+        return _followed(folder, _read(shlex.split(words)[2:], folder).spec)
+    except (ValueError, Refused):
+        return folder
+
+
+def _followed(folder: str, spec: str) -> str:
+    joined = os.path.join(folder, spec)
+    if os.path.exists(os.path.normpath(joined)) or not os.path.exists(joined):
+        return folder
+    return os.path.relpath(os.path.realpath(folder))
 
 
 #: Options that `ratc compile` records or accepts.

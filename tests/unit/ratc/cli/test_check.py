@@ -44,6 +44,21 @@ def test_check_of_a_fresh_compile_finds_nothing_and_writes_nothing(folder, capsy
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def test_check_follows_a_link_to_a_compiled_folder_and_a_link_of_the_outputs_place(folder, tmp_path, capsys):
+    elsewhere = tmp_path / "other"
+    elsewhere.mkdir()
+    (elsewhere / "link").symlink_to(folder)
+    assert check(capsys, "other/link") == (0, "1 compiled spec checked: none differs\n")
+    Path("spec.yaml").write_text(SPEC.replace("8", "4"))
+    assert "`spec.yaml` changed since `compiled/demo/local/lock.yaml` was compiled" in check(capsys, "other/link")[1]
+    Path("spec.yaml").write_text(SPEC)
+    # `compiled` on another disk: the spec is beside the link.
+    shutil.move("compiled", elsewhere / "compiled")
+    Path("compiled").symlink_to(elsewhere / "compiled")
+    assert main(["compile", "spec.yaml"]) == 0
+    assert check(capsys, "compiled") == (0, "1 compiled spec checked: none differs\n")
+
+
 def test_check_finds_nothing_in_the_specs_of_this_repository(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert check(capsys, "specs")[0] == 0
