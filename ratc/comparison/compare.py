@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ratc import resources
 from ratc.comparison import effects
 from ratc.comparison.model import Amount, Change, Comparison, Side
 from ratc.own_code import callables
 from ratc.plan import Value
+from ratc.schema import subschema
 from ratc.spec import keys
 from ratc.spec.keys import Effect
 from ratc.units import size_text
@@ -70,10 +72,13 @@ def without(comparison: Comparison, ignored: Iterable[Effect]) -> Comparison:
 
 
 def flat(values: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the values with each entry of a mapping under its own path; an empty mapping has no entry."""
+    """Return the values with each entry of a mapping under its own path.
+
+    An empty mapping has no entry. One among the arguments of your own code is kept: your code gets it.
+    """
     told: dict[str, Value] = {}
     for path, value in values.items():
-        if isinstance(value.value, Mapping):
+        if isinstance(value.value, Mapping) and (value.value or _is_key(path)):
             told |= flat({f"{path}.{key}": _entry(value, str(key), item) for key, item in value.value.items()})
         else:
             told[path] = value
@@ -100,12 +105,23 @@ def _differing(old: Mapping[str, Value], new: Mapping[str, Value], kind: str) ->
     order |= {path: (min(place, order[path][0]) if path in order else place, path) for place, path in enumerate(new)}
     for path in sorted(order, key=lambda path: order[path]):
         before, after = old.get(path), new.get(path)
-        if (before.value if before else None) is None and (after.value if after else None) is None:
+        if (before.value if before else None) is None and (after.value if after else None) is None and _is_key(path):
             continue  # a section without values, and one that has some: these are changes of their own
+        if any(side and side.value == {} for side in (before, after)) and (_above(path, old) or _above(path, new)):
+            continue  # the entries of the other side are listed
         if before is None or after is None or not same(before.value, after.value):
             means = effects.of_plan(path, old, new) if not kind else ((), "")
             found.append(Change(kind + path, before, after, *means))
     return found
+
+
+def _above(path: str, values: Mapping[str, Value]) -> bool:
+    return any(other.startswith(f"{path}.") for other in values)
+
+
+def _is_key(path: str) -> bool:
+    """Whether a spec may leave the path out: null says the same. Your own code sees the difference in its arguments."""
+    return bool(subschema(resources.schema("experiment"), path))
 
 
 def _renamed(changes: list[Change]) -> list[Change]:

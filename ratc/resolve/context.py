@@ -38,7 +38,7 @@ class Context:
             self.keep(path, under=under)
         for key, value in given.value.items():
             self.values[f"{under or path}.{key}"] = Value(
-                value, given.origin, given.reason, (f"spec:{path}",), given.span
+                value, given.origin, given.reason, (f"spec:{path}.{key}",), given.span
             )
 
     def derive(self, path: str, value: Any, reason: str, *inputs: str) -> Any:

@@ -319,3 +319,38 @@ def test_a_section_that_appears_is_listed_by_its_values_only():
         paths = {change.path for change in (*found.changes, *found.sources)}
         assert "training.init_from.path" in paths
         assert "training.init_from" not in paths
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "paths"),
+    [
+        ({}, {"a": None}, {"a"}),
+        ({"a": None}, {"a": {}}, {"a"}),
+        ({}, {"a": {}}, {"a"}),
+        ({"a": {}}, {"a": {"b": None}}, {"a.b"}),
+        ({"a": {"b": {"c": 1}}}, {"a": {"b": {"c": None}}}, {"a.b.c"}),
+        ({"a": {"b": {}}}, {"a": {"b": {"c": 2}}}, {"a.b.c"}),
+    ],
+)
+@pytest.mark.parametrize("section", ["model", "data", "loss"])
+def test_arguments_of_own_code_differ_if_one_is_null_or_empty_or_deep_inside(old, new, paths, section):
+    def of(args: dict[str, Any]) -> Plan:
+        tree: dict[str, Any] = {"experiment_name": "a", "training": {"batch_size": 2}, "resources": {"num_gpus": 0}}
+        tree["model"] = {"name": "own:Net"}
+        tree["data"] = {"data_dir": "d", "dataset": "own:Slides"}
+        if section == "loss":
+            tree["training"] |= {"loss": "own:Loss", "loss_args": args}
+        else:
+            tree[section]["args"] = args
+        tree["resources"]["cpus"] = 2
+        plan = resolved(tree)
+        assert plan is not None
+        return plan
+
+    at, source = ("training.loss.args", "training.loss_args") if section == "loss" else (f"{section}.args",) * 2
+    for one, other_ in ((old, new), (new, old)):
+        found = compare(side("old", of(one)), side("new", of(other_)))
+        assert {change.path for change in found.changes} == {f"{at}.{path}" for path in paths}
+        assert {change.name for change in found.sources} == {f"{source}.{path}" for path in paths}
+        assert all(Effect.TRAINING in change.effects for change in (*found.changes, *found.sources))
+        assert all(change.causes for change in found.changes if section == "loss")
