@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from ratc.yaml.parse import parse
 PACKAGES = ("accelerate", "deepspeed")
 #: Seconds for a process, more only if it hangs: on a busy machine or a network file system an import takes minutes.
 LIMIT_S = 900
+#: A line that switches bash's patterns `!(a|b)` on or off.
+_EXTGLOB = re.compile(r"^[ \t]*shopt[ \t]+-([su])[ \t]+(?:\w+[ \t]+)*extglob(?:[ \t]+\w+)*[ \t]*$", re.MULTILINE)
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -47,21 +50,26 @@ def read_shell(lines: Value) -> tuple[Diagnostic, ...]:
         message = "the lines of `environment.setup` are not checked: this machine has no bash"
         return (Diagnostic("R407", message, lines.span, severity=Severity.WARNING),)
     problem = _problem_of_shell(text)
-    # Behind a backslash `then` is one more word of a command. On a line of its own bash refuses it.
-    if not problem and text.rstrip("\n").endswith("\\") and not _problem_of_shell(f"{text.rstrip(chr(10))}\nthen\n"):
-        problem = "the last line ends with a backslash, which joins the next line of the script to it"
-    if not problem:
+    if not problem or (len(parts := _EXTGLOB.split(text)) > 1 and _is_read_in_parts(parts)):
         return ()
     message = "the lines of `environment.setup` are not whole commands: bash cannot read them by themselves"
     helps = ("close what they open: quotes, brackets, blocks and here-documents may go over several lines of the list",)
     return (Diagnostic("R407", message, lines.span, (problem,), helps),)
 
 
-def _problem_of_shell(text: str) -> str:
+def _is_read_in_parts(parts: Sequence[str]) -> bool:
+    """Whether bash reads each text between the lines that switch its patterns on (`s`) or off (`u`). It runs none of
+    these lines here, and does so in the script before it reads the next one.
+    """
+    states = ("u", *parts[1::2])
+    return not any(_problem_of_shell(text, state == "s") for text, state in zip(parts[::2], states, strict=True))
+
+
+def _problem_of_shell(text: str, patterns: bool = False) -> str:
     """Return bash's first complaint about a text; of an open here-document it only warns."""
-    # No variable of the user's may add words of its own. Bash reads the patterns that a line switches on.
+    # No variable of the user's may add words of its own.
     plain = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-    options = ["-O", "extglob"] if "extglob" in text else []
+    options = ["-O", "extglob"] if patterns else []
     try:
         done = subprocess.run(
             ["bash", *options, "-n"],

@@ -16,9 +16,13 @@ from ratc.plan import Value
         ["fi"],
         ["a=(1"],
         ["cat <<EOF", "a"],
-        ["export A=1 \\"],
-        ["export A=1 \\", ""],
         ["true && \\"],
+        ["shopt -s extglob; echo !(keep)"],
+        ["# extglob is off", "echo !(keep)"],
+        ["if true; then", "shopt -s extglob", "echo !(keep)", "fi"],
+        ["shopt -u extglob", "echo !(keep)"],
+        ["shopt -s extglob", "shopt -u extglob", "echo !(keep)"],
+        ["shopt -s extglob", "echo 'a"],
     ],
 )
 def test_r407_for_lines_that_would_swallow_those_of_the_script(lines):
@@ -39,6 +43,9 @@ def test_r407_for_lines_that_would_swallow_those_of_the_script(lines):
         ["# no more \\"],
         ["echo a # C:\\"],
         ["shopt -s extglob", "rm -f !(keep)"],
+        ["shopt -s nullglob extglob globstar", "rm -f !(keep)", "shopt -u extglob", "echo a"],
+        ["if true; then", "shopt -s extglob", "fi", "echo a"],
+        ["export A=1 \\"],
         ["export A=1 \\", "B=2"],
     ],
 )

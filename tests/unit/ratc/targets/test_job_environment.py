@@ -207,6 +207,13 @@ def test_failed_module_load_is_an_error_unless_the_module_is_loaded(loads: str, 
     assert ("error[R560]: the environment is not set up: module load cuda failed" in done.stderr) != works
 
 
+@pytest.mark.parametrize("line", ["export FROM_SETUP=1 \\", "if true; then export FROM_SETUP=1; fi \\"])
+def test_a_backslash_at_the_end_of_setup_joins_no_line_of_the_script(line: str, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", environment__setup=["true", line], **ONE)
+    assert "syntax error" not in job.run().stderr
+    assert (job.notes / "calls").exists()
+
+
 def test_failing_setup_line_is_reported_with_its_status(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", environment__setup=["false", "true"], **ONE)
     assert "a line of environment.setup ended with status 1" in job.run().stderr
