@@ -28,6 +28,7 @@ _WRAPPERS: dict[str, tuple[tuple[str, ...], int]] = {
 _MANAGERS: dict[str, tuple[str, ...]] = {
     "conda": ("-n", "--name", "-p", "--prefix", "--cwd"),
     "mamba": ("-n", "--name", "-p", "--prefix", "--cwd"),
+    "micromamba": ("-n", "--name", "-p", "--prefix", "--cwd"),
     "poetry": (),
     "uv": ("-p", "--python", "--with", "--extra", "--group", "--project", "--env-file"),
 }
@@ -268,11 +269,24 @@ def _of_manager(one: Launch) -> Iterator[Item]:
     if not one.manager:
         return
     text = " ".join(one.manager)
-    named = re.search(r"(?:^| )(?:-n|--name)(?: |=)(\S+)", text)
-    if one.manager[0].endswith(("conda", "mamba")) and named and not re.search(r"[$`*?]", named[1]):
-        yield Carried("environment.conda", named[1], one.span, text)
+    named = _named(one.manager) if one.manager[0].endswith(("conda", "mamba")) else ""
+    if re.fullmatch(r"[\w.+-]+", named):  # anything else is for the shell to expand, or no name
+        yield Carried("environment.conda", named, one.span, text)
     else:
         yield Left(text, one.span, "it chooses an environment: name that as `environment.venv` or `environment.conda`")
+
+
+def _named(words: Sequence[str]) -> str:
+    """Return the value of `-n NAME`, `--name NAME` or `--name=NAME`; empty if there is none."""
+    pairs = zip(words, (*words[1:], ""), strict=True)
+    return next(
+        (
+            value if word in ("-n", "--name") else word.partition("=")[2]
+            for word, value in pairs
+            if word in ("-n", "--name") or word.startswith("--name=")
+        ),
+        "",
+    )
 
 
 def _option(word: str) -> tuple[str, str | None]:

@@ -34,5 +34,5 @@ OF_A_SECRET = "it looks like a secret, and is not copied: name it under `environ
 
 
 def is_masked(value: str) -> bool:
-    """Whether a value is the stars that stand for a secret of the file."""
-    return bool(value) and not value.strip("*")
+    """Whether a value has stars that stand for a secret of the file. One or two are a pattern: `NO_PROXY=*`."""
+    return "***" in value

@@ -16,7 +16,8 @@ _WORD = (
 )
 #: `the password of the data is hunter2`, `password: hunter2`.
 _TOLD = re.compile(
-    rf"(?i){_WORD}[\"']?[^\n.;]{{0,60}}?(?:\s(?:is|ist|was|are|lautet|sind)\s|[:=]>?|[-=]>)\s*(?P<value>[^\s\"']+)"
+    rf"(?i){_WORD}[\"']?[^\n.;]{{0,60}}?(?:\s(?:is|ist|was|are|lautet|sind)\s|[:=]>?|[-=]>)\s*"
+    r"(?P<value>[^\s\"']*[^\s\"';`])"
 )
 #: `use token hunter2`: a word behind it that no dictionary has.
 _BEHIND = re.compile(rf"(?i){_WORD}[\"']?\s+[\"']?(?P<value>(?=[^\s\"']*[0-9])(?=[^\s\"']*[^\W\d])[^\s\"']{{4,}})")

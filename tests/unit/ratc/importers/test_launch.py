@@ -123,9 +123,16 @@ def test_a_program_with_a_quote_that_does_not_close_is_only_listed(text: str) ->
         "PASSWORD=hunter2 python train.py",
         "env TOKEN=hunter2 torchrun train.py",
         "export PASSWORD=hunter2\npython train.py",
+        "export PASSWORD=hunter2; python train.py",
+        'export CFG="password=hunter2"\npython train.py',
+        "export URL=https://h/x?token=hunter2\npython train.py",
         "PASSWORD=hunter2\nexport PASSWORD\npython train.py",
     ],
 )
+def test_a_pattern_of_one_star_is_not_a_secret() -> None:
+    assert carried_of("export NO_PROXY='*'\npython train.py")["environment.variables.NO_PROXY"] == "*"
+
+
 def test_a_secret_beside_the_program_is_neither_copied_nor_replaced_by_stars(command: str) -> None:
     found = batch.read("slurm", "f", f"#SBATCH -N 2\n{command}\n")
     assert not [item for item in found if isinstance(item, Carried) and item.path.startswith("environment")]
@@ -137,7 +144,10 @@ def test_a_secret_beside_the_program_is_neither_copied_nor_replaced_by_stars(com
     ("command", "conda"),
     [
         ("srun -n 2 conda run -n env python train.py", "env"),
+        ("srun micromamba run --name=env python train.py", "env"),
         ("conda run -n $ENV python train.py", None),
+        ("conda run -n 'my env' python train.py", None),
+        ("conda run -n env_{a,b} python train.py", None),
         ("srun uv run python train.py", None),
     ],
 )
