@@ -270,9 +270,12 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
 
 
 def _proposal(node: Node, words: Sequence[str]) -> Fix | None:
-    """Return the change of a misspelt value to the closest of the words."""
-    close = closest(str(node.value), words)
-    return Fix(f"write `{close}`", (Edit(node.span, close),), is_certain=False) if close else None
+    """Return the change of a misspelt value to the closest of the words; None if it has an anchor, or several lines."""
+    close, span = closest(str(node.value), words), node.span
+    written = span.source.line(span.line)[span.column - 1 : span.end_column - 1]
+    if close is None or span.line != span.end_line or written.strip("\"'") != str(node.value):
+        return None
+    return Fix(f"write `{close}`", (Edit(span, close),), is_certain=False)
 
 
 def _words(owner: Mapping[str, Any]) -> list[str]:

@@ -53,11 +53,7 @@ def _placeholders(settings: Values) -> Iterator[Diagnostic]:
                 helps = did_you_mean(name, program.NAMES) or (f"the placeholders are {', '.join(program.NAMES)}",)
                 helps = (*helps, f"for the text itself, write `$${{{name}}}`")
                 place = _where(value, f"${{{name}}}")
-                close = closest(name, program.NAMES)
-                fix = None
-                if close and place and place != value.span:
-                    fix = Fix(f"write `${{{close}}}`", (Edit(place, f"${{{close}}}"),), is_certain=False)
-                yield Diagnostic("R243", message, place, helps=helps, fix=fix)
+                yield Diagnostic("R243", message, place, helps=helps, fix=_proposal(value, place, name))
         for written, name in program.without_braces(text):
             message = f"`{written}` is not filled in: a placeholder has two braces"
             helps = (f"write `${{{name}}}`; for the text itself, `${written}`",)
@@ -73,6 +69,18 @@ def _placeholders(settings: Values) -> Iterator[Diagnostic]:
             yield Diagnostic("R244", message, _where(value, text), helps=helps, severity=Severity.WARNING)
 
 
+def _proposal(value: Value, place: Span | None, name: str) -> Fix | None:
+    """Return the change to the closest placeholder, if the name is written once, not escaped and not in a comment."""
+    close, span = closest(name, program.NAMES), value.span
+    if close is None or place is None or span is None or place == span:
+        return None
+    lines = [span.source.line(number) for number in range(span.line, span.end_line + 1)]
+    before = span.source.line(place.line)[: place.column - 1]
+    if sum(line.count(f"${{{name}}}") for line in lines) > 1 or before.endswith("$") or "#" in before:
+        return None
+    return Fix(f"write `${{{close}}}`", (Edit(place, f"${{{close}}}"),), is_certain=False)
+
+
 def _where(value: Value, text: str) -> Span | None:
     """The first place of a text within a value; the value's own if it is written in another way there."""
     span = value.span
@@ -80,7 +88,8 @@ def _where(value: Value, text: str) -> Span | None:
         return None
     for number in range(span.line, span.end_line + 1):
         start = span.column - 1 if number == span.line else 0
-        column = span.source.line(number).find(text, start) + 1
+        end = span.end_column - 1 if number == span.end_line else None
+        column = span.source.line(number).find(text, start, end) + 1
         if column:
             return Span(span.source, number, column, number, column + len(text))
     return span

@@ -60,7 +60,7 @@ def _result(item: Diagnostic, rules: Sequence[str]) -> dict[str, Any]:
     span = item.span
     if span and span.source.is_file:
         result["locations"] = [{"physicalLocation": _location(span)}]
-    if item.fix and span and all(edit.span.source.is_file for edit in item.fix.edits):
+    if item.fix and item.fix.is_certain and span and all(edit.span.source.is_file for edit in item.fix.edits):
         result["fixes"] = [_fix(item)]
     return result
 

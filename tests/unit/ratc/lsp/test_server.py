@@ -142,6 +142,26 @@ def test_misspelt_values_have_proposals(spec: Path, text: str, word: str, writte
     assert spec.read_text() == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        SPEC.replace("batch_size: 2", "optimizer: &o adamw2"),
+        SPEC.replace("  batch_size: 2", "  optimizer: >-\n    adamw2\n  batch_size: 2"),
+        SPEC + "entrypoint: {script: a.py, args: ['$${micro_batch_siz}', '${micro_batch_siz}']}\n",
+        SPEC + 'entrypoint:\n  script: a.py\n  args:\n  - --b  # ${micro_batch_siz}\n  - "\\x24{micro_batch_siz}"\n',
+    ],
+)
+def test_no_change_is_proposed_that_would_reach_other_text(spec: Path, text: str) -> None:
+    async def visit(editor: Editor) -> None:
+        found = next(one for one in await editor.open(spec, text) if one.code in ("R106", "R243"))
+        asked = types.CodeActionParams(
+            types.TextDocumentIdentifier(spec.as_uri()), found.range, types.CodeActionContext([found])
+        )
+        assert not await editor.text_document_code_action_async(asked)
+
+    in_an_editor(spec.parent, visit)
+
+
 def test_columns_are_counted_in_utf16_units(spec: Path) -> None:
     async def emoji(editor: Editor) -> None:
         text = SPEC.replace("experiment_name: demo", "experiment_name: 'd'").replace(
