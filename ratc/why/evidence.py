@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from ratc.diagnostics import Source, Span
 from ratc.plan import Values
 from ratc.scheduler.dialect import AccountingRecord
+from ratc.why import tracebacks
+from ratc.why.tracebacks import Raised
 
 #: Characters of a finding's notes and helps that are read.
 _LONGEST = 10_000
@@ -18,19 +20,9 @@ _REST = re.compile(r"^ {2,}(note|help): (.*)")
 #: Accelerate and torchrun put the rank before what a process prints.
 _RANK = r"(?:\[\w+\d+\]:[ \t]?)?"
 _HEAD = re.compile(rf"^{_RANK}error\[(R\d{{3}})\]: (.*)", re.MULTILINE)
-#: The last line of a traceback, by the name of its exception.
-_EXCEPTION = re.compile(
-    rf"^{_RANK}(?P<last>(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)$", re.MULTILINE
-)
-#: The same of an exception with any name, by the line of code above it.
-_BELOW_CODE = re.compile(
-    rf"^{_RANK}  File \"[^\"\n]+\", line \d+.*\n(?:{_RANK} {{4}}.*\n){{0,6}}{_RANK}(?P<last>[A-Za-z_][\w.]*(?:: .*)?)$",
-    re.MULTILINE,
-)
-#: Exceptions that follow from the end of another process.
-_FOLLOWS = re.compile(
-    r"ChildFailedError|CalledProcessError|Dist\w+Error|RendezvousConnectionError|NCCL|nccl|gloo|by peer"
-)
+#: Errors that hardly a program goes on after, and words of one that does.
+_SERIOUS = re.compile(r"(?i)out of memory|OutOfMemoryError|no space left|quota exceeded|read-only file|bus error")
+_GOES_ON = re.compile(r"(?i)\b(?:warn(?:ing)?|info|debug|retry\w*|trying|again|skipp\w+|fall\w* back|ignor\w+)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +79,36 @@ class Evidence:
         return next((found for pattern in patterns for found in self.lines(pattern)), None)
 
     @cached_property
+    def _raised(self) -> tuple[Raised, ...]:
+        return tuple(one for log in self.logs for one in reversed(tracebacks.raised(log)))
+
+    @cached_property
     def raised(self) -> tuple[Span, ...]:
-        """The last lines of tracebacks, in the order of `lines`. Those that follow from another process's end are left
-        out.
-        """
-        return tuple(span for log in self.logs for span in _raised(log, (_EXCEPTION, _BELOW_CODE)))
+        """The last lines of tracebacks, in the order of `lines`; those last that seem to follow from another one."""
+        return tuple(one.span for one in sorted(self._raised, key=lambda one: one.is_late))
 
     @cached_property
     def _ended(self) -> dict[str, int]:
-        """The last line of each log's last traceback, by the name of the log; logs without one are left out."""
-        return {log.name: spans[0].line for log in self.logs if (spans := _raised(log, (_BELOW_CODE,)))}
+        """The last line of each log's last traceback, by the name of the log. Logs without one are left out, and
+        exceptions that seem to follow from another one.
+        """
+        ends: dict[str, int] = {}
+        for one in self._raised:
+            if one.has_traceback and not one.is_late:
+                ends.setdefault(one.span.source.name, one.span.line)
+        return ends
 
     def first_cause(self, *patterns: str) -> tuple[Span, re.Match[str]] | None:
-        """As `first`, but for lines of errors that a program seems to have handled: they are not exceptions, and a
-        traceback comes after them, or stands in another log.
-        """
+        """As `first`, but for lines of errors that a program seems to have handled."""
         places = (found for pattern in patterns for found in self.lines(pattern))
         return next((found for found in places if not self._is_handled(found[0])), None)
 
     def _is_handled(self, span: Span) -> bool:
-        if _EXCEPTION.match(span.source.line(span.line)):
+        """Whether the line is not an exception, a traceback comes after it or stands in another log, and the error is
+        one that programs go on after.
+        """
+        line = span.source.line(span.line)
+        if tracebacks.is_named(line) or (_SERIOUS.search(line) and not _GOES_ON.search(line)):
             return False
         here = self._ended.get(span.source.name)
         return here > span.line if here else bool(self._ended)
@@ -134,18 +136,6 @@ def _found(log: Source, pattern: re.Pattern[str]) -> Iterator[tuple[Span, re.Mat
             start = log.text.rfind("\n", 0, at) + 1
             yield place(log, number, at - start, match.end() - start), match
         before = number
-
-
-def _raised(log: Source, patterns: Sequence[re.Pattern[str]]) -> list[Span]:
-    found = {}
-    for pattern in patterns:
-        for span, match in _found(log, pattern):
-            at = match.start("last")
-            if not _FOLLOWS.search(match["last"]):
-                start = log.text.rfind("\n", 0, at) + 1
-                number = span.line + log.text.count("\n", match.start(), at)
-                found[at] = place(log, number, at - start, match.end() - start)
-    return [found[at] for at in sorted(found, reverse=True)]
 
 
 def _findings(log: Source) -> Iterator[Finding]:

@@ -120,6 +120,56 @@ def test_an_exception_that_ended_the_program_precedes_lines_that_it_handled(line
     assert the_cause(evidence(f"{line}\n", TRACEBACK)).code == "R609", "in the log of another node"
 
 
+def traceback_of(last: str, before: str = "") -> str:
+    frame = '  File "/home/me/net.py", line 12, in forward'
+    lines = ("Traceback (most recent call last):", frame, "    x = f(y)", last)
+    return "".join(f"{before}{line}\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("logs", "code"),
+    [
+        # What another process's end raises does not hide the cause that stands elsewhere.
+        (("node.sh: line 3: torchrun: command not found\n", traceback_of("a.b.RendezvousTimeoutError")), "R605"),
+        ((traceback_of("TimeoutError: the client socket has timed out"), "sh: train: command not found\n"), "R605"),
+        (("x: No space left on device\n", traceback_of("KeyboardInterrupt")), "R607"),
+        (("train: command not found\nException ignored in: <f>\n" + traceback_of("TypeError: no"),), "R605"),
+        # Of these errors hardly a program goes on.
+        (
+            ("  what():  CUDA out of memory. Tried to allocate 2 GiB\n" + traceback_of("RuntimeError: Broken pipe"),),
+            "R606",
+        ),
+        (
+            ("10:00 ERROR trainer: CUDA out of memory. Tried to allocate 2 GiB\n" + traceback_of("my.Aborted: x"),),
+            "R606",
+        ),
+        (("wget: /x: No space left on device\n" + traceback_of("FileNotFoundError: '/x'"),), "R607"),
+        (("1: torch.OutOfMemoryError: CUDA out of memory.\n" + traceback_of("SystemExit: 1"),), "R606"),
+        # Tracebacks in other forms.
+        (("x: Permission denied\n" + traceback_of("ValueError: x", "2026-11-30T01:00:00 "),), "R609"),
+        (("x: Permission denied\n" + traceback_of("ValueError: x", "0: "),), "R609"),
+        (("x: Permission denied\n" + traceback_of("my.Odd : x").replace("    x", "    a(\n" * 8 + "    x"),), "R609"),
+        (("x: Permission denied\n╭─ Traceback (most recent call last) ─╮\n│ a.py:3 │\n╰─╯\nValueError: x\n",), "R609"),
+        (
+            (
+                "x: Permission denied\n  + Exception Group Traceback (most recent call last):\n"
+                '  |   File "a.py", line 1\n  | ExceptionGroup: x (1 sub-exception)\n  +-+------ 1 ------\n'
+                '    | Traceback (most recent call last):\n    |   File "a.py", line 1\n    | ValueError: 1\n',
+            ),
+            "R609",
+        ),
+    ],
+)
+def test_the_first_error_is_told_from_those_that_follow_it(logs: tuple[str, ...], code: str) -> None:
+    assert the_cause(evidence(*logs, end=End.FAILED)).code == code
+
+
+def test_an_interrupt_is_named_only_if_there_is_no_other_exception() -> None:
+    both = traceback_of("ValueError: odd", "[rank1]: ") + traceback_of("KeyboardInterrupt", "[rank0]: ")
+    assert the_cause(evidence(both)).message == "ValueError: odd"
+    assert the_cause(evidence(traceback_of("KeyboardInterrupt"))).message == "KeyboardInterrupt"
+
+
 @pytest.mark.parametrize(
     "last", ["StopIteration", "torch._dynamo.exc.Unsupported: call of a name", "ExceptionGroup: two (2 sub-exceptions)"]
 )
