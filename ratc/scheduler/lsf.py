@@ -139,7 +139,7 @@ def _end(state: str, reason: str) -> End:
     if state == "ZOMBI":  # the host does not answer any more
         return End.NODE
     if state != "EXIT":
-        waits, runs = ("PEND", "PSUSP", "WAIT"), ("RUN", "USUSP", "SSUSP", "PROV")
+        waits, runs = ("PEND", "PSUSP", "WAIT", "FWD_PEND"), ("RUN", "USUSP", "SSUSP", "PROV")
         return End.WAITING if state in waits else End.RUNNING if state in runs else End.UNKNOWN
     return next((end for words, end in _TERMS if re.search(words, reason)), End.FAILED)
 

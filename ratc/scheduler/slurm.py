@@ -24,6 +24,7 @@ _ENDS = {
         ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"), End.RUNNING
     ),
     **dict.fromkeys(("PENDING", "REQUEUED", "CONFIGURING", "REQUEUE_HOLD", "SPECIAL_EXIT"), End.WAITING),
+    **dict.fromkeys(("REQUEUE_FED", "RESV_DEL_HOLD"), End.WAITING),
     **dict.fromkeys(("TIMEOUT", "DEADLINE"), End.TIME),
     **dict.fromkeys(("NODE_FAIL", "BOOT_FAIL"), End.NODE),
     **dict.fromkeys(("CANCELLED", "REVOKED"), End.CANCELLED),

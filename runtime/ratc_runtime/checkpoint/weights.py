@@ -84,8 +84,10 @@ def _plain(path: Path) -> Any:
             raise unusable(path, "it is another kind of file than `torch.save` writes", _ALONE)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
         reason = "it holds more than tensors and plain values, and loading that would run code"
+        if "Unsupported operand" in str(error):  # of protocols 4 and 5, whatever the file holds
+            reason = "its pickle has another protocol than 2, the one that torch reads without running code"
         raise unusable(path, reason, _ALONE) from None
     except UNREADABLE as error:
         raise unusable(path, f"torch cannot load it: {type(error).__name__}: {error}"[:600], _ALONE) from None

@@ -37,6 +37,7 @@ Wed Nov 25 11:00:05: Completed <exit>; TERM_RUNLIMIT: job killed after reachi
             AccountingRecord("123[2]", "DONE", End.WELL, "", 0, "n1", 5, place="/w"),
         ),
         ("123|0|PEND|-|-|-|0 second(s)|-|-|-|-", AccountingRecord("123", "PEND", End.WAITING, "", None, "", 0)),
+        ("123|0|FWD_PEND|-|-|-|0 second(s)|-|-|-|-", AccountingRecord("123", "FWD_PEND", End.WAITING, "", None, "", 0)),
         ("123|0|EXIT|1|-|n1|0 second(s)|-|-|-|-", AccountingRecord("123", "EXIT", End.FAILED, "", 1, "n1", 0)),
     ],
 )

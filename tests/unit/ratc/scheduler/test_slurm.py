@@ -44,6 +44,7 @@ def test_each_start_of_a_requeued_job_is_a_record_with_its_memory() -> None:
         ("OUT_OF_MEMORY", End.MEMORY),
         ("PREEMPTED", End.PREEMPTED),
         ("PENDING", End.WAITING),
+        ("RESV_DEL_HOLD", End.WAITING),
         ("RESIZING", End.RUNNING),
         ("", End.UNKNOWN),
         ("WIBBLE", End.UNKNOWN),

@@ -51,6 +51,20 @@ def test_every_supported_weight_file_is_read(tmp_path: Path, form: str) -> None:
     assert all(torch.equal(value, given[name]) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("protocol", "content", "said"),
+    [(2, slice(1), "would run code"), (4, {"a": torch.ones(1)}, "another protocol than 2")],
+)
+def test_a_refused_pickle_is_not_said_to_hold_code_for_its_protocol(
+    tmp_path: Path, protocol: int, content: Any, said: str
+) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(content, path, pickle_protocol=protocol)
+    with pytest.raises(RuntimeFinding, match=said) as found:
+        load_weights(path, plain=True)
+    assert found.value.code == "R508"
+
+
 def test_skip_patterns_leave_matching_weights_unchanged(tmp_path: Path) -> None:
     given, net = model(5).state_dict(), model(1)
     head = net.head.weight.detach().clone()
