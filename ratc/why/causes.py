@@ -12,6 +12,7 @@ from dataclasses import replace
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.scheduler.dialect import End
 from ratc.units import counted, duration, size_text, walltime_text
+from ratc.why import tracebacks
 from ratc.why.evidence import Evidence, Finding, place
 
 #: Findings that follow from another one, which is the cause if it is there.
@@ -287,9 +288,10 @@ def _own_error(evidence: Evidence) -> Diagnostic | None:
     message = span.source.line(span.line)[span.column - 1 :]
     lines = span.source.text.split("\n")[: span.line]
     for number in range(len(lines), max(0, len(lines) - 400), -1):
-        frame = re.match(r'^(?:\[\w+\d+\]:\s?)?\s*File "([^"]+)", line (\d+), in (.*)$', lines[number - 1])
-        if frame and not re.search(r"(?:site|dist)-packages|/lib/python3|<frozen|ratc_runtime/", frame[1]):
-            return Diagnostic("R609", message, span, (f"raised below {frame[1]}:{frame[2]}, in {frame[3]}",))
+        frame = tracebacks.FRAME.match(lines[number - 1])
+        if frame and not re.search(r"(?:site|dist)-packages|/lib/python3|<frozen|ratc_runtime/", frame["file"]):
+            where = f", in {frame['name']}" if frame["name"] else ""
+            return Diagnostic("R609", message, span, (f"raised below {frame['file']}:{frame['line']}{where}",))
     return Diagnostic("R609", message, span)
 
 

@@ -22,7 +22,10 @@ _RANK = r"(?:\[\w+\d+\]:[ \t]?)?"
 _HEAD = re.compile(rf"^{_RANK}error\[(R\d{{3}})\]: (.*)", re.MULTILINE)
 #: Errors that hardly a program goes on after, and words of one that does.
 _SERIOUS = re.compile(r"(?i)out of memory|OutOfMemoryError|no space left|quota exceeded|read-only file|bus error")
-_GOES_ON = re.compile(r"(?i)\b(?:warn(?:ing)?|info|debug|retry\w*|trying|again|skipp\w+|fall\w* back|ignor\w+)\b")
+_GOES_ON = re.compile(
+    r"(?i)(?<![\w/.-])(?:warn(?:ing)?|info|debug|retry\w*|trying again|reduc\w+|skipp\w+|fall\w* back|ignor\w+"
+    r"|trial \d+)(?![\w/-])"
+)
 
 
 @dataclass(frozen=True, slots=True)

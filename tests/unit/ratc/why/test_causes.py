@@ -164,6 +164,41 @@ def test_the_first_error_is_told_from_those_that_follow_it(logs: tuple[str, ...]
     assert the_cause(evidence(*logs, end=End.FAILED)).code == code
 
 
+#: An error that a program handled, and a traceback in which the exception has a name of its own.
+HANDLED = "Matplotlib: x: Permission denied, a temporary folder is used\n"
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        HANDLED + "10%|#   | 3/30 [00:01]" + traceback_of("my.Odd: bad"),
+        HANDLED + "2026-11-30 01:00:00 ERROR x: " + traceback_of("my.Odd: bad"),
+        HANDLED
+        + "".join(f"10:00:0{n} [rank0]: {line}\n" for n, line in enumerate(traceback_of("my.Odd: bad").splitlines())),
+        HANDLED + traceback_of("my.Odd: bad").partition("\n")[2],
+        HANDLED + traceback_of("my.Odd: bad").replace("    x = f(y)\n", "loss: 0.3\n    x = f(y)\n"),
+        HANDLED + traceback_of("my.Odd: bad") + traceback_of("subprocess.CalledProcessError: Command 'x'"),
+        HANDLED + traceback_of("my.Odd: bad").replace("\n", "\nstderr: "),
+        HANDLED + "  ╭─ Traceback (most recent call last) ─╮\n  │ a.py:3 │\n  ╰─────╯\n  my.Odd: bad\nINFO: step 3\n",
+        HANDLED
+        + traceback_of("my.Odd: bad").replace("    x = f(y)\n", '  File "/home/me/net.py", line 9, in g\n' * 300),
+        "CUDA out of memory. Reducing the batch size to 4\n" + traceback_of("my.Odd: bad"),
+    ],
+)
+def test_an_exception_is_found_below_its_frames_in_any_form(log: str) -> None:
+    assert the_cause(evidence(log)).message == "my.Odd: bad"
+
+
+def test_a_syntax_error_without_a_title_is_found() -> None:
+    log = HANDLED + '  File "train.py", line 3\n    def f(:\n          ^\nSyntaxError: invalid syntax\n'
+    assert the_cause(evidence(log)).message == "SyntaxError: invalid syntax"
+
+
+def test_frames_of_a_printed_stack_are_not_an_exception() -> None:
+    log = 'Stack (most recent call last):\n  File "/home/me/a.py", line 3, in f\n    x = f()\ndone\n'
+    assert the_cause(evidence(log)).code == "R611"
+
+
 def test_an_interrupt_is_named_only_if_there_is_no_other_exception() -> None:
     both = traceback_of("ValueError: odd", "[rank1]: ") + traceback_of("KeyboardInterrupt", "[rank0]: ")
     assert the_cause(evidence(both)).message == "ValueError: odd"
