@@ -5,19 +5,22 @@ give the new plan.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ratc import resources
 from ratc.comparison import effects
 from ratc.comparison.model import Amount, Change, Comparison, Side
 from ratc.own_code import callables
 from ratc.plan import Value
-from ratc.schema import subschema
 from ratc.spec import keys
 from ratc.spec.keys import Effect
 from ratc.units import size_text
+
+#: Your own code sees the difference between an argument that is absent and one that is null or empty. To leave out a
+#: key of ratc's says the same as null.
+_IN_ARGUMENTS = re.compile(r"(?:^|[._])args\.")
 
 
 def compare(old: Side, new: Side) -> Comparison:
@@ -78,7 +81,7 @@ def flat(values: Mapping[str, Value]) -> dict[str, Value]:
     """
     told: dict[str, Value] = {}
     for path, value in values.items():
-        if isinstance(value.value, Mapping) and (value.value or _is_key(path)):
+        if isinstance(value.value, Mapping) and (value.value or not _IN_ARGUMENTS.search(path)):
             told |= flat({f"{path}.{key}": _entry(value, str(key), item) for key, item in value.value.items()})
         else:
             told[path] = value
@@ -92,9 +95,11 @@ def _entry(value: Value, key: str, item: Any) -> Value:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal: `true` is not 1, and a list is compared entry by entry."""
+    """Whether two values are equal: `true` is not 1, and lists and mappings are compared entry by entry."""
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
@@ -104,8 +109,8 @@ def _differing(old: Mapping[str, Value], new: Mapping[str, Value], kind: str) ->
     order = {path: (place, path) for place, path in enumerate(old)}
     order |= {path: (min(place, order[path][0]) if path in order else place, path) for place, path in enumerate(new)}
     for path in sorted(order, key=lambda path: order[path]):
-        before, after = old.get(path), new.get(path)
-        if (before.value if before else None) is None and (after.value if after else None) is None and _is_key(path):
+        before, after, own = old.get(path), new.get(path), _IN_ARGUMENTS.search(path)
+        if (before.value if before else None) is None and (after.value if after else None) is None and not own:
             continue  # a section without values, and one that has some: these are changes of their own
         if any(side and side.value == {} for side in (before, after)) and (_above(path, old) or _above(path, new)):
             continue  # the entries of the other side are listed
@@ -117,11 +122,6 @@ def _differing(old: Mapping[str, Value], new: Mapping[str, Value], kind: str) ->
 
 def _above(path: str, values: Mapping[str, Value]) -> bool:
     return any(other.startswith(f"{path}.") for other in values)
-
-
-def _is_key(path: str) -> bool:
-    """Whether a spec may leave the path out: null says the same. Your own code sees the difference in its arguments."""
-    return bool(subschema(resources.schema("experiment"), path))
 
 
 def _renamed(changes: list[Change]) -> list[Change]:

@@ -354,3 +354,25 @@ def test_arguments_of_own_code_differ_if_one_is_null_or_empty_or_deep_inside(old
         assert {change.name for change in found.sources} == {f"{source}.{path}" for path in paths}
         assert all(Effect.TRAINING in change.effects for change in (*found.changes, *found.sources))
         assert all(change.causes for change in found.changes if section == "loss")
+
+
+def test_entries_of_lists_are_compared_as_deep_as_they_go():
+    assert same([{"b": [1]}], [{"b": [1]}])
+    assert not same([{"b": 1}], [{"b": True}])
+    assert not same([{"b": 1}], [{"c": 1}])
+
+
+def test_values_that_only_the_built_in_loop_has_are_no_changes_if_they_are_empty():
+    tree = {"experiment_name": "a", "training": {"batch_size": 2}, "resources": {"num_gpus": 0, "cpus": 2}}
+    loop, program = (
+        resolved({**tree, "data": {"data_dir": "d"}}),
+        resolved({**tree, "entrypoint": {"script": "train.py"}}),
+    )
+    assert loop is not None
+    assert program is not None
+    for old, new in ((loop, program), (program, loop)):
+        found = compare(side("old", old), side("new", new))
+        values = [one.value for change in found.changes for one in (change.old, change.new) if one is not None]
+        pairs = [(change.path, change.old, change.new) for change in found.changes if not (change.old and change.new)]
+        assert values
+        assert not [path for path, one, other_ in pairs if (one or other_).value in (None, {})]
