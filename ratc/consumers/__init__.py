@@ -29,8 +29,10 @@ from ratc.yaml.parse import parse
 PACKAGES = ("accelerate", "deepspeed")
 #: Seconds for a process, more only if it hangs: on a busy machine or a network file system an import takes minutes.
 LIMIT_S = 900
-#: A line that switches bash's patterns `!(a|b)` on or off.
-_EXTGLOB = re.compile(r"^[ \t]*shopt[ \t]+-([su])[ \t]+(?:\w+[ \t]+)*extglob(?:[ \t]+\w+)*[ \t]*$", re.MULTILINE)
+#: A line that switches bash's patterns `!(a|b)` on or off, outside of a comment.
+_EXTGLOB = re.compile(r"^[^#]*\bshopt\s+(?:-\w+\s+)*-\w*(?P<state>[su])\w*\s[^#;&|]*\bextglob\b")
+#: Lines before the first one that bash cannot read, at which the text is cut.
+_CUTS = 20
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -50,19 +52,31 @@ def read_shell(lines: Value) -> tuple[Diagnostic, ...]:
         message = "the lines of `environment.setup` are not checked: this machine has no bash"
         return (Diagnostic("R407", message, lines.span, severity=Severity.WARNING),)
     problem = _problem_of_shell(text)
-    if not problem or (len(parts := _EXTGLOB.split(text)) > 1 and _is_read_in_parts(parts)):
+    if not problem or _is_read_with_patterns(text.splitlines(keepends=True), problem):
         return ()
     message = "the lines of `environment.setup` are not whole commands: bash cannot read them by themselves"
     helps = ("close what they open: quotes, brackets, blocks and here-documents may go over several lines of the list",)
     return (Diagnostic("R407", message, lines.span, (problem,), helps),)
 
 
-def _is_read_in_parts(parts: Sequence[str]) -> bool:
-    """Whether bash reads each text between the lines that switch its patterns on (`s`) or off (`u`). It runs none of
-    these lines here, and does so in the script before it reads the next one.
+def _is_read_with_patterns(lines: Sequence[str], problem: str) -> bool:
+    """Whether bash reads the lines if those of them that switch its patterns on have run.
+
+    It runs none of them here. In the script it runs each command before it reads the next one. So the first line that
+    it cannot read has to come after whole commands, of which the last such line switches the patterns on.
     """
-    states = ("u", *parts[1::2])
-    return not any(_problem_of_shell(text, state == "s") for text, state in zip(parts[::2], states, strict=True))
+    refused = re.search(r"line (\d+):", problem)
+    end = min(int(refused[1]), len(lines)) if refused else 0
+    states = [
+        (number, match["state"]) for number, line in enumerate(lines[: end - 1], 1) if (match := _EXTGLOB.search(line))
+    ]
+    if not states or states[-1][1] == "u":
+        return False
+    # The line may be inside a block that began before it.
+    return any(
+        not _problem_of_shell("".join(lines[:cut])) and not _problem_of_shell("".join(lines[cut:]), patterns=True)
+        for cut in range(end - 1, max(states[-1][0], end - _CUTS) - 1, -1)
+    )
 
 
 def _problem_of_shell(text: str, patterns: bool = False) -> str:
