@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from ratc.catalog import launch_variables
 from ratc.diagnostics import Source, Span
 from ratc.importers import launch, shell, sizes
-from ratc.importers.model import OF_A_SECRET, Carried, Item, Left, is_masked
+from ratc.importers.model import OF_A_SECRET, Carried, Item, Left, is_masked, marked, unmarked
 from ratc.importers.sizes import Option
 from ratc.secrets import scripts
 from ratc.units import slurm_time
@@ -122,7 +122,8 @@ LAUNCHER: _Table = {
 def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
     """Return every directive and every command of a script, carried or left. If one repeats, the last counts."""
     text = "\n".join(line.rstrip("\r") for line in text.removeprefix("\ufeff").split("\n"))
-    source = Source(name, scripts.shown(shell.without_data(text)))
+    text = shell.without_data(text)
+    source = Source(name, scripts.shown(text))
     lines = source.text.split("\n")
     first = next((number for number, line in enumerate(lines) if line.strip() and line.lstrip()[0] != "#"), len(lines))
     items: list[Item] = []
@@ -143,10 +144,10 @@ def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
     language = _language(lines[0])
     if language not in _SHELLS:
         items.append(Left(lines[0], _span(source, 1), f"a script of {language}: its commands are not those of bash"))
-    for command in shell.commands(source.text) if language in _SHELLS else ():
+    for command in shell.commands(marked(text, source.text)) if language in _SHELLS else ():
         items += _command(command, _span(source, command.line), done)
     items += launch.entrypoint(done.launches)
-    return tuple(sorted((*items, *done.items()), key=lambda item: item.span.line))
+    return tuple(sorted(map(unmarked, (*items, *done.items())), key=lambda item: item.span.line))
 
 
 def _language(line: str) -> str:

@@ -97,16 +97,13 @@ def split(command: Command, span: Span) -> Launch:
     if found is None or found[1] in command.dynamic or ":" in words:
         return Launch(text, span, tuple(words))
     kind, at, launcher = found
-    args = [None if number in command.dynamic else word for number, word in enumerate(words)]
+    args = [None if number in command.dynamic or is_masked(word) else word for number, word in enumerate(words)]
     begin, manager = _begin(words)
     manager = manager or _managed(words[begin:at])
     inner = [number for number in range(begin, at) if words[number] == "env"]
     assigning = [*range(begin), *(range(inner[0], at) if inner else ())]
     sets = {number: match for number in assigning if (match := _ASSIGNMENT.fullmatch(words[number]))}
-    variables = tuple(
-        (match[1], None if number in command.dynamic and not is_masked(match[2]) else match[2])
-        for number, match in sets.items()
-    )
+    variables = tuple((match[1], None if number in command.dynamic else match[2]) for number, match in sets.items())
     own = tuple(word for number, word in enumerate(words[:at]) if number not in sets)
     return Launch(text, span, own, kind, words[at], tuple(args[at + 1 :]), launcher, variables, manager)
 

@@ -117,8 +117,9 @@ def test_a_program_with_a_quote_that_does_not_close_is_only_listed(text: str) ->
     assert any("is not valid bash" in item.why for item in found if isinstance(item, Left))
 
 
-def test_a_pattern_of_one_star_is_not_a_secret() -> None:
-    assert carried_of("export NO_PROXY='*'\npython train.py")["environment.variables.NO_PROXY"] == "*"
+@pytest.mark.parametrize("value", ["*", "*** begin ***", "a/**/b"])
+def test_stars_of_the_script_are_not_a_secret(value: str) -> None:
+    assert carried_of(f"export A='{value}'\npython train.py")["environment.variables.A"] == value
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,8 @@ def test_a_pattern_of_one_star_is_not_a_secret() -> None:
         "export PASSWORD=hunter2\npython train.py",
         "export PASSWORD=hunter2; python train.py",
         'export CFG="password=hunter2"\npython train.py',
+        "PASSWORD=x python train.py",
+        'export CFG="password=x1"\npython train.py',
         "export URL=https://h/x?token=hunter2\npython train.py",
         "PASSWORD=hunter2\nexport PASSWORD\npython train.py",
     ],
