@@ -262,8 +262,8 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     forms = tuple(one["form"] for one in (owner, *owner.get("anyOf", ())) if "form" in one)
     if ":" in owner.get("pattern", ""):  # the name of a callable was meant: a built-in one is not an example of that
         example = [one for one in example if ":" in str(one)] or example
-    alike = did_you_mean(str(node.value), _words(owner))
-    fix = fix or (_proposal(node, _words(owner)) if alike and not helps else None)
+    alike = did_you_mean(str(node.value), words_of(owner))
+    fix = fix or (_proposal(node, words_of(owner)) if alike and not helps else None)
     helps = helps or alike or (*forms, *(f"write it like `{one}`" for one in example[:1]))
     notes = (owner["description"],) if owner.get("description") else ()
     return [Diagnostic("R106", f"`{name}` does not have the right form", span, notes, helps, fix=fix)]
@@ -278,7 +278,7 @@ def _proposal(node: Node, words: Sequence[str]) -> Fix | None:
     return Fix(f"write `{close}`", (Edit(span, close),), is_certain=False)
 
 
-def _words(owner: Mapping[str, Any]) -> list[str]:
+def words_of(owner: Mapping[str, Any]) -> list[str]:
     """The words that a value may be instead of a callable's name, from a pattern that begins with them."""
     match = re.match(r"\^\(([a-z_0-9|]+)\)\$\|", owner.get("pattern", ""))
     return match[1].split("|") if match else []

@@ -7,7 +7,7 @@ no model is traced.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from ratc import explain, resources, schema
 from ratc.compiler import points
 from ratc.console import silence
 from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.lsp import flow
 from ratc.plan import Plan
 from ratc.program import used
 from ratc.render import plan as render
@@ -146,16 +147,24 @@ def completions(text: str, line: int, column: int) -> list[Completion]:
     lines = text.split("\n")
     if not 0 < line <= len(lines):
         return []
-    match = _LINE.match(lines[line - 1][: column - 1])
+    written = lines[line - 1][: column - 1]
+    inside = flow.place([*lines[: line - 1], written], [lines[line - 1][column - 1 :], *lines[line:]])
+    tree = resources.schema("experiment")
+    if inside is not None:
+        begins = _LINE.match(lines[inside.line])
+        above = (*_enclosing_keys(lines[: inside.line], len(begins["indent"]) if begins else 0), *inside.above)
+        if inside.key is not None:
+            return list(_values(schema.subschema(tree, ".".join((*above, inside.key))) or {}))
+        return list(_keys(schema.subschema(tree, ".".join(above)) or {}, inside.keys, " {}"))
+    match = _LINE.match(written)
     if match is None or "#" in match["rest"]:
         return []
     above = _enclosing_keys(lines[: line - 1], len(match["indent"]))
-    tree = resources.schema("experiment")
     if match["colon"]:
         described = schema.subschema(tree, ".".join((*above, match["key"])))
         return list(_values(described or {}))
     section = schema.subschema(tree, ".".join(above)) if above else tree
-    return list(_keys(section or {}, _present_keys(text, above)))
+    return list(_keys(section or {}, _present_keys(text, above), "\n  "))
 
 
 def _enclosing_keys(lines: list[str], indent: int) -> tuple[str, ...]:
@@ -183,18 +192,20 @@ def _present_keys(text: str, above: tuple[str, ...]) -> set[str]:
     return set(map(str, node)) if isinstance(node, dict) else set()
 
 
-def _keys(section: dict[str, Any], there: set[str]) -> Iterator[Completion]:
+def _keys(section: dict[str, Any], there: Collection[str], opened: str) -> Iterator[Completion]:
+    """Yield the keys of a section that are not there yet; ``opened`` is written behind one that is a section itself."""
     for key, described in section.get("properties", {}).items():
         if key in there or described.get("deprecated"):
             continue
-        insert = f"{key}:\n  " if schema.is_section(described) else f"{key}: "
+        insert = f"{key}:{opened}" if schema.is_section(described) else f"{key}: "
         text = _described(key, described) if described.get("description") else ""
         yield Completion(key, insert, _kind(described), text, True)
 
 
 def _values(described: dict[str, Any]) -> Iterator[Completion]:
     kinds = described.get("type", ())
-    words = described.get("enum") or ([True, False] if "boolean" in kinds else described.get("examples", []))
+    words = described.get("enum") or ([True, False] if "boolean" in kinds else [])
+    words = words or schema.words_of(described) or described.get("examples", [])
     for word in words:
         if isinstance(word, (dict, list)) or word is None or _CALLABLE.fullmatch(str(word)):
             continue

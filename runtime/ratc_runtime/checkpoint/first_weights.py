@@ -22,8 +22,8 @@ def begin_with(model: nn.Module, asked: InitFrom, path: Path) -> str:
     """Load weights and buffers of `path` into the model, on the CPU; return a line on them.
 
     Names that match a pattern of `load` and none of `skip` are loaded. Raises the errors of `load_weights`, and R595 if
-    a pattern matches nothing, if a shape differs, if nothing is left to load, or, with `strict`, if the model or the
-    file has a name alone.
+    a pattern matches nothing, if a shape differs, if a tensor holds NaN, if nothing is left to load, or, with `strict`,
+    if the model or the file has a name alone.
     """
     given = load_weights(path, plain=True)
     own = model.state_dict()
@@ -47,6 +47,11 @@ def begin_with(model: nn.Module, asked: InitFrom, path: Path) -> str:
         what = "its names differ from those of the model" if both else "the model and the file have no name in common"
         helps = "choose names with `load` and `skip`, or set `strict: false` to leave these out" if both else ""
         raise _unfit(path, what, "\n".join(told), helps)
+    # Infinite values may be meant, as those of an attention mask.
+    spoilt = [name for name in both if given[name].is_floating_point() and bool(given[name].isnan().any())]
+    if spoilt:
+        note = "a run that diverged may have saved them"
+        raise _unfit(path, f"{len(spoilt)} of its tensors hold NaN: {_listed(spoilt)}", note, "use an earlier checkpoint")
     model.load_state_dict({name: given[name] for name in both}, strict=False)
     line = f"begins with {len(both)} of {len(own)} tensors of {path}"
     left = [name for name in own if name not in both]

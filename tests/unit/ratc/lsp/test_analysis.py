@@ -18,6 +18,34 @@ def test_other_texts_are_not(text):
     assert not is_spec(text)
 
 
+def offered(text: str) -> list[str]:
+    """The words for a cursor that the text has as `|`."""
+    before, _, behind = text.partition("|")
+    lines = before.split("\n")
+    return [one.insert for one in completions(before + behind, len(lines), len(lines[-1]) + 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "some", "none"),
+    [
+        ("training: {|", {"epochs: ", "early_stopping: {}"}, {"model: "}),
+        ("training: {epochs: 3, |, batch_size: 2}\nseed: 1\n", {"optimizer: "}, {"epochs: ", "batch_size: "}),
+        ("training: {epochs: 3, optimizer: |}", {"adamw", "sgd", "muon"}, {"epochs: "}),
+        ("training: {\n  epochs: 3,  # {\n  early_stopping: {patience: 3, |", {"metric: "}, {"patience: ", "epochs: "}),
+        ("training:\n  early_stopping: {|}\n  epochs: 3\n", {"metric: ", "patience: "}, {"epochs: "}),
+        ("description: 'a {'\ntraining:\n  |", {"epochs: ", "early_stopping:\n  "}, {"model: "}),
+        ("training: {epochs: 3}\n|", {"model:\n  "}, {"epochs: "}),
+        ('model: {name: "r|', set(), {"args: "}),
+        ("data: {augmentations: [{|", set(), {"data_dir: "}),
+        ("training: }{|", set(), {"epochs: "}),
+    ],
+)
+def test_completion_in_flow_mappings(text, some, none):
+    found = offered(text)
+    assert some <= set(found)
+    assert not none & set(found)
+    assert bool(found) == bool(some)
+
+
 def test_built_in_losses_are_offered_and_made_up_names_are_not():
-    offered = {one.label for one in completions("training:\n  loss: \n", 2, 9)}
-    assert offered == {"combined", "bce", "dice", "cross_entropy", "set_prediction"}
+    assert set(offered("training:\n  loss: |\n")) == {"combined", "bce", "dice", "cross_entropy", "set_prediction"}

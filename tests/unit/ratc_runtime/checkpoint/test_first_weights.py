@@ -51,6 +51,18 @@ def test_every_supported_weight_file_is_read(tmp_path: Path, form: str) -> None:
     assert all(torch.equal(value, given[name]) for name, value in net.state_dict().items())
 
 
+def test_r595_for_weights_with_nan_and_not_for_an_infinite_mask(tmp_path: Path) -> None:
+    given, net = model(1).state_dict(), model(1)
+    given["norm.running_mean"][0] = float("-inf")
+    path = saved(tmp_path, given)
+    assert begin_with(net, asked(path), path).startswith("begins with 9 of 9")
+    given["head.weight"][0, 1] = float("nan")
+    path = saved(tmp_path, given)
+    with pytest.raises(RuntimeFinding, match=r"1 of its tensors hold NaN: head\.weight") as found:
+        begin_with(net, asked(path), path)
+    assert found.value.code == "R595"
+
+
 @pytest.mark.parametrize(
     ("protocol", "content", "said"),
     [(2, slice(1), "would run code"), (4, {"a": torch.ones(1)}, "another protocol than 2")],
