@@ -50,8 +50,8 @@ def begin_with(model: nn.Module, asked: InitFrom, path: Path) -> str:
     # Infinite values may be meant, as those of an attention mask.
     spoilt = [name for name in both if given[name].is_floating_point() and bool(given[name].isnan().any())]
     if spoilt:
-        note = "a run that diverged may have saved them"
-        raise _unfit(path, f"{len(spoilt)} of its tensors hold NaN: {_listed(spoilt)}", note, "use an earlier checkpoint")
+        what = f"{len(spoilt)} of its tensors hold NaN: {_listed(spoilt)}"
+        raise _unfit(path, what, "a run that diverged may have saved them", "use an earlier checkpoint")
     model.load_state_dict({name: given[name] for name in both}, strict=False)
     line = f"begins with {len(both)} of {len(own)} tensors of {path}"
     left = [name for name in own if name not in both]
