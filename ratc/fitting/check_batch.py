@@ -7,9 +7,10 @@ machine that cannot trace its model.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from ratc.console import say
-from ratc.diagnostics import Diagnostic
+from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting.open_batch import is_given, predicted_from
 from ratc.plan import Plan
 
@@ -29,7 +30,9 @@ class Checks:
         self.untraceable = False
 
     def check(self, plan: Plan, folder: str, is_last: bool = True) -> tuple[Diagnostic, ...]:
-        """Check the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574, R575.
+        """Check the plan's micro-batch, if the spec gives it and its card is known.
+
+        Codes: R316 (a warning), R237, R318, R366, R574, R575.
 
         If it cannot be checked, a line on standard error says so. Of the plans of a sweep, the first MOST different
         ones are checked, and the last.
@@ -53,7 +56,7 @@ class Checks:
             verdict, why = given_batch.judge(plan, folder)
         except NoTrace as stopped:
             self.untraceable = True
-            return stopped.found
+            return tuple(map(_of_this_machine, stopped.found))
         if verdict is None:
             self.untraceable = True
             self._say(f"the micro-batch is not checked against {plan.values['hardware.card'].value}: {why}")
@@ -64,3 +67,10 @@ class Checks:
         if line not in self._said:
             self._said.add(line)
             say(f"ratc: {line}")
+
+
+def _of_this_machine(item: Diagnostic) -> Diagnostic:
+    """Return a finding; as a warning if the model could not be built or called, which may work where the job runs."""
+    if item.code != "R316":
+        return item
+    return replace(item, message=f"the micro-batch is not checked: {item.message}", severity=Severity.WARNING)

@@ -16,8 +16,8 @@ from ratc.units import size_text
 def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     """Return the verdict on the plan's own micro-batch and ""; or None and the reason. ``folder`` is the spec's.
 
-    Raises NoTrace if the task cannot use the model's output, if a layer normalises one value of each sample, or if wrap
-    names match nothing.
+    Raises NoTrace if the model cannot be built or called (R316) or has a wrong value (R237), if the task cannot use its
+    output, if a layer normalises one value of each sample, or if wrap names match nothing.
     """
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)
     wanted = variant(plan, device.kernels)
@@ -29,7 +29,7 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     verdict = given.by_measurement(found, share, device, strategy, micro) if found else None
     if verdict is not None:
         return verdict, ""
-    searcher = predict.own_searcher(plan, Library(plan, folder, None))
+    searcher = predict.own_searcher(plan, Library(plan, folder, plan.settings["model.name"].span))
     higher = [stage for stage in predict.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
     try:
         predict.check_units(plan, searcher, wanted, micro)
@@ -40,7 +40,7 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
 
         return given.predicted(searcher, with_size, strategy, device, micro, higher, others), ""
     except NoTrace as stopped:
-        if any(item.code in predict.NO_USE for item in stopped.found):
+        if any(item.code in (*predict.NO_USE, "R316") for item in stopped.found):
             raise
         return None, "; ".join(item.message for item in stopped.found)
 

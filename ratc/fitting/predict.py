@@ -29,15 +29,15 @@ from ratc.units import size_text
 #: Stages that DeepSpeed is used for; the lowest stage that needs no further accumulation is taken.
 STAGES = (1, 2, 3)
 
-#: The codes for a model with an output that its task cannot use, or that normalises one value of each sample, and for
-#: wrap names that match nothing: at any micro-batch.
-NO_USE = ("R366", "R574", "R575")
+#: The codes for a model with an output that its task cannot use, or that normalises one value of each sample, for wrap
+#: names that match nothing, and for a value that a config does not have: at any micro-batch.
+NO_USE = ("R237", "R366", "R574", "R575")
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """Return the decision for a plan with an open micro-batch; None if there is no trace (a warning) or nothing fits.
 
-    ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R366, R574, R575.
+    ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R237, R317, R366, R574, R575.
     """
     values, settings = plan.values, plan.settings
     device = device_of(plan)

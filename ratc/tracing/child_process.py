@@ -272,7 +272,7 @@ def _failure(work: Work, status: int, said: str, spans: Spans) -> Diagnostic:
             code = str(told.get("code"))
             where = f"at {told['where']}" if told.get("where") else ""
             helps = tuple(str(text) for text in [told.get("help")] if text)
-            known = re.fullmatch(r"R[35]\d\d", code)
+            known = re.fullmatch(r"R[235]\d\d", code)
             place = (spans(str(told["key"])) if told.get("key") else None) or span
             return Diagnostic(code if known else work.code, told["message"], place, (where,), helps)
     how = f"with signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"

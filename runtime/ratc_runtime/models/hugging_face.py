@@ -63,7 +63,10 @@ def maker_of(name: str, target: Callable[..., Any], arguments: Mapping[str, Any]
 
 
 def _untrained(name: str, config_class: Any, model_class: Any, /, **values: Any) -> nn.Module:
-    """Return a model with random weights. Raises R509 if the config has no such value, or may not have it."""
+    """Return a model with random weights.
+
+    Raises R237 if the config has no such value, or may not have it, and R509 if the model needs a file.
+    """
     _check(f"model {name}", config_class, values)
     config = config_class(**values)
     _forget(config, values)
@@ -83,7 +86,7 @@ def _untrained(name: str, config_class: Any, model_class: Any, /, **values: Any)
 
 
 def _check(place: str, config_class: Any, values: Mapping[str, Any]) -> None:
-    """Raise R509 for a value that a config, or one of the configs in it, does not have or may not have.
+    """Raise R237 for a value that a config, or one of the configs in it, does not have or may not have.
 
     The library would keep a misspelt value without a word.
     """
@@ -93,7 +96,7 @@ def _check(place: str, config_class: Any, values: Mapping[str, Any]) -> None:
             public = [each for each in vars(known) if not each.startswith("_")]
             close = difflib.get_close_matches(key, public, 1)
             hint = f"did you mean `{close[0]}`?" if close else f"see the documentation of {config_class.__name__}"
-            raise RuntimeFinding("R509", f"{place}: {config_class.__name__} has no `{key}`", help=hint)
+            raise RuntimeFinding("R237", f"{place}: {config_class.__name__} has no `{key}`", help=hint)
         if key in config_class.sub_configs and isinstance(value, Mapping):
             _check(f"{place}, {key}", _kind(place, known, key, value), value)
         else:
@@ -120,7 +123,7 @@ def _has(known: Any, key: str) -> bool:
 
 
 def _kind(place: str, known: Any, key: str, value: Mapping[str, Any]) -> Any:
-    """Return the class of a config in a config. Raises R509 if it is open."""
+    """Return the class of a config in a config. Raises R237 if it is open."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     kind, default = type(known).sub_configs.get(key, AutoConfig), type(getattr(known, key, None))
@@ -131,19 +134,19 @@ def _kind(place: str, known: Any, key: str, value: Mapping[str, Any]) -> Any:
         return default
     if not isinstance(named, str) or named not in CONFIG_MAPPING:
         raise RuntimeFinding(
-            "R509", f"{place}, {key}: the `model_type` is {named!r:.80}", help="name an architecture, such as `bert`"
+            "R237", f"{place}, {key}: the `model_type` is {named!r:.80}", help="name an architecture, such as `bert`"
         )
     return CONFIG_MAPPING[named]
 
 
 def _check_loads(place: str, key: str, value: Any) -> None:
-    """Raise R509 for a value, at any depth, by which code or weights would be loaded."""
+    """Raise R237 for a value, at any depth, by which code or weights would be loaded."""
     if key in _CHOICES and value not in _CHOICES[key]:
         allowed = " or ".join(map(repr, _CHOICES[key]))
-        raise RuntimeFinding("R509", f"{place}: `{key}` is {value!r:.80}", help=f"write {allowed}, or remove it")
+        raise RuntimeFinding("R237", f"{place}: `{key}` is {value!r:.80}", help=f"write {allowed}, or remove it")
     if isinstance(value, str) and value.startswith(_ELSEWHERE):
         raise RuntimeFinding(
-            "R509", f"{place}: `{key}` is {value!r:.80}, which loads a file", help="name an architecture"
+            "R237", f"{place}: `{key}` is {value!r:.80}, which loads a file", help="name an architecture"
         )
     if isinstance(value, Mapping):
         for inner, each in value.items():

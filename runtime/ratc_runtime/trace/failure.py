@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-NOT_TRACEABLE, FAILED, OUTPUT, ONE_VALUE, PACKAGE = "R315", "R316", "R574", "R575", "R598"
+NOT_TRACEABLE, FAILED, OUTPUT, ONE_VALUE, PACKAGE, VALUE = "R315", "R316", "R574", "R575", "R598", "R237"
 # Their frames are ours or torch's: whoever reads the finding looks for a line of the model.
 #: The key of the spec whose code a piece of work runs, if it is not `model.name`.
 _KEYS = {
@@ -29,7 +29,7 @@ _MACHINERY = (str(Path(__file__).parents[1]) + os.sep, sysconfig.get_path("stdli
 @dataclass(frozen=True)
 class Failure:
     """A finding: R315 (cannot be traced), R316 (building or calling the model failed), R574 (its output), R575 (a
-    normalisation of one value) or R598 (the optimizer's package).
+    normalisation of one value), R598 (the optimizer's package) or R237 (a value that a config does not have).
     """
 
     code: str
@@ -87,8 +87,10 @@ def where(error: BaseException) -> str:
 
 def explain(error: BaseException, doing: str, model: nn.Module | None = None) -> Failure:
     """Return the finding for an error while `doing` (building the model, calling it)."""
-    frozen = doing == "building the model" and getattr(error, "code", "") in ("R585", "R586")
-    return replace(_explain(error, doing, model), key="training.frozen" if frozen else _KEYS.get(doing, ""))
+    found = _explain(error, doing, model)
+    if doing == "building the model" and getattr(error, "code", "") in ("R585", "R586"):
+        return replace(found, key="training.frozen")
+    return replace(found, key="model.args" if found.code == VALUE else _KEYS.get(doing, ""))
 
 
 def _explain(error: BaseException, doing: str, model: nn.Module | None) -> Failure:
@@ -119,8 +121,9 @@ def _explain(error: BaseException, doing: str, model: nn.Module | None) -> Failu
     if isinstance(error, RuntimeFinding):
         message = f"{error.message}: {error.note}" if error.note else error.message
         # An output that the task cannot use is not a failure of the prediction: training would end with it, too. Nor is
-        # an optimizer without its package.
-        return Failure(error.code if error.code in (OUTPUT, PACKAGE) else FAILED, message, place, text, error.help)
+        # an optimizer without its package, or a value that a model's config does not have.
+        code = error.code if error.code in (OUTPUT, PACKAGE, VALUE) else FAILED
+        return Failure(code, message, place, text, error.help)
     if isinstance(error, SystemExit):
         return Failure(FAILED, f"{doing} ended the process (exit status {error.code})", place, text)
     if isinstance(error, MemoryError):

@@ -1,5 +1,6 @@
 """The memory check of a micro-batch that the spec gives: its messages, its conditions, and that files do not change."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -222,6 +223,22 @@ def test_failed_trace_of_a_given_micro_batch_is_a_line_and_no_finding(compiled, 
     assert "ratc: the micro-batch is not checked against a100-40: " in said
     assert "warning" not in said
     assert "error" not in said
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        ("R316", 0, "warning[R316]: the micro-batch is not checked: it cannot be called"),
+        ("R237", 1, "error[R237]: it cannot be called"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_a_warning_and_a_wrong_value_an_error(compiled, runtime, code, status, said):  # noqa: F811
+    told = {"code": code, "message": "it cannot be called", "where": "net.py:3"}
+    runtime(f"print({json.dumps(told)!r}, file=sys.stderr); sys.exit(1)")
+    found, files, words = compiled("batch_size: 8, target_batch_size: 64")
+    assert found == status
+    assert ("lock.yaml" in files) == (status == 0)
+    assert said in words
 
 
 def test_missing_runtime_skips_the_check_with_a_line(compiled, monkeypatch):

@@ -8,6 +8,7 @@ transformers = pytest.importorskip("transformers")
 from ratc_runtime.errors import RuntimeFinding  # noqa: E402
 from ratc_runtime.models.build import build_model  # noqa: E402
 from ratc_runtime.models.import_callable import resolve  # noqa: E402
+from ratc_runtime.trace import failure  # noqa: E402
 
 from tests.helpers.lockfile import lock_with  # noqa: E402
 
@@ -90,6 +91,7 @@ def test_keys_and_values_of_earlier_tokens_are_kept_only_if_asked_for(tmp_path):
 def test_value_that_the_config_has_not_is_refused(tmp_path, key, help):
     with pytest.raises(RuntimeFinding, match=f"GPT2Config has no `{key}`") as found:
         built(tmp_path, "transformers:GPT2Config", {**GPT2, key: 2})
+    assert found.value.code == "R237"
     assert help in str(found.value.help)
 
 
@@ -133,6 +135,13 @@ def test_model_that_asks_the_hub_for_a_file_is_refused(tmp_path, monkeypatch):
 def test_value_that_a_config_in_a_config_has_not_is_refused(tmp_path, text, said):
     with pytest.raises(RuntimeFinding, match=said):
         built(tmp_path, "transformers:CLIPConfig", {"text_config": text})
+
+
+def test_the_reason_of_a_failed_trace_is_the_wrong_value(tmp_path):
+    with pytest.raises(RuntimeFinding) as found:
+        built(tmp_path, "transformers:GPT2Config", {**GPT2, "n_layers": 2})
+    told = failure.explain(found.value, "building the model")
+    assert (told.code, told.key, told.help) == ("R237", "model.args", "did you mean `n_layer`?")
 
 
 def test_config_in_a_config_may_be_of_a_named_architecture(tmp_path):
