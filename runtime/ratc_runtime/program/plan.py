@@ -59,6 +59,9 @@ class ProgramPlan(Mapping[str, Any]):
         self._rank = int(environment.get("RANK", "0"))
 
     def __getitem__(self, name: str) -> Any:
+        """Return a value of the plan. Raises KeyError, which names them all, for another name."""
+        if name not in self._values:
+            raise KeyError(f"the plan has no {name!r:.80}: it has {', '.join(self._values)}")
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:

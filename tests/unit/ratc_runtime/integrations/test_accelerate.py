@@ -80,3 +80,10 @@ def test_the_newest_undamaged_checkpoint_is_loaded(make_plan: Any) -> None:
     save_state(accelerator, plan, 11)
     assert load_last(accelerator, plan) == 11
     assert model.weight.item() == 5
+
+
+def test_an_unknown_name_is_answered_with_those_of_the_plan(make_plan: Any) -> None:
+    plan = make_plan()
+    assert plan.get("micro_batch") is None
+    with pytest.raises(KeyError, match=r"the plan has no 'micro_batch': it has .*micro_batch_size"):
+        plan.verify(micro_batch=3)
