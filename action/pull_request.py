@@ -69,8 +69,8 @@ def ratc(*words: str) -> tuple[int, str, str]:
 
 def drift(paths: Sequence[str]) -> str:
     """What `ratc check` finds, as Markdown; nothing if nothing differs."""
-    status, out, _ = ratc("check", "--format", "markdown", "--", *paths)
-    return out.strip() if status else ""
+    status, out, err = ratc("check", "--format", "markdown", "--", *paths)
+    return (out.strip() or f"### The compiled files could not be checked\n\n{code(last(err))}") if status else ""
 
 
 def differences(paths: Sequence[str], base: str) -> list[str]:
@@ -88,8 +88,20 @@ def differences(paths: Sequence[str], base: str) -> list[str]:
         if status == 1 and out.strip():
             sections.append(out.strip().replace(base, base[:7]))
         elif status not in (0, 1) or (status == 1 and not out.strip()):
-            sections.append(f"### {code(name)} could not be compared\n\n{code(last(err))}")
-    return sections
+            sections.append(f"### {code(name)} could not be compared\n\n{out.strip() or code(last(err))}")
+    return [*sections, *(f"### {code(name)} is gone\n\nIt was compiled at the base." for name in gone(paths, base))]
+
+
+def gone(paths: Sequence[str], base: str) -> list[str]:
+    """The compiled folders of the base that are there no more."""
+    done = subprocess.run(["git", "ls-tree", "-r", "-z", "--name-only", base, "--", *paths], capture_output=True)
+    found = []
+    for name in done.stdout.decode("utf-8", "surrogateescape").split("\0"):
+        if os.path.basename(name) == "lock.yaml" and not os.path.lexists(name):
+            shown = subprocess.run(["git", "cat-file", "-p", f"{base}:./{name}"], capture_output=True)
+            if b"lock_version" in shown.stdout:
+                found.append(os.path.dirname(name))
+    return found
 
 
 def at_base(base: str, folder: str) -> bool:

@@ -213,6 +213,27 @@ def test_the_comment_marks_a_new_folder(pull: Pull, forge: Forge) -> None:
     assert "`compiled/second/local` is new" in forge.comments[0]["body"]
 
 
+def test_the_comment_names_a_folder_that_is_gone(pull: Pull, forge: Forge) -> None:
+    pull.git("rm", "-rq", "compiled")
+    pull.run()
+    assert "### `compiled/demo/local` is gone" in forge.comments[0]["body"]
+    assert "none of them changes" not in forge.comments[0]["body"]
+
+
+def test_a_path_that_is_not_there_is_in_the_comment(pull: Pull, forge: Forge) -> None:
+    status, _ = pull.run(paths="nowhere")
+    assert status == 2
+    assert "could not be checked" in forge.comments[0]["body"]
+    assert "nowhere" in forge.comments[0]["body"]
+
+
+def test_the_comment_says_why_a_folder_cannot_be_compared(pull: Pull, forge: Forge) -> None:
+    (pull.folder / "compiled/demo/local/lock.yaml").write_text("lock_version: [\n")
+    pull.run()
+    assert "could not be compared" in forge.comments[0]["body"]
+    assert "R003" in forge.comments[0]["body"]
+
+
 @pytest.mark.parametrize(("event", "inputs"), [("push", {}), ("pull_request", {"comment": "false"})])
 def test_no_comment_is_written_if_comments_are_off(
     pull: Pull, forge: Forge, event: str, inputs: dict[str, str]
