@@ -154,15 +154,14 @@ def completions(text: str, line: int, column: int) -> list[Completion]:
         begins = _LINE.match(lines[inside.line])
         above = (*_enclosing_keys(lines[: inside.line], len(begins["indent"]) if begins else 0), *inside.above)
         if inside.key is not None:
-            return list(_values(schema.subschema(tree, ".".join((*above, inside.key))) or {}))
+            return _values(schema.subschema(tree, ".".join((*above, inside.key))), written)
         return list(_keys(schema.subschema(tree, ".".join(above)) or {}, inside.keys, " {}"))
     match = _LINE.match(written)
     if match is None or "#" in match["rest"]:
         return []
     above = _enclosing_keys(lines[: line - 1], len(match["indent"]))
     if match["colon"]:
-        described = schema.subschema(tree, ".".join((*above, match["key"])))
-        return list(_values(described or {}))
+        return _values(schema.subschema(tree, ".".join((*above, match["key"]))), written)
     section = schema.subschema(tree, ".".join(above)) if above else tree
     return list(_keys(section or {}, _present_keys(text, above), "\n  "))
 
@@ -202,7 +201,13 @@ def _keys(section: dict[str, Any], there: Collection[str], opened: str) -> Itera
         yield Completion(key, insert, _kind(described), text, True)
 
 
-def _values(described: dict[str, Any]) -> Iterator[Completion]:
+def _values(described: dict[str, Any] | None, written: str) -> list[Completion]:
+    """Return the words for a key, behind the space that its colon needs."""
+    space = " " if written.endswith(":") else ""
+    return [replace(one, insert=space + one.insert) for one in _words(described or {})]
+
+
+def _words(described: dict[str, Any]) -> Iterator[Completion]:
     kinds = described.get("type", ())
     words = described.get("enum") or ([True, False] if "boolean" in kinds else [])
     words = words or schema.words_of(described) or described.get("examples", [])

@@ -38,6 +38,8 @@ def offered(text: str) -> list[str]:
         ('model: {name: "r|', set(), {"args: "}),
         ("data: {augmentations: [{|", set(), {"data_dir: "}),
         ("training: }{|", set(), {"epochs: "}),
+        ("training: {scheduler:|}", {" cosine"}, {"cosine"}),
+        ("training:\n  scheduler:|", {" cosine"}, {"cosine"}),
     ],
 )
 def test_completion_in_flow_mappings(text, some, none):
