@@ -278,6 +278,10 @@ def _proposal(node: Node, words: Sequence[str]) -> Fix | None:
     return Fix(f"write `{close}`", (Edit(span, close),), is_certain=False)
 
 
+def _belongs(key: str, section: str) -> str:
+    return f"`{key}` belongs under `{section}`" if section else f"`{key}` is a key of the top level"
+
+
 def words_of(owner: Mapping[str, Any]) -> list[str]:
     """The words that a value may be instead of a callable's name, from a pattern that begins with them."""
     match = re.match(r"\^\(([a-z_0-9|]+)\)\$\|", owner.get("pattern", ""))
@@ -329,7 +333,7 @@ def _unknown_key(
     helps = did_you_mean(key, owner.get("properties", {}))
     if not helps:
         elsewhere = [path for path in key_paths(schema) if path.rpartition(".")[2] == key]
-        helps = (f"`{key}` belongs under `{elsewhere[0].rpartition('.')[0] or 'the top level'}`",) if elsewhere else ()
+        helps = (_belongs(key, elsewhere[0].rpartition(".")[0]),) if elsewhere else ()
         helps = helps or _in_other_section(key, schema)
     fix = _renaming(key, span, node, owner) if child.key_span else None
     return Diagnostic("R101", f"unknown key {_shown(key)}{inside}", span, helps=helps, fix=fix)

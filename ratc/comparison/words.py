@@ -28,6 +28,8 @@ _DIGEST = re.compile(r"\b(sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
 _CAUSES = 3
 #: A value longer than this hides the others.
 _WIDTH = 60
+#: Characters that two long values have in common before their first difference, and that are shown.
+_BEFORE = 15
 #: Stands for a value that a side does not have.
 ABSENT = "—"
 
@@ -61,8 +63,18 @@ def shown(change: Change) -> tuple[str, str]:
     if old == new and change.formerly is None:  # too close for a rounded size
         old, new = _inline(change.old, change.path, fine=True), _inline(change.new, change.path, fine=True)
     if old == new and change.formerly is None:
-        return _inline(change.old, ""), _inline(change.new, "")
-    return old, new
+        old, new = _inline(change.old, ""), _inline(change.new, "")
+    if change.path.startswith("point "):
+        return old, new
+    same = next((number for number, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), 0)
+    # Long values that begin alike are shown from shortly before their first difference.
+    start = max(0, same - _BEFORE) if same >= _WIDTH - 1 else 0
+    return _cut(old, start), _cut(new, start)
+
+
+def _cut(text: str, start: int) -> str:
+    text = f"…{text[start:]}" if start else text
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
 def _inline(value: Value | None, path: str, fine: bool = False) -> str:
@@ -70,8 +82,7 @@ def _inline(value: Value | None, path: str, fine: bool = False) -> str:
         return ABSENT
     if path.startswith("point ") and isinstance(value.value, str):
         return redact(value.value)
-    text = _DIGEST.sub(r"\1", _measured(value.value, path, fine) or secret_free(path, value.value))
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+    return _DIGEST.sub(r"\1", _measured(value.value, path, fine) or secret_free(path, value.value))
 
 
 def _measured(value: object, path: str, fine: bool = False) -> str:

@@ -237,10 +237,14 @@ def _events(events: list[Any], limits: tuple[int, int, int]) -> tuple[list[int],
                 continue
             block, constant, growth, in_phase, in_module, of_kind = event
             # Traced at batch sizes from 2 on: at 1 no size may have become negative, nor with growth at any other.
-            if block in live or not (0 <= constant + growth <= LARGEST and 0 <= growth <= LARGEST):
+            if constant + growth > LARGEST:
+                raise BadTrace(f"event {number}: a tensor of more than 1 PiB")
+            if block in live or not (constant + growth >= 0 and 0 <= growth <= LARGEST):
                 raise ValueError
             if in_phase not in some_phase or in_module not in some_module or of_kind not in some_kind:
                 raise ValueError
+        except BadTrace:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise BadTrace(f"event {number}: {str(event)[:80]}") from error
         live[block] = numbers[block] = len(fixed)

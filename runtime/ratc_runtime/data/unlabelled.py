@@ -64,7 +64,9 @@ def find_images(place: Path, lock: Lock) -> list[Path]:
         raise RuntimeFinding("R506", f"{place} cannot be read", error.strerror or str(error)) from None
     found = [place / name for name in names if name.lower().endswith(known)]
     if not found:
-        raise RuntimeFinding("R506", f"{place} has no images", f"names end in {', '.join(known)}")
+        inside = any(entry.is_dir() for entry in place.iterdir())
+        hint = "images in folders below it are not read: name one of these" if inside else ""
+        raise RuntimeFinding("R506", f"{place} has no images", f"names end in {', '.join(known)}", hint)
     others = [name for name in names if not name.lower().endswith(known)]
     if others:
         warn(

@@ -376,3 +376,15 @@ def test_values_that_only_the_built_in_loop_has_are_no_changes_if_they_are_empty
         pairs = [(change.path, change.old, change.new) for change in found.changes if not (change.old and change.new)]
         assert values
         assert not [path for path, one, other_ in pairs if (one or other_).value in (None, {})]
+
+
+def test_long_values_that_begin_alike_are_shown_from_their_difference():
+    old, new = (Value(["--a", "b" * 80, end, "c" * 80], "spec") for end in ("--lr=1", "--lr=2"))
+    one, other_ = words.shown(Change("entrypoint.args", old, new, ()))
+    assert one != other_
+    assert one.startswith("…bbb")
+    assert "--lr=1" in one
+    assert "--lr=2" in other_
+    assert max(len(one), len(other_)) <= 60
+    short = Change("entrypoint.args", Value(["a"], "spec"), new, ())
+    assert words.shown(short)[0] == "[a]"

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ratc_runtime.config.lock import Lock, lock_from
+from ratc_runtime.config.lock import Lock, lock_from, read_lock
 from ratc_runtime.data.pictures import look_at, open_picture
 from ratc_runtime.data.sources import open_split
-from ratc_runtime.data.unlabelled import pieces
+from ratc_runtime.data.unlabelled import find_images, pieces
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output.progress import say_scores
@@ -380,3 +380,14 @@ def test_class_masks_hold_whole_numbers_in_one_channel(tmp_path: Path, values: A
     (tmp_path / "masks/a_segmentation.png").write_bytes(as_tiff(values))
     with pytest.raises(RuntimeFinding, match=f"R536.*{says}"):
         data[0]
+
+
+def test_a_folder_with_images_only_below_it_is_told_apart_from_one_without(tmp_path):
+    lock = read_lock(write_lock(tmp_path))
+    (tmp_path / "test/a").mkdir(parents=True)
+    with pytest.raises(RuntimeFinding, match="has no images") as found:
+        find_images(tmp_path / "test", lock)
+    assert "name one of these" in found.value.help
+    with pytest.raises(RuntimeFinding, match="has no images") as found:
+        find_images(tmp_path / "test/a", lock)
+    assert not found.value.help
