@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import time
@@ -19,6 +20,9 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output.time_accounting import process_age
 from ratc_runtime.trainer import UnifiedTrainer
 from ratc_runtime.training import failures
+
+#: Seconds that the other ranks wait before they end with a finding that rank 0 prints. Its end ends them earlier.
+RANK_0_FIRST_S = 10
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -88,6 +92,10 @@ def report_error(error: Exception, finding: RuntimeFinding | None, dog: watchdog
             finding.note += f"\n{meeting.loopback_sentence(host, address)}"
     if os.environ.get("RANK", "0") == "0" or not finding.everywhere:
         print(finding.render(), file=sys.stderr, flush=True)
+    else:
+        # A launcher ends all ranks when the first one ends: rank 0, which prints the finding, must be that one.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(RANK_0_FIRST_S)
 
 
 if __name__ == "__main__":
