@@ -107,7 +107,9 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(trylast=True)  # after -k and -m: who names a test gets it
 def pytest_collection_modifyitems(config, items):
-    """Run the slow ones last, and of each of them a part of its parameters (`RATC_TEST_EFFORT`), or all (`every`)."""
+    """Run the slow ones last, and of each of them a part of its parameters (`RATC_TEST_EFFORT`), or all (`every`).
+
+    Files that hold slow ones come after those that hold none: the workers of `pytest -n` begin with the last."""
     quick, slow = [], {}
     for item in items:
         marker = item.get_closest_marker("slow")
@@ -117,4 +119,6 @@ def pytest_collection_modifyitems(config, items):
             slow.setdefault(item if "every" in marker.kwargs else item.nodeid.partition("[")[0], []).append(item)
     chosen = [item for group in slow.values() for item in part_of(group)]
     config.hook.pytest_deselected(items=sorted({*items} - {*quick, *chosen}, key=items.index))
+    long_files = {item.path for item in chosen}
+    quick.sort(key=lambda item: item.path in long_files)
     items[:] = quick + chosen

@@ -8,8 +8,8 @@ _SLURM = "tests/cluster/slurm/"
 
 class Scheduling(LoadFileScheduling):
     """A file's tests stay in one worker, which has trained the file's run once; so do all tests on Slurm, as one of
-    its clusters runs at a time. Those are begun first, then the slow ones, which are collected last: they wait much,
-    and no worker has to end with a long file alone."""
+    its clusters runs at a time. Those are begun first, then the files with slow tests, which are collected last: they
+    wait much, and no worker has to end with a long file alone."""
 
     def _split_scope(self, nodeid: str) -> str:
         return _SLURM if nodeid.startswith(_SLURM) else str(super()._split_scope(nodeid))

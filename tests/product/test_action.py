@@ -17,16 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.helpers.repositories import SPEC, commit_all, compile_spec, git
 from tests.places import ROOT
 
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
-SPEC = """\
-experiment_name: demo
-data: {data_dir: data}
-training: {target_batch_size: 8, batch_size: 2}
-resources: {num_gpus: 0, cpus: 2}
-"""
-GIT = ("git", "-c", "user.email=a@b", "-c", "user.name=a", "-c", "commit.gpgsign=false")
 
 
 class Forge(ThreadingHTTPServer):
@@ -100,24 +94,14 @@ class Pull:
         self.temp.mkdir()
         (self.temp / "ratc").symlink_to(sys.prefix)  # in place of the first step, which installs ratc
         (self.folder / "config.yaml").write_text(SPEC)
-        self.compile()
-        self.git("init", "-q")
-        self.git("add", "-A")
-        self.git("commit", "-q", "-m", "base")
-        self.base = self.git("rev-parse", "HEAD").strip()
-
-    def git(self, *words: str) -> str:
-        return subprocess.run([*GIT, *words], cwd=self.folder, check=True, capture_output=True, text=True).stdout
-
-    def compile(self, name: str = "config.yaml") -> None:
-        command = [sys.executable, "-m", "ratc", "compile", name, "--target", "local", "--no-predict"]
-        subprocess.run(command, cwd=self.folder, check=True, capture_output=True)
+        compile_spec(self.folder)
+        self.base = commit_all(self.folder)
 
     def change(self, old: str, new: str, compiled: bool = True) -> None:
         path = self.folder / "config.yaml"
         path.write_text(path.read_text().replace(old, new))
         if compiled:
-            self.compile()
+            compile_spec(self.folder)
 
     def run(self, event: str = "pull_request", **inputs: str) -> tuple[int, str]:
         """Run the steps; the first status that is not 0, and all that they print."""
@@ -208,13 +192,13 @@ def test_drift_fails_the_job_and_appears_in_the_comment(pull: Pull, forge: Forge
 
 def test_the_comment_marks_a_new_folder(pull: Pull, forge: Forge) -> None:
     (pull.folder / "second.yaml").write_text(SPEC.replace("demo", "second"))
-    pull.compile("second.yaml")
+    compile_spec(pull.folder, "second.yaml")
     assert pull.run()[0] == 0
     assert "`compiled/second/local` is new" in forge.comments[0]["body"]
 
 
 def test_the_comment_names_a_folder_that_is_gone(pull: Pull, forge: Forge) -> None:
-    pull.git("rm", "-rq", "compiled")
+    git(pull.folder, "rm", "-rq", "compiled")
     pull.run()
     assert "### `compiled/demo/local` is gone" in forge.comments[0]["body"]
     assert "none of them changes" not in forge.comments[0]["body"]
