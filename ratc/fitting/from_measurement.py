@@ -138,7 +138,8 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
     training = {key: asked["training"][key] for key in _TRAINING}
     if training["optimizer"] == "sgd":  # without momentum it keeps nothing
         training["momentum"] = asked["training"]["momentum"] > 0
-    training |= {key: asked["training"][key] for key in ("optimizer_args", "frozen") if key in asked["training"]}
+    optional = ("optimizer_args", "frozen", "parameter_groups")
+    training |= {key: asked["training"][key] for key in optional if key in asked["training"]}
     clipped = asked["training"]["gradient_clipping"] is not None
     data = {key: asked["data"][key] for key in ("channels", "scales", "num_classes", "ignore_index")}
     data |= {key: asked["data"][key] for key in ("dataset", "args") if key in asked["data"]}

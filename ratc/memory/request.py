@@ -54,6 +54,11 @@ def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = F
         "precision": wanted.precision,
         **({"momentum": values["training.momentum"].value} if "training.momentum" in values else {}),
         **({"frozen": values["training.frozen"].value} if "training.frozen" in values else {}),
+        **(
+            {"parameter_groups": values["training.parameter_groups"].value}
+            if "training.parameter_groups" in values
+            else {}
+        ),
         **({"optimizer_args": _under(plan, "training.optimizer_args")} if _is_own(plan) else {}),
         "tf32": values["training.tf32"].value,
         "activation_checkpointing": _plain(wanted.activation_checkpointing),

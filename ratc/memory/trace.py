@@ -101,8 +101,8 @@ class Trace:
 
     ``steps`` are indices into ``program.ops``. ``count`` and ``trainable`` are elements of parameters. ``estimates``
     names the parts that were estimated, not followed, as in docs/reference/trace.md. ``groups`` are the optimizer's
-    group of each parameter, in the order of their allocation: 0 (decayed), 1 (not), -1 (not trained). ``work`` are the
-    kernels of a step of ``micro_batches`` micro-batches; it is empty if they are not known.
+    group of each parameter, in the order of their allocation: even (decayed), odd (not), -1 (not trained). ``work``
+    are the kernels of a step of ``micro_batches`` micro-batches; it is empty if they are not known.
     """
 
     program: Program
@@ -214,7 +214,8 @@ def _groups(parameters: Mapping[str, Any], program: Program, end: int) -> tuple[
     groups = parameters.get("groups")
     if groups is None:
         return (0,) * count
-    if not isinstance(groups, list) or len(groups) != count or any(group not in (-1, 0, 1) for group in groups):
+    known = isinstance(groups, list) and all(type(group) is int and group >= -1 for group in groups)
+    if not known or len(groups) != count:
         raise BadTrace(f"groups of {count} parameters: {str(groups)[:80]}")
     return tuple(groups)
 

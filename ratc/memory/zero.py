@@ -214,10 +214,8 @@ def _partitioned(trace: Trace, strategy: Strategy) -> Layout:
     kind = program.kinds.index("parameter")
     made = [op for op in program.ops[: trace.steps[0]] if op >= 0 and program.kind[op] == kind]
     groups, owned, frozen = [], 0, []
-    for number in (0, 1):
+    for number in sorted({*trace.groups} - {-1}):
         blocks = [op for op, group in zip(made, trace.groups, strict=True) if group == number]
-        if not blocks:
-            continue
         parameters = [round(program.fixed[op] / width) for op in blocks]
         parts = _sub_groups([-(-elements // size) for elements in parameters]) if stage == 3 else []
         part = sum(parts) if stage == 3 else partition(sum(parameters), size)

@@ -56,6 +56,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         _betas(context, used)
     if settings["training.frozen"].value:
         context.keep("training.frozen")
+    if settings["training.parameter_groups"].value:
+        _parameter_groups(context)
     if "training.init_from.path" in settings:
         yield from _init_from(context)
     if used.momentum is not None and settings["training.momentum"].value is None:
@@ -149,6 +151,25 @@ def _extensions(context: Context) -> Iterator[Diagnostic]:
     if any(one["learning_rate"] is None for one in made):
         why = "peaks at `learning_rate` if nothing else is said"
         context.derive(path, value, why, f"spec:{path}", "training.learning_rate")
+    else:
+        context.derive(path, value, "as given", f"spec:{path}")
+
+
+def _parameter_groups(context: Context) -> None:
+    """Derive the groups of weights, each with its own weight decay."""
+    path, decay = "training.parameter_groups", context.value("training.weight_decay")
+    given = context.settings[path].value
+    value = [
+        {
+            "match": one["match"],
+            "learning_rate_factor": one.get("learning_rate_factor", 1.0),
+            "weight_decay": decay if one.get("weight_decay") is None else one["weight_decay"],
+        }
+        for one in given
+    ]
+    if any(one.get("weight_decay") is None for one in given):
+        why = "decay as all others if nothing else is said"
+        context.derive(path, value, why, f"spec:{path}", "training.weight_decay")
     else:
         context.derive(path, value, "as given", f"spec:{path}")
 

@@ -84,6 +84,29 @@ class Extension(Section):
     warmup_epochs: NonNegative = Field(0.0, description="Linear warm-up, in epochs.")
 
 
+class ParameterGroup(Section):
+    """Weights with a learning rate or a weight decay of their own."""
+
+    match: list[Pattern] = Field(
+        ...,
+        min_length=1,
+        description="Patterns (`*`, `?`, `[…]`) of the names of parameters. A parameter belongs to the first group "
+        "that matches it.",
+        examples=[["backbone.*"]],
+    )
+    learning_rate_factor: Positive = Field(
+        1.0,
+        description="Factor of the learning rate, in every step of the schedule.",
+        examples=[0.1],
+    )
+    weight_decay: NonNegative | None = Field(
+        None,
+        description="Weight decay of the group's weights with two or more dimensions; if absent, "
+        "`training.weight_decay`.",
+        examples=[0],
+    )
+
+
 class Training(Section):
     """How long, how fast, in what batches and with what numbers."""
 
@@ -223,6 +246,16 @@ class Training(Section):
         description="Patterns (`*`, `?`, `[…]`) of the names of parameters that are not trained. Buffers, such as "
         "the running means of batch norm, are still updated.",
         examples=[["backbone.*"]],
+    )
+    parameter_groups: Annotated[
+        list[ParameterGroup],
+        Key((*LEARNT, Effect.MEMORY), "some weights get another learning rate or decay", memory="depends", rate=True),
+    ] = Field(
+        [],
+        max_length=100,
+        description="Groups of weights with a learning rate or a weight decay of their own. All other weights have "
+        "`learning_rate` and `weight_decay`.",
+        examples=[[{"match": ["backbone.*"], "learning_rate_factor": 0.1}]],
     )
     init_from: Annotated[
         InitFrom | None,

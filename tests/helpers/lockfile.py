@@ -139,7 +139,7 @@ def lock_content(**changes: Any) -> dict[str, Any]:
         target = content
         for parent in parents:
             target = target[parent]
-        beside = ("compression", "elastic", "fsdp2", "health")
+        beside = ("compression", "elastic", "fsdp2", "health", "training__parameter_groups")
         assert parents == ["artifacts"] or last in target or dotted in beside, dotted
         target[last] = value
     return content

@@ -57,6 +57,8 @@ class Case:
 
 #: As `activation_checkpointing: auto` chooses: not all blocks.
 ONE_BLOCK = ["backbone.sga_layers.0"]
+#: Every backend hands the optimizer's groups on, or its losses are others.
+GROUPS = [{"match": ["backbone.*", "*.bias"], "learning_rate_factor": 0.25, "weight_decay": 0.5}]
 #: Each backend with fp32 and bf16; accumulation 1 and 2, checkpointing, kept batches and offload with several.
 CASES = {
     "torch": Case(1),
@@ -121,6 +123,7 @@ def write_case(folder: Path, name: str, case: Case, device: str = "cpu") -> Path
         training__activation_checkpointing=case.checkpointing,
         training__compile=case.compile,
         training__last_batch=case.last_batch,
+        training__parameter_groups=GROUPS,
         output_dir=f"out-{name}",
     )
 

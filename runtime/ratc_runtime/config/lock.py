@@ -193,7 +193,7 @@ class Lock(Files, Section):
             del training["init_from"]
         else:  # the digest says which weights they are
             del training["init_from"]["path"]
-        for key in ("optimizer_args", "frozen", "extensions"):
+        for key in ("optimizer_args", "frozen", "parameter_groups", "extensions"):
             if not training[key]:
                 del training[key]
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}

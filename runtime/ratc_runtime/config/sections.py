@@ -88,6 +88,16 @@ class InitFrom(Section):
     skip: list[str] = Field(description="Patterns of names among those that are not loaded.")
 
 
+class ParameterGroup(Section):
+    """Weights with a learning rate and a weight decay of their own."""
+
+    match: Annotated[list[str], Field(min_length=1)] = Field(
+        description="Patterns (`*`, `?`, `[…]`) of the names of parameters. The first group that matches counts."
+    )
+    learning_rate_factor: PositiveFloat = Field(description="Factor of the learning rate, in every step.")
+    weight_decay: float = Field(ge=0, description="Weight decay of the weights with two or more dimensions.")
+
+
 class Training(Section):
     """How weights are learnt, and in which pieces a global batch is computed."""
 
@@ -123,6 +133,11 @@ class Training(Section):
     )
     frozen: list[str] = Field(
         default=[], description="Patterns (`*`, `?`, `[…]`) of the names of parameters that are not trained."
+    )
+    parameter_groups: list[ParameterGroup] = Field(
+        default=[],
+        description="Groups of weights with values of their own. All other weights have `learning_rate` and "
+        "`weight_decay`.",
     )
     init_from: InitFrom | None = None
     scheduler: Literal["cosine", "step", "none"] = Field(description="Learning-rate schedule after the warm-up.")

@@ -91,12 +91,12 @@ class BaseEngine:
             # AdamW's part of Muon may have no weights.
             **{name: value for name, value in own_values(lock).items() if name in found},
         }
-        decays = {training.weight_decay, 0.0}
+        decays = {training.weight_decay, 0.0, *(group.weight_decay for group in training.parameter_groups)}
         wrong = [
             f"{name} {found.get(name)}, lock {value}" for name, value in expected.items() if found.get(name) != value
         ]
         if ":" not in training.optimizer and not found["weight decay"] <= decays:
-            wrong.append(f"weight decay {sorted(found['weight decay'])}, lock {training.weight_decay}")
+            wrong.append(f"weight decay {sorted(found['weight decay'])}, lock {sorted(decays)}")
         # Settings without a key in the lock, because they have only one allowed value.
         wrong += [f"{name} {value}, lock none" for name, value in found.get("more", {}).items()]
         wrong += [f"torch's compiler is off ({name}), lock on" for name in compiling.switched_off(lock, os.environ)]

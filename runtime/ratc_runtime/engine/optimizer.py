@@ -12,8 +12,10 @@ from torch import nn
 
 from ratc_runtime.config import optimizers
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.engine.groups import make_groups
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.import_callable import call, resolve
+from ratc_runtime.training.step import FACTOR
 
 #: States of torch's and timm's optimizers that have the shape of their parameter.
 _ALIKE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
@@ -25,7 +27,7 @@ _KEYS = {"AdamW8bit": "adamw_8bit", "Lion8bit": "lion_8bit"}
 
 
 def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
-    """Return the lock's optimizer. Parameters of fewer than two dimensions, as biases and norms, have no weight decay.
+    """Return the lock's optimizer, of the groups of `make_groups`.
 
     The update is one fused kernel if torch has one (`fused_for`), else torch's "foreach" implementation. Adafactor,
     Muon and Lion work weight by weight, so that their temporaries are of one weight. With `muon`, AdamW trains all but
@@ -36,11 +38,11 @@ def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
     if not wanted:
         raise RuntimeFinding("R585", "no weight of the model is trained", "all of them are frozen, or there are none")
     if ":" in training.optimizer:
-        return _own_optimizer(wanted, lock)
+        return _own_optimizer(make_groups(model, wanted, lock), lock)
     if training.optimizer.endswith("_8bit"):
-        return _of_8_bits(model, wanted, lock)
+        return _of_8_bits(model, make_groups(model, wanted, lock), lock)
     if training.optimizer != "muon":
-        return _made(training.optimizer, wanted, lock)
+        return _made(training.optimizer, make_groups(model, wanted, lock), lock)
     of_muon = matrices(model)
     if not of_muon:
         raise RuntimeFinding(
@@ -50,25 +52,19 @@ def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
             "use `optimizer: adamw`",
         )
     chosen = {id(parameter) for parameter in of_muon}
-    return Muon(of_muon, [p for p in wanted if id(p) not in chosen], lock)
+    others = [p for p in wanted if id(p) not in chosen]
+    return Muon(make_groups(model, of_muon, lock), make_groups(model, others, lock), lock)
 
 
-def _groups(parameters: Sequence[nn.Parameter], lock: Lock) -> list[dict[str, Any]]:
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": lock.training.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def _own_optimizer(parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
+def _own_optimizer(groups: list[dict[str, Any]], lock: Lock) -> torch.optim.Optimizer:
     """Return the optimizer of the lock's callable, from groups with `params`, `weight_decay` and `lr`.
 
-    Raises R509 if the callable fails, returns another object, or makes an optimizer whose step needs an argument, R580
-    or R581 if it is not allowed.
+    Raises R509 if the callable fails, returns another object, drops the factors of the groups' learning rates, or makes
+    an optimizer whose step needs an argument, R580 or R581 if it is not allowed.
     """
     training = lock.training
-    groups = [{**group, "lr": training.learning_rate} for group in _groups(parameters, lock)]
+    groups = [{"lr": training.learning_rate, **group} for group in groups]
+    factors = {group.get(FACTOR) for group in groups}
     target = resolve("optimizer", training.optimizer)
     _check_step(target, training.optimizer)
     made = call("optimizer", training.optimizer, target, training.optimizer_args, params=groups)
@@ -79,6 +75,13 @@ def _own_optimizer(parameters: Sequence[nn.Parameter], lock: Lock) -> torch.opti
             help="return a torch.optim.Optimizer of the groups in `params`",
         )
     _check_step(type(made), training.optimizer)
+    if {group.get(FACTOR) for group in made.param_groups} != factors:
+        raise RuntimeFinding(
+            "R509",
+            f"optimizer {training.optimizer} has not the groups of `training.parameter_groups`",
+            f"each group in `params` has a {FACTOR!r}, by which every step multiplies the learning rate",
+            "hand the groups on to torch.optim.Optimizer as they are",
+        )
     return made
 
 
@@ -101,7 +104,7 @@ def _check_step(kind: Any, name: str) -> None:
         )
 
 
-def _made(name: str, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
+def _made(name: str, groups: list[dict[str, Any]], lock: Lock) -> torch.optim.Optimizer:
     kind: Any = {
         "adamw": torch.optim.AdamW,
         "adam": torch.optim.Adam,
@@ -109,14 +112,14 @@ def _made(name: str, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.op
         "adafactor": torch.optim.Adafactor,
     }.get(name) or optimizers.load("timm.optim.lion", name).Lion
     # A trace cannot follow torch's fused SGD, which has no kernel for fake tensors (torch 2.13).
+    parameters = (parameter for group in groups for parameter in group["params"])
     fused = name not in ("sgd", "adafactor", "lion") and fused_for(parameters)
     kernels = {"foreach": False} if name in ("adafactor", "lion") else {"fused": fused, "foreach": not fused}
     arguments = {key: value for key, value in own_values(lock).items() if key in optimizers.of(name).arguments}
-    groups = _groups(parameters, lock)
     return kind(groups, lr=lock.training.learning_rate, **kernels, **arguments)
 
 
-def _of_8_bits(model: nn.Module, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
+def _of_8_bits(model: nn.Module, groups: list[dict[str, Any]], lock: Lock) -> torch.optim.Optimizer:
     """Return bitsandbytes' optimizer with states of 8 bits. It keeps those of small weights in fp32 by itself.
 
     Those of embeddings stay in fp32, too, as its authors advise (arXiv 2110.02861, section 2.3) and the Trainer does.
@@ -124,7 +127,7 @@ def _of_8_bits(model: nn.Module, parameters: Sequence[nn.Parameter], lock: Lock)
     name = lock.training.optimizer
     optim = optimizers.load("bitsandbytes.optim", name)
     kind = optim.AdamW8bit if name == "adamw_8bit" else optim.Lion8bit
-    made = kind(_groups(parameters, lock), lr=lock.training.learning_rate, **own_values(lock))
+    made = kind(groups, lr=lock.training.learning_rate, **own_values(lock))
     # A manager for this optimizer alone: the one of the process knows weights by their addresses, also later ones.
     made.mng = manager = object.__new__(type(made.mng))
     manager.initialize()
@@ -160,7 +163,7 @@ class Muon(torch.optim.Optimizer):
     that one learning rate and one weight decay serve both.
     """
 
-    def __init__(self, of_muon: Sequence[nn.Parameter], others: Sequence[nn.Parameter], lock: Lock) -> None:
+    def __init__(self, of_muon: list[dict[str, Any]], others: list[dict[str, Any]], lock: Lock) -> None:
         training = lock.training
         matrices = torch.optim.Muon(
             of_muon,

@@ -88,9 +88,12 @@ def where(error: BaseException) -> str:
 def explain(error: BaseException, doing: str, model: nn.Module | None = None) -> Failure:
     """Return the finding for an error while `doing` (building the model, calling it)."""
     found = _explain(error, doing, model)
+    key = "model.args" if found.code == VALUE else _KEYS.get(doing, "")
     if doing == "building the model" and getattr(error, "code", "") in ("R585", "R586"):
-        return replace(found, key="training.frozen")
-    return replace(found, key="model.args" if found.code == VALUE else _KEYS.get(doing, ""))
+        key = "training.frozen"
+    elif getattr(error, "code", "") == "R586":
+        key = "training.parameter_groups"
+    return replace(found, key=key)
 
 
 def _explain(error: BaseException, doing: str, model: nn.Module | None) -> Failure:

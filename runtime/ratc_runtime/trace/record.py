@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ratc_runtime.engine import AUTOCAST, units
+from ratc_runtime.engine.groups import group_numbers
 from ratc_runtime.models import fused_maps, recompute
 from ratc_runtime.models.build import build_model
 from ratc_runtime.models.chunked_maps import only_enough_for_memory
@@ -198,12 +199,15 @@ def _place(
 ) -> list[int]:
     """Put weights and buffers on the device, in the order in which `module.to(device)` does, and note them.
 
-    Return each noted parameter's group of `make_optimizer`: 0 (decayed), 1 (not), or -1 if it is not trained.
+    Return each noted parameter's group of the optimizer: an even number (decayed), the odd one behind it (not), or -1
+    if it is not trained.
     """
     ledger = mode.ledger
     # Of a model that was built for real it is not known which buffers are random.
     constant = all(isinstance(parameter, FakeTensor) for parameter in model.parameters())
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    own = request.lock.training.parameter_groups
+    numbers = group_numbers(model, own)
     groups: dict[int, int] = {}
     moved: dict[int, nn.Parameter] = {}  # by the old object, so that shared weights stay shared
     originals: list[nn.Parameter] = []  # alive until the end, so that no identity is used twice
@@ -218,7 +222,8 @@ def _place(
                     fake = moved[id(parameter)] = _moved_parameter(parameter, dtype)
                     originals.append(parameter)
                     block = ledger.add(fake, name, "parameter")
-                    group = int(parameter.dim() < 2) if id(parameter) in trained else -1
+                    group = 2 * numbers.get(id(parameter), len(own)) + int(parameter.dim() < 2)
+                    group = group if id(parameter) in trained else -1
                     groups.setdefault(block, group)
                 module._parameters[key] = fake
             for key, buffer in module._buffers.items():

@@ -28,6 +28,7 @@ _DEFAULTS: dict[str, Any] = {
         "momentum": 0.9,
         "optimizer_args": {},
         "frozen": [],
+        "parameter_groups": [],
         "tf32": True,
         "activation_checkpointing": False,
         "loss": {"args": {}},

@@ -10,6 +10,9 @@ import torch
 
 from ratc_runtime.distributed.phases import phase
 
+#: The key of an optimizer's group with its factor of the learning rate (`training.parameter_groups`).
+FACTOR = "learning_rate_factor"
+
 
 class Engine(Protocol):
     """The interface of a step to torch, Accelerate or DeepSpeed (see engine/)."""
@@ -61,7 +64,7 @@ def training_step(
     any loss scale has been removed.
     """
     for group in engine.parameter_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get(FACTOR, 1.0)
     losses = []
     for number, (image, target) in zip(range(accumulation), micro_batches, strict=False):
         with engine.accumulate(last=number == accumulation - 1):

@@ -258,7 +258,7 @@ def test_frozen_parameters_are_partitioned_only_in_stage_3():
         assert sorted(weights) == expected
 
 
-@pytest.mark.parametrize("groups", [[0], [0, 0, 0, 2], "0000", [0, 0, 0, None]])
+@pytest.mark.parametrize("groups", [[0], [0, 0, 0, -2], "0000", [0, 0, 0, None]])
 def test_parameter_groups_that_do_not_match_the_parameters_are_refused(groups):
     content = layers(count=4)
     content["parameters"]["groups"] = groups

@@ -37,6 +37,7 @@ def whole() -> dict[str, Any]:
         "momentum": 0.9,
         "optimizer_args": {},
         "frozen": [],
+        "parameter_groups": [{"match": ["head.*"], "learning_rate_factor": 0.1, "weight_decay": 0.0}],
     }
     content["training"]["early_stopping"] = {"metric": "dice", "patience": 3, "min_delta": 0.01}
     content["training"]["init_from"] = {

@@ -62,6 +62,9 @@ def test_a_model_that_cannot_be_traced_gives_a_finding(
     assert place in found["where"]
 
 
+GROUP = {"learning_rate_factor": 0.1, "weight_decay": 0.0}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -69,6 +72,7 @@ def test_a_model_that_cannot_be_traced_gives_a_finding(
         ("optimizer", "hostile:Stepping", "a step of the optimizer failed: ValueError: no step"),
         ("loss", {"name": "hostile:Scoring", "args": {}}, "calling the loss failed: ValueError: no score"),
         ("frozen", ["nothing"], "no parameter of the model matches 'nothing'"),
+        ("parameter_groups", [{**GROUP, "match": ["none"]}], "no parameter of the model matches 'none'"),
     ],
 )
 def test_the_finding_of_a_failed_trace_names_the_key(tmp_path: Path, key: str, value: Any, message: str) -> None:
