@@ -97,7 +97,7 @@ def split(command: Command, span: Span) -> Launch:
     if found is None or found[1] in command.dynamic or ":" in words:
         return Launch(text, span, tuple(words))
     kind, at, launcher = found
-    args = [None if number in command.dynamic or is_masked(word) else word for number, word in enumerate(words)]
+    args = [None if number in command.dynamic else word for number, word in enumerate(words)]
     begin, manager = _begin(words)
     manager = manager or _managed(words[begin:at])
     inner = [number for number in range(begin, at) if words[number] == "env"]
@@ -206,21 +206,19 @@ def _carried(one: Launch) -> Iterator[Item]:
     yield Carried(f"entrypoint.{one.kind}", one.program, one.span, one.text)
     if one.launcher in ("srun", "accelerate"):  # torchrun is what ratc takes by itself
         yield Carried("launcher", one.launcher, one.span, one.text)
-    args, ahead = [], list(one.args)
+    args: list[str] = []
+    ahead = list(one.args)
     is_trainer = any(_option(word)[0] == _OF_A_TRAINER for word in ahead if word)
     while ahead:
         word = ahead.pop(0)
         name, value = _option(word or "")
         alone = bool(name) and value is None  # its value is the next word, if it has one
         following = ahead[0] if ahead else ""
-        if word is None or (alone and following is None):
+        why = _not_carried(word) or (_not_carried(following) if alone else "")
+        if word is None or why:
             left = "a word" if word is None else word
-            yield Left(
-                f"{one.program}: {left}",
-                one.span,
-                "the shell writes its words when it runs, so they are not known here: add them to `args`",
-            )
-            if word is not None:
+            yield Left(f"{one.program}: {left}", one.span, why)
+            if alone:
                 ahead.pop(0)
             continue
         if is_trainer and name == _FOLDER and (following if alone else value):
@@ -246,6 +244,13 @@ def _carried(one: Launch) -> Iterator[Item]:
         yield Left(" ".join(one.own), one.span, "the program runs in a container: name it as `environment.container`")
     else:
         yield Left(" ".join(one.own), one.span, _RATCS, deliberate=True)
+
+
+def _not_carried(word: str | None) -> str:
+    """Return why a word of the program's is left out; "" if it is known and may be copied."""
+    if word is None:
+        return "the shell writes its words when it runs, so they are not known here: add them to `args`"
+    return OF_A_SECRET if is_masked(word) else ""
 
 
 def _variables(one: Launch) -> Iterator[Item]:

@@ -89,6 +89,8 @@ _HARMLESS = frozenset(
 )
 #: Letters before an option among which its program is looked for.
 _LOOKED_AT = 400
+#: As far as bash reads one word of a command: stars in place of a quote or a parenthesis would leave no command.
+_WORD_OF_BASH = re.compile(r"(?:(?!\$?[(`]|[)&|;<>]).)*", re.DOTALL)
 #: What is not a secret: a number, a path, a variable.
 _PLAIN = re.compile(r"[0-9]{1,7}|[./~$\"']\S*|\w+/\S*")
 
@@ -100,7 +102,12 @@ def shown(text: str) -> str:
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:
     for pattern in (_TOLD, _BEHIND):
-        yield from (match.span("value") for match in pattern.finditer(text) if not _is_plain(match["value"]))
+        for match in pattern.finditer(text):
+            start, end = match.span("value")
+            if not text[text.rfind("\n", 0, start) + 1 : start].lstrip().startswith("#"):
+                end = start + len(_WORD_OF_BASH.match(match["value"])[0])  # type: ignore[index]
+            if start < end and not _is_plain(text[start:end]):
+                yield start, end
     for match in _KEY.finditer(text):
         if not _is_plain(match["value"]):
             yield match.span("value")

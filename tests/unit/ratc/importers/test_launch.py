@@ -215,6 +215,38 @@ def test_argument_that_needs_the_shell_is_left_with_its_option() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "source"),
+    [("--api_key sk-abc123def456ghi789", "--api_key"), ("--api_key=sk-abc123def456ghi789", "--api_key=")],
+)
+def test_an_argument_that_looks_like_a_secret_is_left_with_that_reason(written: str, source: str) -> None:
+    script = f"#SBATCH -N 1\npython train.py {written} --epochs 3\n"
+    lost = [item for item in batch.read("slurm", "run.sbatch", script) if isinstance(item, Left)]
+    assert carried(script)["entrypoint.args"] == ["--epochs", "3"]
+    (one,) = [item for item in lost if item.source.startswith(f"train.py: {source}")]
+    assert "sk-abc" not in str(lost)
+    assert one.why.startswith("it looks like a secret")
+
+
+@pytest.mark.parametrize(
+    ("line", "secret"),
+    [
+        ("export TOKEN=abc`hostname`", "abc"),
+        ("export PASSWORD=hunter2x`date`", "hunter"),
+        ("echo password is x9`hostname`", "x9"),
+        ("(export TOKEN=abc123)", "abc"),
+        ("export TOKEN=abc123&& echo b", "abc"),
+        ("# the password is hun(ter)2`x`", "hun"),
+    ],
+)
+def test_stars_leave_the_signs_of_the_shell_where_they_are(line: str, secret: str) -> None:
+    script = f"#SBATCH -N 1\n{line}\npython train.py --epochs 3\n"
+    assert carried(script)["entrypoint.script"] == "train.py"
+    text, found = write(merge.merge(batch.read("slurm", "run.sbatch", script)), ["run.sbatch"])
+    assert secret not in text
+    assert secret not in "".join(f"{item.message} {item.notes}" for item in found)
+
+
+@pytest.mark.parametrize(
     ("commands", "script"),
     [
         (["python prepare.py", "torchrun train.py"], "train.py"),
