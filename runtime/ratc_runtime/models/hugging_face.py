@@ -92,7 +92,7 @@ def _check(place: str, config_class: Any, values: Mapping[str, Any]) -> None:
     """
     known = _default(config_class)
     for key, value in values.items():
-        if key.startswith("_") or not _has(known, key):
+        if key.startswith("_") or not _has(config_class, known, key):
             public = [each for each in vars(known) if not each.startswith("_")]
             close = difflib.get_close_matches(key, public, 1)
             hint = f"did you mean `{close[0]}`?" if close else f"see the documentation of {config_class.__name__}"
@@ -116,9 +116,12 @@ def _default(config_class: Any) -> Any:
         return known
 
 
-def _has(known: Any, key: str) -> bool:
+def _has(config_class: Any, known: Any, key: str) -> bool:
     if key in _CHOICES or (key == "decoder_start_token_id" and known.is_encoder_decoder):
         return True
+    parameter = inspect.signature(config_class).parameters.get(key)
+    if parameter is not None and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return True  # also one that an instance tells for each layer only
     return hasattr(known, _TURNED.get(key, key)) and not callable(getattr(known, key, None))
 
 

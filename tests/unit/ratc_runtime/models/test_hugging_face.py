@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from ratc_runtime.errors import RuntimeFinding  # noqa: E402
+from ratc_runtime.models import hugging_face  # noqa: E402
 from ratc_runtime.models.build import build_model  # noqa: E402
 from ratc_runtime.models.import_callable import resolve  # noqa: E402
 from ratc_runtime.trace import failure  # noqa: E402
@@ -135,6 +136,21 @@ def test_model_that_asks_the_hub_for_a_file_is_refused(tmp_path, monkeypatch):
 def test_value_that_a_config_in_a_config_has_not_is_refused(tmp_path, text, said):
     with pytest.raises(RuntimeFinding, match=said):
         built(tmp_path, "transformers:CLIPConfig", {"text_config": text})
+
+
+@pytest.mark.parametrize(
+    ("config", "values"),
+    [
+        ("EsmConfig", {"position_embedding_type": "rotary", "rope_theta": 1e5, "pad_token_id": 0}),
+        ("Gemma4TextConfig", {"head_dim": 8}),
+    ],
+)
+def test_a_parameter_of_the_config_is_accepted_though_its_instance_does_not_tell_it(config, values):
+    if not hasattr(transformers, config):
+        pytest.skip(f"this transformers has no {config}")
+    hugging_face._check("model", getattr(transformers, config), values)
+    with pytest.raises(RuntimeFinding, match="has no `head_dims`"):
+        hugging_face._check("model", getattr(transformers, config), {"head_dims": 8})
 
 
 def test_the_reason_of_a_failed_trace_is_the_wrong_value(tmp_path):
