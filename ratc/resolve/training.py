@@ -98,10 +98,13 @@ def _callbacks(context: Context) -> None:
     """Derive the names of the callbacks and, if one has any, their arguments."""
     path = "training.callbacks"
     found = callables.callbacks(context.settings[path])
-    if not any(arguments for _, arguments in found):
+    names = [name for name, _ in found]
+    if names == context.settings[path].value:
         context.keep(path)
         return
-    context.derive(path, [name for name, _ in found], "the names", f"spec:{path}")
+    context.derive(path, names, "the names", f"spec:{path}")
+    if not any(arguments for _, arguments in found):
+        return
     context.derive("training.callback_args", [arguments for _, arguments in found], "of each", f"spec:{path}")
 
 
