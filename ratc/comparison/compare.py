@@ -94,13 +94,17 @@ def _entry(value: Value, key: str, item: Any) -> Value:
     return replace(value, value=item, inputs=(f"{value.inputs[0]}.{key}",) if kept else value.inputs)
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal: `true` is not 1, and lists and mappings are compared entry by entry."""
+def same(one: Any, other: Any, typed: bool = False) -> bool:
+    """Whether two values are equal: `true` is not 1, and lists and mappings are compared entry by entry.
+
+    If ``typed``, 1 is not 1.0 either: code of one's own gets the one or the other.
+    """
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(same(*items, typed) for items in zip(one, other, strict=True))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+        return one.keys() == other.keys() and all(same(one[key], other[key], typed) for key in one)
+    of_a_kind = isinstance(one, float) == isinstance(other, float) or not typed
+    return of_a_kind and isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _differing(old: Mapping[str, Value], new: Mapping[str, Value], kind: str) -> list[Change]:
@@ -110,11 +114,12 @@ def _differing(old: Mapping[str, Value], new: Mapping[str, Value], kind: str) ->
     order |= {path: (min(place, order[path][0]) if path in order else place, path) for place, path in enumerate(new)}
     for path in sorted(order, key=lambda path: order[path]):
         before, after, own = old.get(path), new.get(path), _IN_ARGUMENTS.search(path)
+        typed = bool(own) or path.endswith("args")
         if (before.value if before else None) is None and (after.value if after else None) is None and not own:
             continue  # a section without values, and one that has some: these are changes of their own
         if any(side and side.value == {} for side in (before, after)) and (_above(path, old) or _above(path, new)):
             continue  # the entries of the other side are listed
-        if before is None or after is None or not same(before.value, after.value):
+        if before is None or after is None or not same(before.value, after.value, typed):
             means = effects.of_plan(path, old, new) if not kind else ((), "")
             found.append(Change(kind + path, before, after, *means))
     return found

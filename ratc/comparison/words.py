@@ -66,7 +66,8 @@ def shown(change: Change) -> tuple[str, str]:
         old, new = _inline(change.old, ""), _inline(change.new, "")
     if change.path.startswith("point "):
         return old, new
-    same = next((number for number, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), 0)
+    shorter = min(len(old), len(new))  # where they differ if one begins like the whole other
+    same = next((number for number in range(shorter) if old[number] != new[number]), shorter)
     # Long values that begin alike are shown from shortly before their first difference.
     start = max(0, same - _BEFORE) if same >= _WIDTH - 1 else 0
     return _cut(old, start), _cut(new, start)

@@ -388,3 +388,45 @@ def test_long_values_that_begin_alike_are_shown_from_their_difference():
     assert max(len(one), len(other_)) <= 60
     short = Change("entrypoint.args", Value(["a"], "spec"), new, ())
     assert words.shown(short)[0] == "[a]"
+
+
+def test_a_long_value_that_was_only_extended_is_shown_at_its_end():
+    old, new = (Value(text, "spec") for text in ("x" * 100, "x" * 100 + "2def"))
+    one, other_ = words.shown(Change("model.args.a", old, new, ()))
+    assert other_ == one + "2def"
+    assert one.startswith("…x")
+
+
+@pytest.mark.parametrize(("old", "new"), [(4, 4.0), ([{"x": 1}], [{"x": 1.0}])])
+def test_a_whole_number_is_another_argument_of_own_code_than_a_fraction(old, new):
+    tree = {
+        "experiment_name": "a",
+        "data": {"data_dir": "d"},
+        "model": {"name": "a:B", "args": {"width": old}},
+        "training": {"batch_size": 2, "callbacks": [{"a:C": {"width": old}}], "learning_rate": 1},
+        "resources": {"num_gpus": 0, "cpus": 2},
+    }
+    other = copy.deepcopy(tree)
+    other["model"]["args"]["width"] = other["training"]["callbacks"][0]["a:C"]["width"] = new
+    other["training"]["learning_rate"] = 1.0
+    found = compare(side("old", resolved(tree)), side("new", resolved(other)))
+    assert {change.path for change in found.changes} == {"model.args.width", "training.callback_args"}
+
+
+def test_empty_arguments_of_a_callback_are_none():
+    plans = [
+        resolved(
+            {
+                "experiment_name": "a",
+                "data": {"data_dir": "d"},
+                "training": {"batch_size": 2, "callbacks": [one]},
+                "resources": {"num_gpus": 0, "cpus": 2},
+            }
+        )
+        for one in ("a:C", {"a:C": {}})
+    ]
+    for plan in plans:
+        assert plan is not None
+        assert plan.values["training.callbacks"].value == ["a:C"]
+        assert "training.callback_args" not in plan.values
+    assert not compare(side("old", plans[0]), side("new", plans[1])).changes
