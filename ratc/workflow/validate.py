@@ -69,6 +69,10 @@ def _resolved(
         folder = os.path.join(loaded.folder, "compiled", settings.get_as(str, "experiment_name"), request.target)
         yield from _without_prediction(compiling.make(replace(request, predict=False), loaded, folder)[1], settings)
         return
+    if settings["environment.setup"].value:
+        from ratc import consumers  # few specs have such lines
+
+        yield from consumers.read_shell(settings["environment.setup"])
     gathered, found = inputs.gather(request, settings)
     yield from found
     if gathered is None:

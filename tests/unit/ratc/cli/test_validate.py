@@ -84,6 +84,11 @@ def test_validate_reports_the_same_errors_as_compile_in_the_error_cases(case, tm
     assert {item for item in codes(capsys.readouterr().err) if item[0] == "error"} == expected
 
 
+def test_setup_lines_that_are_no_whole_commands_are_an_error(validate):
+    status, said = validate("resources: {num_gpus: 0, cpus: 2}\nenvironment: {setup: [fi]}")
+    assert (status, codes(said)) == (1, {("error", "R407")})
+
+
 def examples() -> list[str]:
     """The codes whose failing example is a spec that is validated or compiled."""
     last = {code: [text for kind, _, text in blocks(code, "Fails") if kind == "sh"] for code in explanations()}
