@@ -46,9 +46,11 @@ def _placeholders(settings: Values) -> Iterator[Diagnostic]:
             message = f"`${{{name}}}` stands in the name of the program, where no placeholders are filled in"
             instead = "write the whole name; placeholders work in `entrypoint.args` only"
             yield Diagnostic("R243", message, _where(value, f"${{{name}}}"), helps=(instead,))
+    told: set[tuple[int, str]] = set()  # a misspelt name is marked once in a value, where it stands first
     for value, text in program.texts(settings):
         for name in program.placeholders(text):
-            if name not in program.NAMES:
+            if name not in program.NAMES and (id(value), name) not in told:
+                told.add((id(value), name))
                 message = f"`${{{name}}}` is not a known placeholder"
                 helps = did_you_mean(name, program.NAMES) or (f"the placeholders are {', '.join(program.NAMES)}",)
                 helps = (*helps, f"for the text itself, write `$${{{name}}}`")

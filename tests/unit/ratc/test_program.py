@@ -149,6 +149,15 @@ def test_placeholder_in_the_program_name_is_refused(spec: Path, capsys: pytest.C
     assert f"spec.yaml:2:{spec.read_text().splitlines()[1].index('$') + 1}" in said
 
 
+def test_a_misspelt_placeholder_is_marked_once_in_the_arguments(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = 'args: ["${output_dirr}", "a${output_dirr}", "${sed}"]'
+    spec.write_text(re.sub(r"args: \[.*\]", lambda _: args, spec.read_text()))
+    assert main(["validate", str(spec)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("error[R243]: `${output_dirr}`") == 1
+    assert said.count("error[R243]: `${sed}`") == 1
+
+
 @pytest.mark.parametrize("text", ["$micro_batch_size", "${micro_batch_size", "--bs=$micro_batch_size"])
 def test_placeholder_without_its_braces_is_a_warning(spec: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     written = spec.read_text()
