@@ -74,13 +74,13 @@ def main() -> None:
             if plan.should_stop():
                 save_state(accelerator, plan, step)
                 plan.stopped()
-                accelerator.end_training()
+                plan.leave()
                 return
         save_state(accelerator, plan, step)
         accelerator.print(f"epoch {epoch + 1}: accuracy {score(accelerator, model, test_loader):.3f}", flush=True)
     accuracy = score(accelerator, model, test_loader)
     plan.finished(accuracy=accuracy, steps=step, micro_batch_size=batch, world_size=accelerator.num_processes)
-    accelerator.end_training()
+    plan.leave()
 
 
 @torch.no_grad()

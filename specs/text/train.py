@@ -47,6 +47,7 @@ def main() -> None:
     if start is not None:
         print(f"going on from {start}")
     trainer.train(resume_from_checkpoint=start)
+    plan.leave()
 
 
 if __name__ == "__main__":

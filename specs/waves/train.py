@@ -63,6 +63,7 @@ def main() -> None:
     if start is not None:
         print(f"going on from {start}", flush=True)
     trainer.fit(Forecast(plan["learning_rate"]), train, validation, ckpt_path=start)
+    plan.leave()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
             save(); plan.stopped(); break
     else:
         plan.finished(accuracy=0.93)
+    plan.leave()                    # with several processes: the last line
 
 Only the standard library; with several processes `should_stop` needs torch.distributed to be initialised.
 """
@@ -110,6 +111,17 @@ class ProgramPlan(Mapping[str, Any]):
 
         if self._rank == 0:
             write_results(self.output_dir, results)
+
+    def leave(self) -> None:
+        """End this process with status 0 if torch has a process group; else return. Every rank must call this.
+
+        It is for the last line of a program with several processes: they wait for each other, and the interpreter's
+        shutdown is left out, in which gloo, the backend on CPUs, now and then aborts a process.
+        """
+        if "torch.distributed" in sys.modules:
+            from ratc_runtime.distributed import world
+
+            world.leave(0)
 
 
 def plan(environment: Mapping[str, str] | None = None) -> ProgramPlan:

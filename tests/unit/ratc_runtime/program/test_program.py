@@ -397,3 +397,29 @@ def test_folders_known_at_the_start_are_substituted_in_the_arguments(start: Any,
     assert words == [told[f"RATC_{name.upper()}"] for name in names]
     assert words[0] == str(tmp_path)
     assert words[2].startswith(f"{tmp_path}/outputs/demo/checkpoints/")
+
+
+LEAVES = """\
+import sys
+import ratc_runtime
+
+plan = ratc_runtime.plan()
+plan.leave()
+print("one process goes on", flush=True)
+import torch.distributed as dist
+
+plan.leave()
+print("so it does with torch", flush=True)
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+plan.finished(score=1.0)
+plan.leave()
+print("not reached")
+"""
+
+
+def test_leave_ends_a_program_that_has_a_process_group(start: Any, tmp_path: Path) -> None:
+    done = start(f"{{script: leaves.py, args: [{tmp_path / 'meeting'}]}}", leaves=LEAVES)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("one process goes on\nso it does with torch\n")
+    assert "not reached" not in done.stdout
+    assert results()["score"] == 1.0
