@@ -27,7 +27,7 @@ test: setup
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not slow"
 
 test-all: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 4 --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .
