@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 #: Lines above the cursor that are read.
 _MOST_LINES = 400
 #: A key of a block mapping, and the flow collection behind it.
-_BEGINS = re.compile(r"^[ ]*(?:- )?(?P<key>[\w.-]+)\s*:\s+(?=[{\[])")
+_BEGINS = re.compile(r"""^[ ]*(?:- )?(?P<key>"[^"]*"|'[^']*'|[\w.-]+)\s*:\s+(?=[{\[])""")
+#: The line above a text in block style, `description: |`.
+_TEXT = re.compile(r"^(?P<indent>[ ]*(?:- )?)[^#]*:\s+[|>][-+0-9]*\s*(?:#.*)?$")
 _TOKEN = re.compile(
-    r"""(?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')|(?P<mark>[{}\[\],]|:(?=\s|$))|(?P<comment>(?:^|(?<=\s))#.*)|."""
+    r"""(?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')|(?P<mark>[{}\[\],]|:(?=\s|$)|(?<=["']):)|(?P<comment>(?:^|(?<=\s))#.*)|."""
 )
 
 
@@ -45,14 +47,19 @@ def place(lines: Sequence[str], behind: Sequence[str] = ()) -> Place | None:
     ``behind`` are the rest of its line and the lines that follow.
     """
     levels: list[_Level] = []
-    began, name = 0, ""
+    began, name, text = 0, "", -1
     for number in range(max(0, len(lines) - _MOST_LINES), len(lines)):
         start = 0
         if not levels:
-            match = _BEGINS.match(lines[number])
+            line = lines[number]
+            if (text >= 0 and len(line) - len(line.lstrip()) > text) or not line.strip():
+                continue  # a line of a text
+            within = _TEXT.match(line)
+            text = len(within["indent"]) if within is not None else -1
+            match = _BEGINS.match(line)
             if match is None:
                 continue
-            began, name, start = number, match["key"], match.end()
+            began, name, start = number, match["key"].strip("\"'"), match.end()
         for token in _TOKEN.finditer(lines[number], start):
             _take(levels, token)
             if not levels:
