@@ -273,6 +273,68 @@ def token_loss() -> object:
     return loss
 
 
+class Sounds(NoExample):
+    """A data set of waves for a custom task, as a model of sound takes them."""
+
+    @staticmethod
+    def example(length: int) -> dict[str, object]:
+        return {"image": {"wave": torch.zeros(length)}, "target": torch.zeros((), dtype=torch.int64)}
+
+
+class Listener(nn.Module):
+    """Logits (B, 10) of waves (B, L) in a mapping."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv1d(1, width, 9, stride=4), nn.BatchNorm1d(width)
+        self.second, self.head = nn.Conv1d(width, 2 * width, 9, stride=4), nn.Linear(2 * width, 10)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        found = F.gelu(self.norm(self.first(batch["wave"][:, None])))
+        logits: torch.Tensor = self.head(F.gelu(self.second(found)).mean(-1))
+        return logits
+
+
+def sound_loss() -> Any:
+    return nn.functional.cross_entropy
+
+
+class Tables(NoExample):
+    """A data set of rows of a table: numbers, of which some are missing, and kinds."""
+
+    @staticmethod
+    def example(numbers: int) -> dict[str, object]:
+        row = {
+            "numbers": torch.zeros(numbers),
+            "missing": torch.zeros(numbers, dtype=torch.bool),
+            "kinds": torch.zeros(4, dtype=torch.int64),
+        }
+        return {"image": row, "target": {"price": torch.zeros(()), "sold": torch.zeros((), dtype=torch.int64)}}
+
+
+class Row(nn.Module):
+    """A price (B,) and logits (B, 2) of rows."""
+
+    def __init__(self, numbers: int, width: int = 512) -> None:
+        super().__init__()
+        self.unknown, self.kinds = nn.Parameter(torch.zeros(numbers)), nn.Embedding(20, 16)
+        self.body = nn.Sequential(nn.Linear(numbers + 64, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, width))
+        self.price, self.sold = nn.Linear(width, 1), nn.Linear(width, 2)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        numbers = torch.where(batch["missing"], self.unknown, batch["numbers"])
+        found = F.relu(self.body(torch.cat([numbers, self.kinds(batch["kinds"]).flatten(1)], 1)))
+        return {"price": self.price(found)[:, 0], "sold": self.sold(found)}
+
+
+def row_loss() -> Any:
+    def loss(output: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> torch.Tensor:
+        sold = F.cross_entropy(output["sold"], target["sold"])
+        return sold + F.mse_loss(output["price"], target["price"])
+
+    return loss
+
+
 class Uneven(nn.Module):
     """Four blocks of one list that keep and compute different amounts, without normalisation."""
 

@@ -42,6 +42,15 @@ def detector(**changes: Any) -> dict[str, Any]:
     return content
 
 
+def custom(model: str, data: str, loss: str, args: dict[str, Any], **of_model: Any) -> dict[str, Any]:
+    """Return a request for a task of one's own, whose inputs are no images."""
+    content = zoo(model, args=of_model)
+    content["task_type"] = "custom"
+    content["training"]["loss"] = {"name": f"zoo:{loss}", "args": {}}
+    content["data"] |= {"dataset": f"zoo:{data}", "args": args}
+    return content
+
+
 CASES: dict[str, dict[str, Any]] = {
     "rat": request(data__image_size=[48, 48]),
     "rat, 2 blocks, dice": request(
@@ -122,6 +131,11 @@ CASES: dict[str, dict[str, Any]] = {
     "pairs of samples": zoo("Pairs"),
     "mlp, checkpointed": zoo("Mlp", args={"checkpointed": True}, data__image_size=[64, 64]),
 }
+#: Inputs that are no images; language is among the others.
+OTHER_INPUTS = {
+    "sound": custom("Listener", "Sounds", "sound_loss", {"length": 16000}),
+    "table": custom("Row", "Tables", "row_loss", {"numbers": 300}, numbers=300),
+}
 BATCH = 3  # neither of the two that are traced
 
 
@@ -140,7 +154,16 @@ def test_the_predicted_peak_equals_that_of_the_cpu_allocator(name: str, tmp_path
     assert left == pytest.approx(live, rel=0.01)
 
 
+@pytest.mark.slow(every=True)
+@pytest.mark.parametrize("name", OTHER_INPUTS)
+def test_the_predicted_peak_of_other_inputs_equals_that_of_the_cpu_allocator(name: str, tmp_path: Path) -> None:
+    predicted, peak, left, live = compare(OTHER_INPUTS[name], tmp_path)
+    assert predicted == pytest.approx(peak, rel=0.01)
+    assert left == pytest.approx(live, rel=0.01)
+
+
 if __name__ == "__main__":
+    CASES |= OTHER_INPUTS
     chosen = sys.argv[1:] or list(CASES)
     for case in chosen:
         import tempfile
