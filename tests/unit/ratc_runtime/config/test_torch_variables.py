@@ -11,8 +11,8 @@ from ratc_runtime.errors import RuntimeFinding
 
 from ratc.catalog import launch_variables
 
-#: Torch is asked in the same way, in two processes that import it.
-ASKED = pytest.mark.slow(every=True)
+#: Torch is asked in the same way as for others, in two processes that import it.
+ASKED = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +37,9 @@ def refused(**variables: str) -> RuntimeFinding | None:
         {"TORCH_LOGS": "bad"},
         {"TORCH_DISTRIBUTED_DEBUG": "BAD"},
         {"TORCH_DISTRIBUTED_DEBUG": ""},
-        {"PYTORCH_JIT": "BAD", "TORCH_SHOW_CPP_STACKTRACES": "1"},
+        pytest.param({"PYTORCH_JIT": "BAD", "TORCH_SHOW_CPP_STACKTRACES": "1"}, marks=ASKED),
         pytest.param({"COMPILE_STROBELIGHT_SAMPLE_RATE": "BAD"}, marks=ASKED),
-        {"TORCHINDUCTOR_COMPILE_THREADS": "BAD"},
+        pytest.param({"TORCHINDUCTOR_COMPILE_THREADS": "BAD"}, marks=ASKED),
         pytest.param({"AOTINDUCTOR_REPRO_LEVEL": "BAD"}, marks=ASKED),
         pytest.param({"NUMPY_MADVISE_HUGEPAGE": "BAD"}, marks=ASKED),
         {"TORCH_NCCL_BLOCKING_WAIT": "BAD"},

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-
-pytest.importorskip("mlflow")
-
-from mlflow.tracking import MlflowClient
 from ratc_runtime.tracking import study
 from ratc_runtime.tracking.mlflow import prepare
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow")
 
 TRIALS = {"0001-a": 0.5, "0002-b": 0.75}
 
@@ -33,6 +36,12 @@ def write_study(folder: Path) -> Path:
     (folder / "study/study.json").write_text(json.dumps(content))
     (folder / "study/trials.csv").write_text("trial\n")
     return folder / "study"
+
+
+def opened(uri: str) -> MlflowClient:
+    from mlflow.tracking import MlflowClient  # here, as its import takes seconds, in each worker of the tests
+
+    return MlflowClient(tracking_uri=uri)
 
 
 def log_trial(client: MlflowClient, folder: Path, name: str, points: int) -> None:
@@ -62,11 +71,11 @@ def test_trials_in_local_stores_are_copied_below_one_run(tmp_path: Path) -> None
     folder = write_study(tmp_path / "demo")
     for name in TRIALS:
         (tmp_path / "demo" / name).mkdir()
-        own = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'demo' / name / 'mlflow.db'}")
+        own = opened(f"sqlite:///{tmp_path / 'demo' / name / 'mlflow.db'}")
         log_trial(own, tmp_path / "demo", name, 3)
     for _ in range(2):  # once more changes nothing
         uri = study.gather(folder, "demo")
-        found = runs(MlflowClient(tracking_uri=uri))
+        found = runs(opened(uri))
         assert set(found) == {"study demo", "demo-0001-a", "demo-0002-b"}
         parent = found["study demo"]
         assert parent.info.status == "FINISHED"
@@ -78,7 +87,7 @@ def test_trials_in_local_stores_are_copied_below_one_run(tmp_path: Path) -> None
             assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
             assert child.data.tags["ratc.trial"] == name
             assert child.data.params == {"training.epochs": "3"}
-            curve = MlflowClient(tracking_uri=uri).get_metric_history(child.info.run_id, "val/dice")
+            curve = opened(uri).get_metric_history(child.info.run_id, "val/dice")
             assert sorted((point.step, point.value) for point in curve) == [
                 (step, pytest.approx(score * (step + 1) / 3)) for step in range(3)
             ]
@@ -89,7 +98,7 @@ def test_trials_on_a_server_get_a_parent_run_there(
 ) -> None:
     folder = write_study(tmp_path / "demo")
     uri = f"sqlite:///{tmp_path / 'all.db'}"
-    client = MlflowClient(tracking_uri=uri)
+    client = opened(uri)
     for name in TRIALS:
         log_trial(client, tmp_path / "demo", name, 1)
     before = {name: run.info.run_id for name, run in runs(client).items()}
