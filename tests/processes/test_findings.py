@@ -67,7 +67,7 @@ def _another_optimizer(engine: Any) -> str:
 
 def _another_decay(engine: Any) -> str:
     engine.optimizer.param_groups[0]["weight_decay"] = 0.5
-    return "weight decay [0.0, 0.5], lock 0.01"
+    return "weight decay [0.0, 0.5], lock [0.0, 0.01]"
 
 
 def _another_accumulation(engine: Any) -> str:
