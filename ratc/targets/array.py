@@ -18,11 +18,14 @@ from ratc.targets.artifact import Artifact, Place, Shape
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One point: its name, its values on one line, its differences from the first point's plan, and its files."""
+    """One point: its name, its values on one line, its differences from the first point's plan, and its files.
+
+    In ``values`` a path is None if only the first point's plan has it.
+    """
 
     name: str
     text: str
-    values: Mapping[str, Value]
+    values: Mapping[str, Value | None]
     files: tuple[Artifact, ...] = ()
 
 
@@ -50,15 +53,22 @@ class Array:
             self.first = plan
             self._reference = values
             self._engine = {file.path: file.text for file in job.engine_files(plan, self.place)}
-        different = {path: value for path, value in values.items() if value.value != self._value(path)}
+        different: dict[str, Value | None] = {path: None for path in self._reference if path not in values}
+        different |= {path: value for path, value in values.items() if self._differs(path, value.value)}
         files: tuple[Artifact, ...] = ()
         if any(keys.memory_of(path) != "apart" for path in different):
             files = tuple(self._own_files(name, plan))
         self.entries.append(Entry(name, text, different, files))
         return [path for path in different if path.startswith(("job.", "parallel.nodes", "parallel.processes"))]
 
-    def _value(self, path: str) -> object:
-        return self._reference[path].value if path in self._reference else None
+    def _differs(self, path: str, value: object) -> bool:
+        """Whether a lock has another text for the value than for the first point's: 1, 1.0 and true are three."""
+        if path not in self._reference:
+            return True
+        first = self._reference[path].value
+        if type(value) is not type(first) or value != first:
+            return True
+        return isinstance(value, (list, tuple, Mapping)) and repr(value) != repr(first)
 
     def _own_files(self, name: str, plan: Plan) -> Iterator[Artifact]:
         for file in job.engine_files(plan, self.place):
@@ -98,7 +108,8 @@ class Array:
     def _point(self, entry: Entry, varied: set[str]) -> Iterator[Artifact]:
         yield from entry.files
         values = {path: entry.values.get(path, self._reference.get(path)) for path in sorted(varied)}
-        yield lock.point(entry.name, {path: value for path, value in values.items() if value}, entry.files)
+        own = {path: value for path, value in values.items() if value is not None}
+        yield lock.point(entry.name, own, entry.files)
 
 
 def _own(name: str, plan: Plan) -> dict[str, Value]:

@@ -139,16 +139,40 @@ def test_shared_lock_and_point_lock_merge_to_one_lock():
     assert [row[1] for row in rows[1:]][2] == "training.learning_rate=0.0003 seed=1"
 
 
-def test_point_lock_equals_the_lock_of_an_equal_spec():
-    assert compiled("{list: [{seed: 3, model.num_blocks: 2}, {training.learning_rate: 5e-4}]}") == 0
-    for index, options in enumerate((["seed=3", "model.num_blocks=2"], ["training.learning_rate=5e-4"]), 1):
-        Path("spec.yaml").write_text(SPEC)
-        settings = [word for option in options for word in ("--set", option)]
+GROUP = {"match": ["backbone.*"], "learning_rate_factor": 0.1, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [{"seed": 3, "model.num_blocks": 2}, {"training.learning_rate": 5e-4}],
+        # What only the first point has is not in the others, and what only others have not in the first.
+        [{"training.frozen": ["backbone.*"]}, {"seed": 1}, {"training.frozen": []}],
+        [{"seed": 1}, {"training.frozen": ["backbone.*"]}],
+        [{"training.parameter_groups": [GROUP]}, {"training.parameter_groups": []}],
+        [
+            {"training.optimizer": "sgd", "training.early_stopping.patience": 3},
+            {"training.optimizer": "adamw", "seed": 1},
+        ],
+        # A lock has another text for each of these.
+        [{"training.loss_args": args} for args in ({"w": 1}, {"w": 1.0}, {"w": True}, {}, {"w": {"a": 1}}, {"w": {}})],
+        [{"training.loss_args": args} for args in ({}, {"w": 1})],
+    ],
+)
+def test_point_lock_equals_the_lock_of_an_equal_spec(values):
+    Path("own.py").write_text("def loss(**arguments):\n    return None\n")
+    own = SPEC.replace("use_accelerate", "loss: 'own:loss', use_accelerate")
+    spec = own if any("training.loss_args" in point for point in values) else SPEC
+    assert compiled(json.dumps({"list": values}), spec=spec) == 0
+    for index, point in enumerate(values, 1):
+        Path("spec.yaml").write_text(spec)
+        settings = [word for key, value in point.items() for word in ("--set", f"{key}={json.dumps(value)}")]
         assert main(["compile", "spec.yaml", "--target", "slurm", "-o", f"alone{index}", *settings]) == 0
-        alone, point = read_lock(Path(f"alone{index}/lock.yaml")), read_lock(Path(f"out/points/000{index}/lock.yaml"))
+        alone, found = read_lock(Path(f"alone{index}/lock.yaml")), read_lock(Path(f"out/points/000{index}/lock.yaml"))
         for part in ("model", "training", "engine", "data", "parallel", "hardware", "memory", "checkpoint", "seed"):
-            assert getattr(alone, part) == getattr(point, part), part
-        assert alone.fingerprint() == point.fingerprint()
+            one, other = (json.dumps(lock.model_dump()[part], sort_keys=True) for lock in (alone, found))
+            assert one == other, part
+        assert alone.fingerprint() == found.fingerprint()
 
 
 def test_point_with_another_precision_has_its_own_engine_files():
