@@ -65,7 +65,9 @@ def _declared(model: type[BaseModel], prefix: str, above: Key | None = None) -> 
 
 
 def _sections(annotation: Any) -> list[tuple[type[BaseModel], bool]]:
-    """The models that a field holds, and whether it holds them by names that are free."""
+    """The models that a field holds, and whether it holds them by names that are free. A list of them is one value."""
+    if get_origin(annotation) is list:
+        return []
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [(annotation, False)]
     inside = [one for part in get_args(annotation) for one in _sections(part)]

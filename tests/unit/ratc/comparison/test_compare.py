@@ -19,6 +19,7 @@ from ratc.comparison.model import Change, Comparison, Side
 from ratc.comparison.order import lines
 from ratc.compiler import File, Inputs
 from ratc.plan import Plan, Value, Values
+from ratc.spec import keys
 from ratc.spec.keys import Effect
 from tests.effort import examples
 from tests.helpers.made_specs import SPECS, mutate
@@ -430,3 +431,22 @@ def test_empty_arguments_of_a_callback_are_none():
         assert plan.values["training.callbacks"].value == ["a:C"]
         assert "training.callback_args" not in plan.values
     assert not compare(side("old", plans[0]), side("new", plans[1])).changes
+
+
+def test_a_list_of_sections_has_the_meaning_of_its_key():
+    tree = {"experiment_name": "a", "data": {"data_dir": "d"}, "resources": {"num_gpus": 0, "cpus": 2}}
+    group = {"match": ["head.*"], "learning_rate_factor": 10}
+    plain, grouped, extended = (
+        resolved({**tree, "training": {"batch_size": 2, "epochs": 4, **more}})
+        for more in ({}, {"parameter_groups": [group]}, {"extensions": [{"after": 2}]})
+    )
+    (change,) = compare(side("old", plain), side("new", grouped)).changes
+    assert (change.path, change.meaning) == (
+        "training.parameter_groups",
+        "some weights get another learning rate or decay",
+    )
+    assert set(change.effects) == {Effect.TRAINING, Effect.RESUME, Effect.MEMORY}
+    assert keys.decides_rate("training.parameter_groups")
+    (change,) = compare(side("old", plain), side("new", extended)).changes
+    assert change.meaning == "the learning rate follows another schedule"
+    assert keys.memory_of("training.extensions") == "apart"
