@@ -5,6 +5,7 @@ that often are one. Stars for too much do no harm: the line's place is told, and
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from ratc.secrets.redact import readings, starred
@@ -89,8 +90,17 @@ _HARMLESS = frozenset(
 )
 #: Letters before an option among which its program is looked for.
 _LOOKED_AT = 400
-#: As far as bash reads one word of a command: stars in place of a quote or a parenthesis would leave no command.
-_WORD_OF_BASH = re.compile(r"(?:(?!\$?[(`]|[)&|;<>]).)*", re.DOTALL)
+#: What bash takes as it is: comments and texts in single quotes, and all but commands of texts in double quotes.
+_TEXT = re.compile(
+    r"""\\.|(?P<plain>(?:^|(?<=\s))\#[^\n]*|'[^']*')|(?P<double>"(?:\\.|[^"\\])*")"""
+    r"""|<<-?[ \t]*(?P<quote>['"]?)(?P<end>[A-Za-z_]\w*)(?P=quote)""",
+    re.MULTILINE | re.DOTALL,
+)
+#: Here-documents that are looked for, as the end of each may be far away.
+_MOST_DOCUMENTS = 100
+#: How far a value may be starred: stars in place of a sign of the shell would leave no command.
+_OUTSIDE = re.compile(r"(?:\\.|(?!\$?[(`]|[)&|;<>]).)*", re.DOTALL)
+_IN_DOUBLE = re.compile(r"(?:\\.|(?!\$\(|`).)*", re.DOTALL)
 #: What is not a secret: a number, a path, a variable.
 _PLAIN = re.compile(r"[0-9]{1,7}|[./~$\"']\S*|\w+/\S*")
 
@@ -100,12 +110,34 @@ def shown(text: str) -> str:
     return starred(text, (span for reading in readings(text) for span in _spans(reading)))
 
 
+def _texts(text: str) -> list[tuple[int, int, bool]]:
+    """Return start and end of all texts in a script, in their order, and whether commands in them are run."""
+    found, at, documents = [], 0, 0
+    while (match := _TEXT.search(text, at)) is not None:
+        at = match.end()
+        if match["plain"] is not None or match["double"] is not None:
+            found.append((*match.span(), match["double"] is not None))
+        elif match["end"] is not None and documents < _MOST_DOCUMENTS:
+            documents += 1
+            start = text.find("\n", at)
+            close = re.compile(rf"^[ \t]*{match['end']}[ \t]*$", re.MULTILINE).search(text, start + 1 or len(text))
+            if close is not None:
+                at = close.end()
+                found.append((start, at, not match["quote"]))
+    return found
+
+
 def _spans(text: str) -> Iterator[tuple[int, int]]:
+    texts = _texts(text)
+    starts = [start for start, _, _ in texts]
     for pattern in (_TOLD, _BEHIND):
         for match in pattern.finditer(text):
             start, end = match.span("value")
-            if not text[text.rfind("\n", 0, start) + 1 : start].lstrip().startswith("#"):
-                end = start + len(_WORD_OF_BASH.match(match["value"])[0])  # type: ignore[index]
+            inside = texts[bisect_right(starts, start) - 1] if texts else (0, 0, False)
+            if not inside[0] <= start < inside[1]:
+                end = start + len(_OUTSIDE.match(match["value"])[0])  # type: ignore[index]
+            elif inside[2]:
+                end = start + len(_IN_DOUBLE.match(match["value"])[0])  # type: ignore[index]
             if start < end and not _is_plain(text[start:end]):
                 yield start, end
     for match in _KEY.finditer(text):

@@ -236,6 +236,14 @@ def test_an_argument_that_looks_like_a_secret_is_left_with_that_reason(written: 
         ("(export TOKEN=abc123)", "abc"),
         ("export TOKEN=abc123&& echo b", "abc"),
         ("# the password is hun(ter)2`x`", "hun"),
+        ("echo hi # password: hunt(er2)zz", "er2"),
+        ('echo "password: <hunter2one>"', "hunter2one"),
+        ('echo "password: &hunter2two"', "hunter2two"),
+        ('echo "the password is x;hunter2four"', "hunter2four"),
+        ("PASSWORD=hunter\\&2zz", "2zz"),
+        ("cat <<EOF\npassword: hun;ter2|zz9\nEOF", "zz9"),
+        ("cat <<'EOF'\nthe password is `a1;b2`\nEOF", "b2"),
+        ('echo "password: x9`hostname`"', "x9"),
     ],
 )
 def test_stars_leave_the_signs_of_the_shell_where_they_are(line: str, secret: str) -> None:
