@@ -25,7 +25,7 @@ _BEHIND = re.compile(rf"(?i){_WORD}[\"']?\s+[\"']?(?P<value>(?=[^\s\"']*[0-9])(?
 #: `-p VALUE` of a command, and options for keys of any sort; of a directive those with two dashes alone.
 _SHORT = re.compile(r"(?<!\S)-[pP]\s+(?P<value>[^\s;&|]+)")
 _KEY = re.compile(
-    r"(?:(?<!\S)--?(?:[\w-]{0,40}key|licen[cs]e|mcs-label|pin)(?:=|\s+)|[?&](?:key|auth|code)=)(?P<value>[^\s;&|\"']+)"
+    r"(?:(?<!\S)--?(?:[\w-]{0,40}key|licen[cs]e|mcs-label|pin)(?:=|\s+(?!-))|[?&](?:key|auth|code)=)(?P<value>[^\s;&|\"']+)"
 )
 #: Programs of which `-p` is a port, a partition, a path or a switch.
 _HARMLESS = frozenset(

@@ -227,6 +227,12 @@ def test_an_argument_that_looks_like_a_secret_is_left_with_that_reason(written: 
     assert one.why.startswith("it looks like a secret")
 
 
+@pytest.mark.parametrize("switch", ["--sort_by_key", "--pin", "--use-key"])
+def test_an_option_behind_a_switch_is_not_its_secret(switch: str) -> None:
+    script = f"#SBATCH -N 1\npython train.py {switch} --lr 0.1\n"
+    assert carried(script)["entrypoint.args"] == [switch, "--lr", "0.1"]
+
+
 @pytest.mark.parametrize(
     ("line", "secret"),
     [
