@@ -9,6 +9,7 @@ from torch import nn
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.config.sections import ParameterGroup
+from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.names import matching, named_parameters
 from ratc_runtime.training.step import FACTOR
 
@@ -37,7 +38,7 @@ def make_groups(model: nn.Module, parameters: Sequence[nn.Parameter], lock: Lock
 def group_numbers(model: nn.Module, groups: Iterable[ParameterGroup]) -> dict[int, int]:
     """Return the number of the first group that matches, by the `id` of each parameter that one matches.
 
-    Raises R586 if a pattern matches no parameter.
+    Raises R586 if a pattern matches no parameter, or if earlier groups leave none for a group.
     """
     named = named_parameters(model)
     numbers: dict[int, int] = {}
@@ -45,4 +46,11 @@ def group_numbers(model: nn.Module, groups: Iterable[ParameterGroup]) -> dict[in
         for pattern in group.match:
             for name in matching(named, pattern, "training.parameter_groups"):
                 numbers.setdefault(id(named[name]), number)
+        if number not in numbers.values():
+            raise RuntimeFinding(
+                "R586",
+                f"training.parameter_groups: no parameter is left for the group of {', '.join(group.match)}",
+                "a parameter belongs to the first group that matches it",
+                "put the group with the narrower patterns first",
+            )
     return numbers

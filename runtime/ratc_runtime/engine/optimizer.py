@@ -64,7 +64,7 @@ def _own_optimizer(groups: list[dict[str, Any]], lock: Lock) -> torch.optim.Opti
     """
     training = lock.training
     groups = [{"lr": training.learning_rate, **group} for group in groups]
-    factors = {group.get(FACTOR) for group in groups}
+    factors = _by_parameter(groups)
     target = resolve("optimizer", training.optimizer)
     _check_step(target, training.optimizer)
     made = call("optimizer", training.optimizer, target, training.optimizer_args, params=groups)
@@ -75,7 +75,7 @@ def _own_optimizer(groups: list[dict[str, Any]], lock: Lock) -> torch.optim.Opti
             help="return a torch.optim.Optimizer of the groups in `params`",
         )
     _check_step(type(made), training.optimizer)
-    if {group.get(FACTOR) for group in made.param_groups} != factors:
+    if training.parameter_groups and _by_parameter(made.param_groups) != factors:
         raise RuntimeFinding(
             "R509",
             f"optimizer {training.optimizer} has not the groups of `training.parameter_groups`",
@@ -83,6 +83,11 @@ def _own_optimizer(groups: list[dict[str, Any]], lock: Lock) -> torch.optim.Opti
             "hand the groups on to torch.optim.Optimizer as they are",
         )
     return made
+
+
+def _by_parameter(groups: list[dict[str, Any]]) -> dict[int, float | None]:
+    """Return the factor of each parameter's learning rate, by its `id`."""
+    return {id(parameter): group.get(FACTOR) for group in groups for parameter in group["params"]}
 
 
 def _check_step(kind: Any, name: str) -> None:

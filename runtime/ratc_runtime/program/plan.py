@@ -116,7 +116,8 @@ class ProgramPlan(Mapping[str, Any]):
         """End this process with status 0 if torch has a process group; else return. Every rank must call this.
 
         It is for the last line of a program with several processes: they wait for each other, and the interpreter's
-        shutdown is left out, in which gloo, the backend on CPUs, now and then aborts a process.
+        shutdown is left out, in which gloo, the backend on CPUs, now and then aborts a process. With it functions of
+        `atexit` are left out, and what is buffered in open files is lost: close them, and trackers, before.
         """
         if "torch.distributed" in sys.modules:
             from ratc_runtime.distributed import world

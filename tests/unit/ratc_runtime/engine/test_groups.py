@@ -111,15 +111,32 @@ def test_a_pattern_that_matches_nothing_is_named(tmp_path: Path) -> None:
     assert raised.value.code == "R586"
 
 
-def test_an_own_optimizer_that_drops_the_groups_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_earlier_ones_leave_nothing_is_named(tmp_path: Path) -> None:
+    own = groups((["parts.*"], 0.1, 0.0), (["parts.head.*", "parts.norm.*"], 5.0, 0.0))
+    with pytest.raises(RuntimeFinding, match=r"no parameter is left for the group of parts.head.\*, parts") as raised:
+        make_optimizer(Net(), lock_of(tmp_path, own))
+    assert raised.value.code == "R586"
+
+
+@pytest.mark.parametrize("made", ["flat", "swapped", "without_the_last"])
+def test_an_own_optimizer_with_other_groups_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
     (tmp_path / "flat_optimizer.py").write_text(
         "import torch\n"
-        "def make(params):\n    return torch.optim.SGD([p for group in params for p in group['params']], lr=0.1)\n"
+        "def flat(params):\n"
+        "    return torch.optim.SGD([p for group in params for p in group['params']], lr=0.1)\n"
+        "def swapped(params):\n"
+        "    params[0]['params'], params[-1]['params'] = params[-1]['params'], params[0]['params']\n"
+        "    return torch.optim.SGD(params, lr=0.1)\n"
+        "def without_the_last(params):\n"
+        "    params[-1]['params'] = params[-1]['params'][:-1]\n"
+        "    return torch.optim.SGD(params, lr=0.1)\n"
     )
     monkeypatch.chdir(tmp_path)
     own = groups((["parts.body.*"], 0.1, 0.0))
     with pytest.raises(RuntimeFinding, match=r"has not the groups of `training.parameter_groups`") as raised:
-        make_optimizer(Net(), lock_of(tmp_path, own, optimizer="flat_optimizer:make"))
+        make_optimizer(Net(), lock_of(tmp_path, own, optimizer=f"flat_optimizer:{made}"))
     assert raised.value.code == "R509"
 
 
