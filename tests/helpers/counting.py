@@ -54,8 +54,7 @@ def _tensors(events: list[dict[str, Any]]) -> list[int]:
 
     oneDNN takes scratch for copies in its layouts from the same allocator, directly inside its operators, while
     their results come from `aten::empty`. It is no part of the step that CUDA would run (cuDNN has workspaces of
-    its own, which no trace sees). Of the gradient of a convolution over one dimension it makes a contiguous copy, and
-    drops the first: here they are one.
+    its own, which no trace sees).
     """
     marks: list[tuple[float, int, Any]] = []
     for event in events:
@@ -66,7 +65,6 @@ def _tensors(events: list[dict[str, Any]]) -> list[int]:
     marks.sort(key=lambda mark: mark[:2])
     inside: list[dict[str, Any]] = []
     scratch: set[int] = set()
-    copied: list[int] = []
     sizes: list[int] = []
     for _, what, event in marks:
         if what == 0:
@@ -75,13 +73,7 @@ def _tensors(events: list[dict[str, Any]]) -> list[int]:
             inside.remove(event)
         else:
             size, address = event["args"]["Bytes"], event["args"]["Addr"]
-            names = [one["name"] for one in inside]
-            backward = "aten::convolution_backward" in names
-            if size > 0 and backward and "aten::contiguous" in names and sizes and size in sizes[-3:]:
-                copied.append(size)
-            elif size < 0 and backward and -size in copied:
-                copied.remove(-size)
-            elif size > 0 and inside and inside[-1]["name"] in ONEDNN:
+            if size > 0 and inside and inside[-1]["name"] in ONEDNN:
                 scratch.add(address)
             elif size < 0 and address in scratch:
                 scratch.discard(address)

@@ -16,18 +16,33 @@ from tests.places import ROOT
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
-#: Prints the addresses that the processes of this group listen on, and what Ray computes.
+#: Prints the addresses that this Ray's processes listen on, and what it computes. Another test's Ray may run, too: a
+#: process is this one's if it is of this session, knows its port, or has such a parent.
 LOOK = """
 import os, ray, sys
 from pathlib import Path
 
 ray.init(address=sys.argv[1], logging_level=50)
-mine = set()
-for place in Path("/proc").glob("[0-9]*/fd"):
+port = sys.argv[1].rpartition(":")[2]
+parents, known = {}, {1: False}
+for place in Path("/proc").glob("[0-9]*"):
     try:
-        if os.getpgid(int(place.parent.name)) == os.getpgid(0) or "ray" in (place.parent / "cmdline").read_text():
-            for link in place.iterdir():
-                mine.add(os.readlink(link))
+        pid = int(place.name)
+        parents[pid] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+        if os.getsid(pid) == os.getsid(0) or port in (place / "cmdline").read_text():
+            known[pid] = True
+    except OSError:
+        continue
+
+def is_mine(pid):
+    if pid not in known:
+        known[pid] = pid in parents and is_mine(parents[pid])
+    return known[pid]
+
+mine = set()
+for pid in filter(is_mine, parents):
+    try:
+        mine |= {os.readlink(link) for link in Path("/proc", str(pid), "fd").iterdir()}
     except OSError:
         continue
 for table in ("tcp", "tcp6"):
