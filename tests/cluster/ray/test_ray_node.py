@@ -16,8 +16,8 @@ from tests.places import ROOT
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
-#: Prints the addresses that this Ray's processes listen on, and what it computes. Another test's Ray may run, too: a
-#: process is this one's if it is of this session, knows its port, or has such a parent.
+#: Prints the addresses on which the processes of this Ray listen, and what it computes. Another test may have started
+#: a Ray, too. A process belongs to this one if it is in its session, has its port in its command, or has such a parent.
 LOOK = """
 import os, ray, sys
 from pathlib import Path
