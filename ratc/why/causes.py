@@ -38,6 +38,11 @@ _KEYS = {
     "R621": ("resources.max_excluded_nodes",),
 }
 
+#: Words of an error, in a line that is none of Slurm's launcher, and not the script's line on the logs.
+_ERROR = (
+    r"^(?!srun: |slurmstepd)(?!.* (?:srun: |ratc: job )).*"
+    r"(?i:error|exception|traceback|fail|kill|abort|fatal|fault|signal|dumped|panic|cannot|refused|denied|not found)"
+)
 #: Seconds of an epoch that no run takes: a year. A file that somebody changed may hold any number.
 _LONGEST_EPOCH_S = 365 * 86_400
 
@@ -238,7 +243,8 @@ def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
         f"try {smaller} in {evidence.at('training.batch_size')}: the global batch stays the same, with more "
         f"accumulation"
     ]
-    if "entrypoint.program" not in evidence.lock:  # nothing is predicted of a program
+    # Of a program nothing is predicted unless its spec describes the step.
+    if "entrypoint.program" not in evidence.lock or "memory.margin" in evidence.lock:
         helps.append("`ratc fit SPEC` shows what fits on each card")
     return Diagnostic("R606", "a GPU ran out of memory", found[0], notes, tuple(helps))
 
@@ -246,6 +252,7 @@ def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
 def _no_place(evidence: Evidence) -> Diagnostic | None:
     """Code: R607."""
     found = evidence.first_cause(
+        r"cannot create directory [\u2018']([^\u2019'\n]*)[\u2019']",
         r"No space left on device(?:: '([^']*)')?",
         r"Disk quota exceeded(?:: '([^']*)')?",
         r"Read-only file system(?:: '([^']*)')?",
@@ -257,6 +264,7 @@ def _no_place(evidence: Evidence) -> Diagnostic | None:
     span, match = found
     of = f" at `{match[1]}`" if match.lastindex else ""
     words = match[0].split(":")[0].lower()
+    words = "this folder cannot be made" if words.startswith("cannot create") else words
     help = f"free some space, or name another folder in {evidence.at('output_dir')}"
     if "shared" in words or "bus" in words:
         help = f"the loader processes share memory: ask for more in /dev/shm, or {evidence.at('data.num_workers')}"
@@ -310,6 +318,22 @@ def _refused(evidence: Evidence) -> Diagnostic | None:
     return Diagnostic("R610", f"the job ended before it trained: {text}", span)
 
 
+def _silent(evidence: Evidence) -> Diagnostic | None:
+    """A failed job in whose logs nothing looks like an error; lines of the launchers do not count. Code: R615."""
+    record = evidence.record
+    if record is None or record.end is not End.FAILED or not any(log.text.strip() for log in evidence.logs):
+        return None
+    if evidence.first(_ERROR) is not None:
+        return None
+    notes = ("a process that the system kills (signal 9) cannot write one, and its launcher ends with status 1",)
+    helps = (
+        "a node whose memory is full kills the process that has most of it: ask for more in "
+        f"{evidence.at('resources.memory')}, or start fewer loader processes in {evidence.at('data.num_workers')}",
+        "the node's own log (`dmesg`) says what it killed",
+    )
+    return Diagnostic("R615", "the run ended without a message of an error", _end(evidence), notes, helps)
+
+
 def _unknown(evidence: Evidence) -> Diagnostic:
     """Code: R611."""
     looked = [log.name for log in evidence.logs]
@@ -350,4 +374,5 @@ CAUSES: Sequence[Callable[[Evidence], Diagnostic | None]] = (
     _no_network,
     _refused,
     _following,
+    _silent,
 )

@@ -188,6 +188,8 @@ def test_a_job_whose_node_loses_its_daemon_is_not_finished(user: User) -> None:
             assert not (folder / "outputs/demo/DONE").exists(), log(folder)
             assert user.slurm.state(job) != "COMPLETED"
     assert user.slurm.wait_for_end(submitted[ends])["JobState"] == "NODE_FAIL", log(ends)
+    told = user.ratc(ends, "why", submitted[ends])
+    assert told.stdout.startswith("error[R603]: the job lost a node"), told.stdout + told.stderr
     # The other is back in the queue, and trains what is left.
     facts = user.slurm.wait_for_end(submitted[goes_on])
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), log(goes_on)

@@ -27,11 +27,18 @@ def ratc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
 
 
-def submitted(folder: Path, own: str = "", slow: float | None = None, **changes: Any) -> str:
-    """Submit a project whose data set begins with other code; returns the job's number."""
+def submitted(folder: Path, own: str = "", slow: float | None = None, sample: str = "", **changes: Any) -> str:
+    """Submit a project whose data set begins with other code, or gives its samples by it; returns the job's number."""
     write_project(folder, spec(resources__cluster=CLUSTER, **ONE, **changes), slow)
-    (folder / "mine.py").write_text(own + (folder / "mine.py").read_text())
-    done = ratc(folder, "submit", "spec.yaml")
+    text = (folder / "mine.py").read_text()
+    (folder / "mine.py").write_text(
+        own + "asked = []\n" + text.replace("        return super()", f"        {sample}\n        return super()")
+    )
+    return resubmitted(folder)
+
+
+def resubmitted(folder: Path, *options: str) -> str:
+    done = ratc(folder, "submit", "spec.yaml", *options)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -66,3 +73,44 @@ def test_why_names_the_cause_of_each_failed_job(slurm: Slurm, tmp_path: Path) ->
         assert told.stdout.startswith(f"error[{code}]: "), (name, told.stdout)
         assert words in told.stdout
         assert f"job {job} is " in told.stdout
+
+
+#: Faults of `docs/develop/faults.md` in a sample: what it does, the cause that is named, and words of it.
+FAULTS = {
+    "exits": ("import sys; sys.exit(3)", "R565", "mine.py"),
+    "killed": ("import signal; os.kill(os.getpid(), signal.SIGKILL)", "R615", "resources.memory"),
+    "not-a-number": ("", "R507", "training.learning_rate"),
+    # After the first step, which may take longer than the others.
+    "hangs": ("asked.append(index); time.sleep(900 if len(asked) > 40 else 0)", "R525", ""),
+}
+
+
+def test_why_names_the_fault_of_each_failed_job(slurm: Slurm, tmp_path: Path) -> None:
+    odd = "def odd():\n    return lambda output, target: output.mean() * float('nan')\n"
+    options: dict[str, dict[str, Any]] = {
+        "hangs": {"distributed__timeout_seconds": 20},
+        "not-a-number": {"own": odd, "training__loss": "mine:odd"},
+    }
+    jobs = {
+        name: submitted(tmp_path / name, sample=sample, **options.get(name, {}))
+        for name, (sample, _, _) in FAULTS.items()
+    }
+    first = submitted(tmp_path / "twice", slow=2.0, training__epochs=50)
+    (tmp_path / "no-place").mkdir()
+    (tmp_path / "no-place/taken").touch()
+    no_place = submitted(tmp_path / "no-place/project", output_dir="../taken/outputs")
+    slurm.jobs += [*jobs.values(), first, no_place]
+    wait_until(lambda: any("global batch" in path.read_text() for path in (tmp_path / "twice").glob("*.out")), "trains")
+    second = resubmitted(tmp_path / "twice", "--again")
+    slurm.jobs.append(second)
+
+    wanted = {name: (jobs[name], tmp_path / name, code, words) for name, (_, code, words) in FAULTS.items()}
+    wanted["twice"] = (second, tmp_path / "twice", "R517", first)
+    wanted["no-place"] = (no_place, tmp_path / "no-place/project", "R607", "spec.yaml:")
+    for name, (job, folder, code, words) in wanted.items():
+        slurm.wait_for_end(job)
+        told = ratc(folder, "why", job)
+        assert told.returncode == 1, (name, told.stdout, told.stderr)
+        assert told.stdout.startswith(f"error[{code}]: "), (name, told.stdout)
+        assert words in told.stdout, (name, told.stdout)
+    slurm.cancel(first)
