@@ -41,6 +41,17 @@ _SIZES = {
     "minProperties": "at least {} entries",
     "maxProperties": "at most {} entries",
 }
+#: What the keys of a mapping name and their form, by a part of the schema's pattern for them.
+_NAMES = (
+    ("._-]*$", "", "use letters, digits, `.`, `_` and `-`, a letter or a digit first"),
+    (":", " of a callable", "write `package.module:callable`"),
+    (
+        r"(\.",
+        " of a key",
+        "write sections and keys with dots, as `training.epochs`; of a list, the key of the whole list",
+    ),
+    ("", " of a variable, an argument or a task", "use letters, digits and `_`"),
+)
 _validators: dict[int, tuple[dict[str, Any], jsonschema_rs.Draft202012Validator]] = {}
 #: Keys that jsonschema_rs takes for an index.
 _NUMBER = re.compile(r"\+?[0-9]+")
@@ -250,11 +261,9 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         key = kind.error.instance
         child = node.find((key,))
         span = child.key_span if child and child.key_span else span
-        if kind.error.kind.name == "pattern" and kind.error.kind.pattern.endswith("._-]*$"):
-            help_text = "use letters, digits, `.`, `_` and `-`, a letter or a digit first"
-            return [Diagnostic("R106", f"{_shown(key)} is not a valid name", span, helps=(help_text,))]
-        message = f"{_shown(key)} is not a valid name of a variable, an argument or a task"
-        return [Diagnostic("R106", message, span, helps=("use letters, digits and `_`",))]
+        pattern = kind.error.kind.pattern if kind.error.kind.name == "pattern" else ""
+        of, help_text = next((of, form) for part, of, form in _NAMES if part in pattern)
+        return [Diagnostic("R106", f"{_shown(key)} is not a valid name{of}", span, helps=(help_text,))]
     if readings := _time_readings(name, node, owner):
         return [readings]
     helps, fix = _corrected(node, owner)

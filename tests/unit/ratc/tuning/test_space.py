@@ -113,6 +113,7 @@ def test_trials_are_spread_evenly():
         ("{learning_rate: {ranges: [1, 2]}}", "R101", "did you mean `range`"),
         ('{"0": 3}', "R102", "must be"),
         ('{"": {"0": 1}}', "R106", "is not a valid name"),
+        ("{training.parameter_groups.0.weight_decay: [1, 2]}", "R106", "of a list, the key of the whole list"),
     ],
 )
 def test_invalid_search_space_is_refused_at_its_line(tmp_path, capsys, space, code, words):
