@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ratc import elastic, facts, kinds, layers, resources, rules, schema
-from ratc.diagnostics import Diagnostic, has_errors
+from ratc import elastic, facts, kinds, layers, program, resources, rules, schema
+from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Plan, Value, Values
 from ratc.rules import secrets
 from ratc.yaml.parse import Document, Node, parse
@@ -187,5 +187,11 @@ def plan_on(
     if elastic.is_range(settings):
         from ratc import elastic_plan
 
-        return elastic_plan.resolve(settings, hardware, decision)
-    return resolve.resolve(settings, hardware, decision)
+        resolved, found = elastic_plan.resolve(settings, hardware, decision)
+    else:
+        resolved, found = resolve.resolve(settings, hardware, decision)
+    if resolved is None or not program.has_step(settings):
+        return resolved, found
+    step, more = plan_on(program.step(settings), hardware, decision)
+    found += tuple(one for one in more if one.severity is Severity.ERROR)
+    return (replace(resolved, step=step) if step else None), found

@@ -96,6 +96,13 @@ class Plan:
     facts: Values = field(default_factory=lambda: Values({}))
     #: Of an elastic plan, whose values are those of the most nodes: the plans of all node counts, the fewest first.
     sizes: tuple[Plan, ...] = ()
+    #: Of a program of one's own, the plan of the built-in loop that makes the step which its spec describes.
+    step: Plan | None = None
+
+    @property
+    def traced(self) -> Plan:
+        """The plan whose step is traced to predict memory and time: the plan itself, unless a program trains."""
+        return self.step or self
 
     @property
     def node_counts(self) -> list[int]:

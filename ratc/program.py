@@ -51,9 +51,18 @@ _USED_KEYS = frozenset(
         *(f"training.{name}" for name in ("epochs", "precision", "mixed_precision")),
     )
 )
-#: The words of `refused` for a prediction of memory.
-PREDICTION, MEASURE = "a prediction of memory", "start the program with a small `batch_size`, and look at the card"
-OF_A_PROGRAM = "No memory is predicted: ratc cannot predict the memory of a program of your own."
+#: Further ones if the spec describes the program's step, with `model.name`: memory and time are predicted from them.
+_STEP = ("model", "detection", "task_type")
+_STEP_KEYS = frozenset(
+    (
+        *("data.dataset", "data.args", "data.image_size", "data.channels", "data.scales", "data.num_classes"),
+        *("data.ignore_index", "training.optimizer", "training.optimizer_args", "training.betas"),
+        *(f"training.{name}" for name in ("momentum", "weight_decay", "parameter_groups", "frozen", "allocator")),
+        *(f"training.{name}" for name in ("loss", "loss_args", "gradient_clipping", "compile")),
+        "training.activation_checkpointing",
+    )
+)
+OF_A_PROGRAM = "No memory is predicted: the spec does not describe the step of the program (`model`, `data`)."
 
 _PLACEHOLDER = re.compile(r"\$(?:\$|\{([^{}]*)\})")
 _WITHOUT_BRACES = re.compile(rf"{_PLACEHOLDER.pattern}|\$\{{?([A-Za-z_]\w*)")
@@ -64,16 +73,41 @@ def is_program(settings: Values) -> bool:
     return "entrypoint.args" in settings
 
 
-def is_used(path: str) -> bool:
-    """Whether a spec's key means something beside an entrypoint."""
-    return path in _USED_KEYS or path.partition(".")[0] in _USED
+def has_step(settings: Values) -> bool:
+    """Whether a spec describes the step of its program: then its memory and its time are predicted."""
+    return is_program(settings) and settings.given("model.name")
+
+
+def is_used(path: str, with_step: bool = False) -> bool:
+    """Whether a spec's key means something beside an entrypoint; ``with_step`` if the spec describes its step."""
+    section = path.partition(".")[0]
+    of_step = with_step and (section in _STEP or path in _STEP_KEYS)
+    return of_step or path in _USED_KEYS or section in _USED
 
 
 def used(settings: Values) -> Values:
     """The settings without defaults of the built-in loop, if a program of one's own replaces it."""
     if not is_program(settings):
         return settings
-    return Values({path: value for path, value in settings.items() if is_used(path) or settings.given(path)})
+    with_step = has_step(settings)
+    return Values({path: value for path, value in settings.items() if is_used(path, with_step) or settings.given(path)})
+
+
+def step(settings: Values) -> Values:
+    """Return the settings of the built-in loop that makes the step which the spec describes for its program.
+
+    Keys that mean nothing beside an entrypoint have no value but their default. The processes exchange gradients as
+    DistributedDataParallel does, and the model computes its attention as it is written.
+    """
+    told = {path: value for path, value in settings.items() if not path.startswith("entrypoint.")}
+    told |= {
+        "launcher": Value(None, "default"),
+        "parallel.strategy": Value("ddp", "default"),
+        "training.deepspeed": Value(False, "default"),
+    }
+    if settings["model.attention_memory"].value == "auto":
+        told["model.attention_memory"] = Value("full", "default")
+    return Values(told)
 
 
 def kind(settings: Values) -> str | None:
@@ -84,6 +118,18 @@ def kind(settings: Values) -> str | None:
 def span(settings: Values) -> Span | None:
     """The place of the program in the spec; that of the arguments if none is named."""
     return settings[f"entrypoint.{kind(settings) or 'args'}"].span
+
+
+def unpredictable(settings: Values) -> tuple[Diagnostic, ...]:
+    """Return a finding if the spec has an entrypoint and does not describe its step. Code: R245."""
+    if not is_program(settings) or has_step(settings):
+        return ()
+    message = "no memory is predicted: the spec does not describe the step that the `entrypoint` makes"
+    helps = (
+        "describe it with `model`, `data` and `training.loss`: docs/guides/own-program.md",
+        "or start the program with a small `batch_size`, and look at the card",
+    )
+    return (Diagnostic("R245", message, span(settings), helps=helps),)
 
 
 def refused(settings: Values, what: str, instead: str) -> tuple[Diagnostic, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Values
-from ratc.program import is_program
+from ratc.program import has_step, is_program
 from ratc.resolve import (
     allocation,
     allocator,
@@ -69,6 +69,21 @@ DERIVATIONS = (
 )
 #: If a program of the spec's own trains (`entrypoint`).
 PROGRAM = (experiment, parallelism, request, precision, batch, rate, workers, program, launch, health)
+#: The same if the spec describes the program's step.
+WITH_STEP = (
+    experiment,
+    parallelism,
+    request,
+    precision,
+    allocator,
+    batch,
+    rate,
+    workers,
+    program,
+    memory,
+    launch,
+    health,
+)
 #: For the request of a job in which Ray runs a study: each trial's training is resolved by itself.
 ALLOCATION = (experiment, task, parallelism, request, allocation, launch, health)
 
@@ -82,7 +97,7 @@ def resolve(
     """Derive every value of the run; a decision settles the values that memory decides. Codes: R3xx."""
     context = Context(settings, facts, decision)
     found: list[Diagnostic] = []
-    usual = PROGRAM if is_program(settings) else DERIVATIONS
+    usual = WITH_STEP if has_step(settings) else PROGRAM if is_program(settings) else DERIVATIONS
     for derivation in usual if derivations is None else derivations:
         found += derivation.derive(context)
         if has_errors(found):

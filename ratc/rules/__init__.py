@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratc.diagnostics import Diagnostic
 from ratc.parts import parts
 from ratc.plan import Values
-from ratc.program import is_program
+from ratc.program import has_step, is_program
 from ratc.rules import (
     allocator,
     augmentations,
@@ -57,12 +57,15 @@ RULES = (
 )
 #: For a program of the user's instead of the built-in loop: the other rules are about the loop.
 OF_PROGRAM = (entrypoint, exclusive, elastic, secrets, readonly, launch_variables, unexpanded)
+#: If the spec describes the program's step: as of the loop's, with `OF_TASK`.
+OF_STEP = (callables, custom, heads, scales, allocator, grid, *OF_TASK)
 
 
 def check(settings: Values) -> tuple[Diagnostic, ...]:
     """Return the findings of every rule, in the order of the file."""
     if is_program(settings):
-        return tuple(sorted((one for rule in OF_PROGRAM for one in rule.check(settings)), key=_line))
+        of_step = OF_STEP if has_step(settings) else ()
+        return tuple(sorted((one for rule in (*OF_PROGRAM, *of_step) for one in rule.check(settings)), key=_line))
     found = [diagnostic for rule in RULES for diagnostic in rule.check(settings)]
     tasks = parts(settings).values() if settings["task_type"].value == "multi" else (settings,)
     # A finding on the model, which the tasks share, is reported once.

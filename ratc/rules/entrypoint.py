@@ -115,7 +115,8 @@ def _of_the_loop(settings: Values) -> Iterator[Diagnostic]:
         message = "`activation_checkpointing: auto` chooses blocks of a traced model, and a program is not traced"
         yield Diagnostic("R245", message, checkpointing.span, helps=("remove it, or checkpoint in the program",))
         refused.add("training.activation_checkpointing")
+    with_step = program.has_step(settings)
     for path in settings:
-        if path not in refused and not program.is_used(path) and settings.given(path):
+        if path not in refused and not program.is_used(path, with_step) and settings.given(path):
             message = f"`{path}` has no effect: it belongs to the built-in loop, which the `entrypoint` replaces"
             yield Diagnostic("R207", message, settings[path].span, severity=Severity.WARNING)

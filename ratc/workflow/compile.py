@@ -154,13 +154,13 @@ def make(
         found += more
         if plan is not None and checks is not None:
             # Of an elastic plan each process of the fewest nodes has the most to hold.
-            found += checks.check((*plan.sizes, plan)[0], request.folder)
+            found += checks.check((*plan.traced.sizes, plan.traced)[0], request.folder)
         if plan is None or has_errors(found):
             return None, found
         traced = checks is not None and not checks.untraceable
         if traced and not has_errors(found) and not any(item.code in ("R315", "R316") for item in found):
-            found += _show_time(plan, request)
-        no_predict = no_predict and open_batch.is_predicted(plan)
+            found += _show_time(plan.traced, request)
+        no_predict = no_predict and open_batch.is_predicted(plan.traced)
         place = _place(loaded, gathered, target, folder, elsewhere, no_predict)
         artifacts, more = targets.artifacts(target, plan, place)
     found += more

@@ -133,7 +133,7 @@ def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | N
         return None, tuple(found)
     side = _of_plan(name, request.target, plan, tuple(found))
     if decision is not None:
-        side = replace(side, step=_step(plan, request.folder))
+        side = replace(side, step=_step(plan.traced, request.folder))
     side = replace(side, own_code=compiling.reached(loaded), unpredicted=compiling.is_untrusted(found))
     return replace(side, points={point.name: point.text for point in points}), ()
 

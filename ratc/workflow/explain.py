@@ -104,7 +104,7 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
         return _unknown(asked.path or "", asked.form, explain.known_paths(plan))
     warnings: list[Diagnostic] = []
     # Tracing takes seconds: only for a value that rests on its decision.
-    if predict := open_batch.is_predicted(plan) and explain.decided_by_memory(plan, paths):
+    if predict := open_batch.is_predicted(plan.traced) and explain.decided_by_memory(plan, paths):
         plan, more, decision = inputs.decide(request, settings, gathered)
         if plan is None:
             return _refused(asked, more)
@@ -123,7 +123,7 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
         # Imported here: it takes longer than the rest of the command.
         from ratc.fitting import own_step
 
-        print("\n" + "\n".join(map(visible, own_step.lines(plan, decision, loaded.folder))))
+        print("\n" + "\n".join(map(visible, own_step.lines(plan.traced, decision, loaded.folder))))
     if paths == ["training.activation_checkpointing"] and asked.form == "text" and decision and decision.recomputed:
         from ratc.fitting import breakdown
 

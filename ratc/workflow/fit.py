@@ -42,7 +42,7 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     loaded = inputs.load(request)
     if loaded.settings is None:
         return Fitted((), loaded.diagnostics)
-    if refused := program.refused(loaded.settings, program.PREDICTION, program.MEASURE):
+    if refused := program.unpredictable(loaded.settings):
         return Fitted((), (*loaded.diagnostics, *refused))
     # For a given micro-batch a prediction may choose the blocks to recompute. An open one is searched for here.
     is_given = not open_batch.leaves_open(loaded.settings)
@@ -51,6 +51,7 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     found = (*loaded.diagnostics, *(item for item in found if item.code != "R305"))
     if plan is None:
         return Fitted((), found)
+    plan = plan.traced
     cards, problems = cards_of(question, plan)
     found = (*found, *problems)
     if any(item.severity is Severity.ERROR for item in problems):

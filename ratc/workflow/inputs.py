@@ -205,11 +205,11 @@ def with_memory(
     The diagnostics of the prediction belong to every plan that rests on it, also if ``known`` had it already.
     """
     plan, found = resolve(None)
-    if plan is None or not predicts or not request.predict or not is_predicted(plan):
+    if plan is None or not predicts or not request.predict or not is_predicted(plan.traced):
         return plan, found, None
-    key = predicted_from(plan, request.folder)
+    key = predicted_from(plan.traced, request.folder)
     if key not in known:
-        known[key] = predict(request, plan)
+        known[key] = predict(request, plan.traced)
     decision, said = known[key]
     if decision is not None:
         plan, found = resolve(decision)

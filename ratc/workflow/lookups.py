@@ -17,6 +17,7 @@ from ratc.catalog import tasks
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.own_code import callables, signatures
 from ratc.plan import Value, Values
+from ratc.program import is_program
 from ratc.sweep import without_repeats
 from ratc.workflow.inputs import Loaded
 
@@ -44,7 +45,11 @@ def check(settings: Values, folder: str) -> Iterator[Diagnostic]:
 
 def _callables(settings: Values, folder: str) -> Iterator[Diagnostic]:
     prefixes = [f"tasks.{name}." for name in settings["tasks"].value or {}]
-    named = [(name, settings[name], settings[args], given) for name, args, given in _CALLABLES]
+    named: list[tuple[str, Value, Value, tuple[str, ...] | None]] = [
+        # Of the data set in the step of a program only `example` is called.
+        (name, settings[name], settings[args], None if is_program(settings) and name == "data.dataset" else given)
+        for name, args, given in _CALLABLES
+    ]
     for prefix in prefixes:
         named.append(("loss", settings[f"{prefix}loss"], settings[f"{prefix}loss_args"], ()))
         own = settings[f"{prefix}data.dataset"], settings[f"{prefix}data.args"]
@@ -129,10 +134,12 @@ def _path(folder: str, text: str) -> str:
 
 
 def _callable(
-    name: Value, args: Value, given: tuple[str, ...], folder: str, if_missing: tuple[str, ...]
+    name: Value, args: Value, given: tuple[str, ...] | None, folder: str, if_missing: tuple[str, ...]
 ) -> Iterator[Diagnostic]:
-    """``if_missing`` is the help for an argument that is not given."""
-    for argument in sorted(set(given).intersection(args.value or ())):
+    """``given`` are the arguments that the runtime adds; None if arguments are not checked. ``if_missing`` is the help
+    for an argument that is not given.
+    """
+    for argument in sorted(set(given or ()).intersection(args.value or ())):
         message = f"`{name.value}` cannot have an argument `{argument}` of its own"
         yield Diagnostic("R237", message, args.span or name.span, (), ("the runtime gives it; remove yours",))
     module, _, attribute = str(name.value).partition(":")
@@ -160,6 +167,8 @@ def _callable(
         if attribute not in known and not attribute.startswith("__"):
             message = f"the module `{module}` has no `{attribute}`"
             yield Diagnostic("R236", message, name.span, (f"it is {path}",), did_you_mean(attribute, known))
+            return
+        if given is None:
             return
         signature = signatures.signature(tree, attribute)
     except signatures.Unknown:

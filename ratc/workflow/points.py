@@ -43,7 +43,7 @@ def resolve(
     for point in points:
         plan, said = _plan(request, document, point, hardware, known)
         if plan is not None and checks is not None:
-            said += met_at(point, checks.check(plan, request.folder, point is points[-1]))
+            said += met_at(point, checks.check(plan.traced, request.folder, point is points[-1]))
             plan = None if has_errors(said) else plan
         why = infeasible(said) if left is not None else None
         if left is not None and why is not None:

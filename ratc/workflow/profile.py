@@ -52,7 +52,7 @@ def profile(
     if loaded.settings is None:
         printer.print(loaded.diagnostics)
         return 1
-    if refused := program.refused(loaded.settings, program.PREDICTION, program.MEASURE):
+    if refused := program.unpredictable(loaded.settings):
         printer.print((*loaded.diagnostics, *refused))
         return 1
     plan, found, _ = inputs.resolve(asked, loaded.settings, predict=False)
@@ -60,7 +60,7 @@ def profile(
         printer.print((*loaded.diagnostics, *found))
         return 1
     if measure:
-        return _measure(plan, loaded, facts_file, sizes, dry_run, printer)
+        return _measure(plan.traced, loaded, facts_file, sizes, dry_run, printer)
     plan, found, _, decision = inputs.decided(asked, loaded.settings)
     printer.print((*loaded.diagnostics, *found))
     if plan is None:
@@ -68,7 +68,7 @@ def profile(
     if decision:
         estimate, source = decision.choice.estimate, decision.measured or "predicted"
     else:
-        prediction, problems = _predict(plan, loaded.folder)
+        prediction, problems = _predict(plan.traced, loaded.folder)
         if prediction is None:
             printer.print(problems)
             return 1

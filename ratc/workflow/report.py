@@ -90,7 +90,7 @@ def _resolved(
     found += said
     if plan is None:
         return None, found
-    fitted = fit_report(plan, decision, loaded.folder, cards)
+    fitted = fit_report(plan.traced, decision, loaded.folder, cards)
     files, note, said = _files(told, loaded)
     found = tuple(dict.fromkeys((*found, *said, *fitted.found)))
     if has_errors(found):

@@ -43,7 +43,7 @@ def remarks(
 
 def _known_values(plan: Plan, paths: Sequence[str]) -> list[tuple[str, Value]]:
     found = {path: value for path in paths if (value := plan.lookup(path)) is not None}
-    if is_open(plan):
+    if is_open(plan.traced):
         found = {path: value for path, value in found.items() if not decided_by_memory(plan, [path])}
     return list(flat(found).items())
 

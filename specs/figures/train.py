@@ -79,7 +79,8 @@ def main() -> None:
         save_state(accelerator, plan, step)
         accelerator.print(f"epoch {epoch + 1}: accuracy {score(accelerator, model, test_loader):.3f}", flush=True)
     accuracy = score(accelerator, model, test_loader)
-    plan.finished(accuracy=accuracy, steps=step, micro_batch_size=batch, world_size=accelerator.num_processes)
+    ran = {"micro_batch_size": batch, "world_size": accelerator.num_processes}
+    plan.finished(accuracy=accuracy, steps=step, memory=plan.memory(), **ran)
     plan.leave()
 
 

@@ -10,6 +10,8 @@ import json
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,6 @@ def real_peak(content: dict[str, Any], batch: int, steps: int = 2) -> tuple[int,
     from ratc_runtime.tasks import make_task
     from ratc_runtime.trace.request import read
     from ratc_runtime.trace.workload import make_engine, run_steps
-    from torch.profiler import ProfilerActivity, profile
 
     request = read(content)
     torch.manual_seed(0)
@@ -34,15 +35,23 @@ def real_peak(content: dict[str, Any], batch: int, steps: int = 2) -> tuple[int,
     task = make_task(request.lock)
     criterion = task.loss()
     engine = make_engine(request, model)
+    train = partial(run_steps, request, engine, task, criterion, batch, steps, before=gc.collect)
+    return allocated_peak(train, sum(weights.values()))
+
+
+def allocated_peak(train: Callable[[], Any], alive: int) -> tuple[int, int]:
+    """Train; return the peak of live bytes and those alive at the end. ``alive`` are those of the weights before."""
+    from torch.profiler import ProfilerActivity, profile
+
     gc.collect()
     gc.disable()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        run_steps(request, engine, task, criterion, batch, steps, before=gc.collect)
+        train()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "events.json")
         watched.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
-    live = peak = sum(weights.values())
+    live = peak = alive
     for size in _tensors(events):
         live += size
         peak = max(peak, live)

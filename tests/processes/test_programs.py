@@ -94,6 +94,8 @@ def test_an_example_continues_after_a_stop(example: str, processes: int, tmp_pat
     found = results(output)
     assert (found["status"], found["steps"], found["world_size"]) == ("finished", steps * epochs, processes)
     assert has_learnt(found)
+    assert found["memory"]["device"] == "cpu"
+    assert found["memory"]["peak_rss_bytes"] > 10 << 20
 
 
 def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:

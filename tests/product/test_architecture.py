@@ -122,7 +122,7 @@ MAY_KNOW = {
     "elastic_plan": {"resolve", "memory"},
     "compiler": {
         *{"yaml", "kinds", "layers", "schema", "sweep", "tuning", "rules"},
-        *{"facts", "resolve", "elastic_plan", "memory"},
+        *{"facts", "resolve", "elastic_plan", "memory", "program"},
     },
     "targets": {"program", "sweep", "tuning"},
     "emit": {"targets", "files"},

@@ -86,6 +86,11 @@ def test_the_guide_to_own_code_trains_a_model_of_hugging_face(tmp_path, environm
     assert found["epochs"][-1]["val_loss"] < found["epochs"][0]["train_loss"]
 
 
+@pytest.mark.slow
+def test_the_guide_to_own_programs_predicts_the_memory_of_one(tmp_path, environment):
+    walk("docs/guides/own-program.md", tmp_path, environment, section="## The memory of your program", least=3)
+
+
 def test_the_pages_install_with_the_target_of_the_makefile():
     """The only commands of the pages that no test here runs."""
     assert re.search(r"^setup:", (ROOT / "Makefile").read_text(), re.MULTILINE)

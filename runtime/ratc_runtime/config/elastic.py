@@ -56,10 +56,11 @@ def _with(lock: _Lock, nodes: int, size: ProgramSize) -> _Lock:
         "parallel": lock.parallel.replace(nodes=nodes, world_size=size.world_size),
         "training": lock.training.replace(**split),
     }
+    if lock.memory is not None:
+        peaks = {"peak_allocated_bytes": size.peak_allocated_bytes, "peak_reserved_bytes": size.peak_reserved_bytes}
+        changes["memory"] = lock.memory.replace(**peaks)
     if isinstance(size, Size):
         loop: Any = lock  # only a Lock has rows of this kind
-        peaks = {"peak_allocated_bytes": size.peak_allocated_bytes, "peak_reserved_bytes": size.peak_reserved_bytes}
-        changes["memory"] = loop.memory.replace(**peaks)
         changes["data"] = loop.data.replace(prefetch_factor=size.prefetch_factor)
         if loop.fsdp2 is not None and loop.fsdp2.shard != "hybrid":
             changes["fsdp2"] = loop.fsdp2.replace(shard_size=size.world_size)

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from ratc_runtime.config import elastic
 from ratc_runtime.config.lock import Files, Lock, load, lock_from
 from ratc_runtime.config.refusal import LOCK_VERSION, Wrong, not_plain, refuse_all, wrong_values
-from ratc_runtime.config.sections import Hardware, Health, OwnModule, Parallel, Positive, ProgramSize, Section
+from ratc_runtime.config.sections import Hardware, Health, Memory, OwnModule, Parallel, Positive, ProgramSize, Section
 
 #: More than any machine has: the first node waits for the word of each.
 MOST_PROCESSES = 1_000_000
@@ -76,6 +76,11 @@ class ProgramTraining(Section):
         description="Learning rate, scaled with the global batch size if the spec asks for that."
     )
     epochs: Positive = Field(description="Passes over the training data.")
+    allocator: Literal["native", "expandable_segments"] | None = Field(
+        default=None,
+        description="How torch's CUDA allocator reserves memory; null on the CPU. It is there only if the spec "
+        "describes the program's step.",
+    )
 
 
 class ProgramEngine(Section):
@@ -127,6 +132,11 @@ class ProgramLock(Files, Section):
     inputs: dict[str, str] = Field(description="Digests of the files from which the lock was compiled, by their path.")
     artifacts: dict[str, str] = Field(
         description="Digests of the files that were compiled together with the lock, by their path."
+    )
+    memory: Memory | None = Field(
+        default=None,
+        description="Predicted memory of one process on the card. It is there only if the spec describes the program's "
+        "step; its values are null if nothing was predicted.",
     )
     health: Health | None = None
     job: dict[str, Any] | None = Field(default=None, description="Request to the scheduler.")

@@ -371,6 +371,8 @@ class ProgramSize(Section):
     world_size: Positive = Field(description="Processes in all.")
     micro_batch_size: Positive = Field(description="Samples in one forward pass of one process.")
     gradient_accumulation_steps: Positive = Field(description="Forward passes of a process in an optimizer step.")
+    peak_allocated_bytes: int | None = Field(default=None, description="As in `memory`. Absent without that section.")
+    peak_reserved_bytes: int | None = Field(default=None, description="As in `memory`. Absent without that section.")
 
 
 class Size(ProgramSize):

@@ -11,7 +11,7 @@
             plan.stopped()
             break
     else:
-        plan.finished(accuracy=0.93)
+        plan.finished(accuracy=0.93, memory=plan.memory())
 
 The loop is the program's own. `specs/figures` is a whole one.
 """

@@ -24,12 +24,13 @@ from typing import Any
 from ratc_runtime.models import load_torchvision  # noqa: F401  # torchmetrics imports torchvision
 
 # isort: split
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import CombinedLoader
 
 from ratc_runtime.integrations.lightning_position import Position
+from ratc_runtime.output.memory_report import start_measuring
+from ratc_runtime.program.memory import device_of
 from ratc_runtime.program.plan import ProgramPlan
 
 #: Lightning's names of precisions.
@@ -78,6 +79,7 @@ class PlanCallback(Callback):
         self.save_every_n_steps = save_every_n_steps
         self.stopping = self._ended = False
         self._step = 0
+        self._updated = False
         self._position = Position()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,11 +96,22 @@ class PlanCallback(Callback):
             found["micro_batch_size"] = sizes[0]
         self.plan.verify(**found)
         self.stopping, self._step = False, trainer.global_step
+        start_measuring(device_of(self.plan.lock))
         self._position.start(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record where the order of the epoch is drawn."""
         self._position.begin_epoch(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Free the gradients of the last optimizer step, which Lightning keeps until the next backward pass.
+
+        So the forward pass takes no more memory than is predicted. With manual optimization the module does it itself.
+        """
+        if self._updated and pl_module.automatic_optimization:
+            for optimizer in trainer.optimizers:
+                optimizer.zero_grad()
+        self._updated = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -108,6 +121,7 @@ class PlanCallback(Callback):
         if trainer.global_step == self._step or self.stopping:
             return
         self._step = trainer.global_step
+        self._updated = True
         if self.plan.should_stop():
             self.stopping = trainer.should_stop = True
             # Lightning does not stop before these, and would validate first, for which there may be no time.
@@ -142,11 +156,10 @@ class PlanCallback(Callback):
             self._finish(trainer)
 
     def _finish(self, trainer: Trainer) -> None:
-        peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
         self.plan.finished(
             steps=trainer.global_step,
             metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
-            memory={"peak_reserved_bytes": peak},
+            memory=self.plan.memory(),
             gradient_accumulation_steps=trainer.accumulate_grad_batches,
             world_size=trainer.world_size,
         )

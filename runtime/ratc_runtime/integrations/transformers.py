@@ -21,11 +21,12 @@ from typing import Any
 from ratc_runtime.models import load_torchvision  # noqa: F401  # transformers imports torchvision
 
 # isort: split
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ratc_runtime.errors import warn
+from ratc_runtime.output.memory_report import start_measuring
+from ratc_runtime.program.memory import device_of
 from ratc_runtime.program.plan import ProgramPlan
 
 #: A checkpoint's folder, by the optimizer steps that were done.
@@ -106,6 +107,7 @@ class PlanCallback(TrainerCallback):
             world_size=args.world_size,
             precision=precision,
         )
+        start_measuring(device_of(self.plan.lock))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save and stop if the job asks for it."""
@@ -126,11 +128,10 @@ class PlanCallback(TrainerCallback):
         last: dict[str, Any] = {}
         for entry in state.log_history:
             last |= entry
-        peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
         self.plan.finished(
             steps=state.global_step,
             metrics=last,
-            memory={"peak_reserved_bytes": peak},
+            memory=self.plan.memory(),
             micro_batch_size=state.train_batch_size or args.per_device_train_batch_size,
             gradient_accumulation_steps=args.gradient_accumulation_steps,
             world_size=args.world_size,

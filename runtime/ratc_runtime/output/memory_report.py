@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.config.program_lock import ProgramLock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.output.sizes import size_text
 
@@ -26,12 +27,13 @@ class Prediction:
     margin: float
 
 
-def predicted(lock: Lock) -> Prediction | None:
+def predicted(lock: Lock | ProgramLock) -> Prediction | None:
     """Return the lock's prediction, if it holds one."""
     memory = lock.memory
-    if memory.peak_allocated_bytes is None or memory.peak_reserved_bytes is None or memory.margin is None:
+    if memory is None:
         return None
-    return Prediction(memory.peak_allocated_bytes, memory.peak_reserved_bytes, memory.margin)
+    allocated, reserved, margin = memory.peak_allocated_bytes, memory.peak_reserved_bytes, memory.margin
+    return None if allocated is None or reserved is None or margin is None else Prediction(allocated, reserved, margin)
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,11 @@ def _measure(device: torch.device) -> MemoryUse:
     return MemoryUse("cpu", peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
-def record(use: MemoryUse, prediction: Prediction | None, samples_per_second: float) -> dict[str, Any]:
+def record(use: MemoryUse, prediction: Prediction | None, samples_per_second: float | None = None) -> dict[str, Any]:
     """Return the entry for results.json: `memory` in bytes, the prediction and the ratio to it."""
     facts: dict[str, Any] = {key: value for key, value in dataclasses.asdict(use).items() if value is not None}
-    facts["samples_per_second"] = samples_per_second
+    if samples_per_second is not None:
+        facts["samples_per_second"] = samples_per_second
     if prediction is not None:
         facts["predicted"] = dataclasses.asdict(prediction)
         if use.peak_reserved_bytes is not None:

@@ -100,6 +100,16 @@ class ProgramPlan(Mapping[str, Any]):
         distributed.broadcast(told, src=0)
         return bool(told.item())
 
+    def memory(self) -> dict[str, Any]:
+        """Return the memory that the run used, for `finished(memory=…)`, and say it beside the lock's prediction.
+
+        Sizes in bytes, the maximum over all ranks, as in results.json of the built-in loop (`MemoryUse`). A warning
+        says if a peak differs from the prediction by more than its margin. Every rank must call this; it needs torch.
+        """
+        from ratc_runtime.program.memory import compared
+
+        return compared(self.lock)
+
     def stopped(self) -> None:
         """Leave word that all is saved and the job may go on later; then end the program with status 0."""
         if self._rank == 0:

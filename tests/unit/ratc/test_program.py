@@ -97,7 +97,7 @@ def test_trust_message_shows_the_whole_command(spec: Path, untrusted: Path, caps
 def test_report_of_a_program_has_no_model_values(spec: Path) -> None:
     assert main(["report", str(spec)]) == 0
     page = Path("report.html").read_text()
-    assert "ratc cannot predict the memory of a program of your own" in page
+    assert "the spec does not describe the step of the program" in page
     assert "launcher torchrun" in page
     assert "None at" not in page
     assert "feature_dims" not in page

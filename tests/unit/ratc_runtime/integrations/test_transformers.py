@@ -173,6 +173,7 @@ def test_the_last_scores_are_recorded_at_the_end(make_plan: Any) -> None:
     found = results(plan.output_dir)
     assert found["metrics"] == {"loss": 1.0, "eval_loss": 3.0, "step": 10}
     assert (found["steps"], found["micro_batch_size"], found["gradient_accumulation_steps"]) == (20, 8, 2)
+    assert found["memory"]["peak_rss_bytes"] > 10 << 20
     assert not (plan.output_dir / "STOPPED").exists()
 
 
