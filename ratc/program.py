@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ratc import resources
 from ratc.diagnostics import Diagnostic, Span
 from ratc.plan import Value, Values
 
@@ -78,11 +79,15 @@ def has_step(settings: Values) -> bool:
     return is_program(settings) and settings.given("model.name")
 
 
+def is_of_step(path: str) -> bool:
+    """Whether a spec's key, or an entry of it, describes the step of a program."""
+    parts = path.split(".")
+    return parts[0] in _STEP or ".".join(parts[:2]) in _STEP_KEYS
+
+
 def is_used(path: str, with_step: bool = False) -> bool:
     """Whether a spec's key means something beside an entrypoint; ``with_step`` if the spec describes its step."""
-    section = path.partition(".")[0]
-    of_step = with_step and (section in _STEP or path in _STEP_KEYS)
-    return of_step or path in _USED_KEYS or section in _USED
+    return (with_step and is_of_step(path)) or path in _USED_KEYS or path.partition(".")[0] in _USED
 
 
 def used(settings: Values) -> Values:
@@ -96,10 +101,16 @@ def used(settings: Values) -> Values:
 def step(settings: Values) -> Values:
     """Return the settings of the built-in loop that makes the step which the spec describes for its program.
 
-    Keys that mean nothing beside an entrypoint have no value but their default. The processes exchange gradients as
+    Keys that mean nothing beside an entrypoint have their default. The processes exchange gradients as
     DistributedDataParallel does, and the model computes its attention as it is written.
     """
     told = {path: value for path, value in settings.items() if not path.startswith("entrypoint.")}
+    for path in [path for path in told if settings.given(path) and not is_used(path, with_step=True)]:
+        default = _default(path)
+        if default is None:
+            del told[path]
+        else:
+            told[path] = default
     told |= {
         "launcher": Value(None, "default"),
         "parallel.strategy": Value("ddp", "default"),
@@ -108,6 +119,16 @@ def step(settings: Values) -> Values:
     if settings["model.attention_memory"].value == "auto":
         told["model.attention_memory"] = Value("full", "default")
     return Values(told)
+
+
+def _default(path: str) -> Value | None:
+    """The default of a spec's key; None if the key is of a section that a spec need not have."""
+    node = resources.schema("experiment")
+    for key in path.split("."):
+        if "null" in node.get("type", ()):
+            return None
+        node = node["properties"].get(key, {})
+    return Value(node.get("default"), "default")
 
 
 def kind(settings: Values) -> str | None:

@@ -13,7 +13,8 @@ from typing import Any
 from ratc.comparison import effects
 from ratc.comparison.model import Amount, Change, Comparison, Side
 from ratc.own_code import callables
-from ratc.plan import Value
+from ratc.plan import Value, Values
+from ratc.program import has_step, is_of_step
 from ratc.spec import keys
 from ratc.spec.keys import Effect
 from ratc.units import size_text
@@ -38,7 +39,10 @@ def compare(old: Side, new: Side) -> Comparison:
     outside = tuple(_outside_plan(old, new))
     changed = {change.path for change in (*sources, *changes)}
     predicted = any(_value(values, "memory.peak_reserved_bytes") is not None for values in (before, after))
-    plan = [_with_causes(change, before, after, changed, predicted) for change in changes]
+    decisive = [path for path in sorted(changed) if keys.memory_of(path) == "depends"] if predicted else []
+    if predicted and any(isinstance(side.settings, Values) and has_step(side.settings) for side in (old, new)):
+        decisive += [path for path in sorted(changed) if path.startswith("spec:") and is_of_step(path[5:])]
+    plan = [_with_causes(change, before, after, changed, decisive) for change in changes]
     return Comparison(
         old,
         new,
@@ -167,13 +171,13 @@ def _section(change: Change) -> str:
 
 
 def _with_causes(
-    change: Change, before: Mapping[str, Value], after: Mapping[str, Value], changed: set[str], predicted: bool
+    change: Change, before: Mapping[str, Value], after: Mapping[str, Value], changed: set[str], decisive: list[str]
 ) -> Change:
-    """Return the change with its direct causes among the other changes."""
+    """Return the change with its direct causes among the other changes; ``decisive`` are those of a prediction."""
     paths = (change.path, change.formerly or change.path)
     own = [path for values in (after, before) for name in paths if name in values for path in values[name].inputs]
-    if predicted and _is_decided(change.path):
-        own += [path for path in sorted(changed) if keys.memory_of(path) == "depends"]
+    if _is_decided(change.path):
+        own += decisive
     if change.path.startswith("memory."):
         own += sorted(keys.decided_by_memory())
     if change.path.startswith("model.args.") and (change.old is None or change.new is None):

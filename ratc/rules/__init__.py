@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratc.diagnostics import Diagnostic
 from ratc.parts import parts
 from ratc.plan import Values
-from ratc.program import has_step, is_program
+from ratc.program import has_step, is_program, step
 from ratc.rules import (
     allocator,
     augmentations,
@@ -64,8 +64,12 @@ OF_STEP = (callables, custom, heads, scales, allocator, grid, *OF_TASK)
 def check(settings: Values) -> tuple[Diagnostic, ...]:
     """Return the findings of every rule, in the order of the file."""
     if is_program(settings):
-        of_step = OF_STEP if has_step(settings) else ()
-        return tuple(sorted((one for rule in (*OF_PROGRAM, *of_step) for one in rule.check(settings)), key=_line))
+        found = [one for rule in OF_PROGRAM for one in rule.check(settings)]
+        if (
+            has_step(settings) and settings["task_type"].value != "multi"
+        ):  # of which R245 says that only the loop has it
+            found += [one for rule in OF_STEP for one in rule.check(step(settings))]
+        return tuple(sorted(found, key=_line))
     found = [diagnostic for rule in RULES for diagnostic in rule.check(settings)]
     tasks = parts(settings).values() if settings["task_type"].value == "multi" else (settings,)
     # A finding on the model, which the tasks share, is reported once.

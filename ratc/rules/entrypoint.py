@@ -112,11 +112,16 @@ def _of_the_loop(settings: Values) -> Iterator[Diagnostic]:
         yield Diagnostic("R245", message, rate.span, helps=("give a number",))
     checkpointing = settings["training.activation_checkpointing"]
     if checkpointing.value == "auto":
-        message = "`activation_checkpointing: auto` chooses blocks of a traced model, and a program is not traced"
+        message = "`activation_checkpointing: auto` chooses blocks, and ratc cannot wrap the modules of a program"
         yield Diagnostic("R245", message, checkpointing.span, helps=("remove it, or checkpoint in the program",))
         refused.add("training.activation_checkpointing")
-    with_step = program.has_step(settings)
+    with_step, task = program.has_step(settings), settings["task_type"]
+    if task.value == "multi":
+        refused.add("task_type")
+        message = "`task_type: multi` belongs to the built-in loop, which the `entrypoint` replaces"
+        yield Diagnostic("R245", message, task.span, helps=("describe the step as one task, such as `custom`",))
     for path in settings:
         if path not in refused and not program.is_used(path, with_step) and settings.given(path):
             message = f"`{path}` has no effect: it belongs to the built-in loop, which the `entrypoint` replaces"
-            yield Diagnostic("R207", message, settings[path].span, severity=Severity.WARNING)
+            helps = ("with `model.name` it describes the program's step",) if program.is_of_step(path) else ()
+            yield Diagnostic("R207", message, settings[path].span, helps=helps, severity=Severity.WARNING)

@@ -41,7 +41,9 @@ _KEYS = {
 #: Words of an error, in a line that is none of Slurm's launcher, and not the script's line on the logs.
 _ERROR = (
     r"^(?!srun: |slurmstepd)(?!.* (?:srun: |ratc: job )).*"
-    r"(?i:error|exception|traceback|fail|kill|abort|fatal|fault|signal|dumped|panic|cannot|refused|denied|not found)"
+    r"(?:Error\b|Exception\b|(?i:\b(?:errors?|exceptions?|traceback|fail(?:ed|s|ure)?|kill(?:ed|ing)?|abort(?:ed|ing)?|fatal"
+    r"|faults?|signal|dumped|panic|cannot|could not|can't|unable|refused|denied|not found|no such|invalid|illegal"
+    r"|unrecognized|unknown|missing|usage|assert(?:ion)?|unreachable|timeout|timed out|terminated|nan|oom)\b))"
 )
 #: Seconds of an epoch that no run takes: a year. A file that somebody changed may hold any number.
 _LONGEST_EPOCH_S = 365 * 86_400
@@ -252,7 +254,7 @@ def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
 def _no_place(evidence: Evidence) -> Diagnostic | None:
     """Code: R607."""
     found = evidence.first_cause(
-        r"cannot create directory [\u2018']([^\u2019'\n]*)[\u2019']",
+        r"^mkdir: cannot create directory [\u2018']([^\u2019'\n]*)[\u2019']: (?!File exists)",
         r"No space left on device(?:: '([^']*)')?",
         r"Disk quota exceeded(?:: '([^']*)')?",
         r"Read-only file system(?:: '([^']*)')?",
@@ -264,7 +266,8 @@ def _no_place(evidence: Evidence) -> Diagnostic | None:
     span, match = found
     of = f" at `{match[1]}`" if match.lastindex else ""
     words = match[0].split(":")[0].lower()
-    words = "this folder cannot be made" if words.startswith("cannot create") else words
+    if words == "mkdir":
+        words = "the folder cannot be made"
     help = f"free some space, or name another folder in {evidence.at('output_dir')}"
     if "shared" in words or "bus" in words:
         help = f"the loader processes share memory: ask for more in /dev/shm, or {evidence.at('data.num_workers')}"
@@ -318,19 +321,28 @@ def _refused(evidence: Evidence) -> Diagnostic | None:
     return Diagnostic("R610", f"the job ended before it trained: {text}", span)
 
 
-def _silent(evidence: Evidence) -> Diagnostic | None:
-    """A failed job in whose logs nothing looks like an error; lines of the launchers do not count. Code: R615."""
+def _was_killed(evidence: Evidence) -> Diagnostic | None:
+    """A process that the system killed: by a launcher's or the shell's word, or since a failed run says nothing of an
+    error. ratc's own loop prints every error, so its silence counts; that of another program does not. Code: R615.
+    """
+    line = evidence.first(
+        r"was ended by signal 9\b|Signal 9 \(SIGKILL\) received|died with <Signals\.SIGKILL",
+        r"^\S.*: line \d+: +\d+ Killed\b|^Killed$",
+    )
     record = evidence.record
-    if record is None or record.end is not End.FAILED or not any(log.text.strip() for log in evidence.logs):
+    failed = record is not None and record.end is End.FAILED
+    silent = failed and "entrypoint.program" not in evidence.lock and any(log.text.strip() for log in evidence.logs)
+    silent = silent and record is not None and record.status in (None, 1) and evidence.first(_ERROR) is None
+    if line is None and not silent and not (failed and record and record.status == 128 + 9):
         return None
-    if evidence.first(_ERROR) is not None:
-        return None
-    notes = ("a process that the system kills (signal 9) cannot write one, and its launcher ends with status 1",)
     helps = (
         "a node whose memory is full kills the process that has most of it: ask for more in "
         f"{evidence.at('resources.memory')}, or start fewer loader processes in {evidence.at('data.num_workers')}",
         "the node's own log (`dmesg`) says what it killed",
     )
+    if line is not None or not silent:
+        return Diagnostic("R615", "a process was killed (signal 9)", _span(line) or _end(evidence), (), helps)
+    notes = ("a process that the system kills (signal 9) cannot write one, and its launcher ends with status 1",)
     return Diagnostic("R615", "the run ended without a message of an error", _end(evidence), notes, helps)
 
 
@@ -373,6 +385,6 @@ CAUSES: Sequence[Callable[[Evidence], Diagnostic | None]] = (
     _own_error,
     _no_network,
     _refused,
+    _was_killed,
     _following,
-    _silent,
 )

@@ -15,6 +15,7 @@ from ratc.compiled.git_revisions import Revision
 from ratc.compiled.read_lock import Compiled
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Plan, Value, Values
+from ratc.program import used
 from ratc.targets import lock
 from ratc.workflow import compile as compiling
 from ratc.workflow import inputs, recorded
@@ -140,7 +141,7 @@ def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | N
 
 def _of_plan(name: str, target: str, plan: Plan, found: tuple[Diagnostic, ...]) -> Side:
     words = tuple(f"{item.code}: {item.message}" for item in found if item.severity is Severity.WARNING)
-    return Side(name, target, plan.values, plan.settings, plan.facts, ratc_version=__version__, findings=words)
+    return Side(name, target, plan.values, used(plan.settings), plan.facts, ratc_version=__version__, findings=words)
 
 
 def _step(plan: Plan, folder: str) -> str:

@@ -127,7 +127,7 @@ MAY_KNOW = {
     "targets": {"program", "sweep", "tuning"},
     "emit": {"targets", "files"},
     "explain": set(),
-    "comparison": set(),
+    "comparison": {"program"},
     "render": {"comparison", "explain"},
     "importers": {"yaml", "schema", "program"},
     "consumers": {"yaml", "targets"},

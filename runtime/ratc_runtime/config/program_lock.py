@@ -136,7 +136,7 @@ class ProgramLock(Files, Section):
     memory: Memory | None = Field(
         default=None,
         description="Predicted memory of one process on the card. It is there only if the spec describes the program's "
-        "step; its values are null if nothing was predicted.",
+        "step; its values are null if nothing was predicted, or if the spec gives the micro-batch.",
     )
     health: Health | None = None
     job: dict[str, Any] | None = Field(default=None, description="Request to the scheduler.")

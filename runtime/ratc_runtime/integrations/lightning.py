@@ -27,6 +27,7 @@ from ratc_runtime.models import load_torchvision  # noqa: F401  # torchmetrics i
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from ratc_runtime.integrations.lightning_position import Position
 from ratc_runtime.output.memory_report import start_measuring
@@ -71,11 +72,12 @@ def last_checkpoint(plan: ProgramPlan) -> str | None:
 class PlanCallback(Callback):
     """Holds the Trainer to the plan, and takes word between it and the job.
 
-    It saves after each epoch, and after every `save_every_n_steps` optimizer steps of the run if that is given.
+    It saves after each epoch, and after every `save_every_n_steps` optimizer steps of the run if that is given. With
+    `free_gradients` it frees the gradients after each optimizer step, as ratc's own loop does.
     """
 
-    def __init__(self, plan: ProgramPlan, save_every_n_steps: int | None = None) -> None:
-        self.plan = plan
+    def __init__(self, plan: ProgramPlan, save_every_n_steps: int | None = None, free_gradients: bool = True) -> None:
+        self.plan, self.free_gradients = plan, free_gradients
         self.save_every_n_steps = save_every_n_steps
         self.stopping = self._ended = False
         self._step = 0
@@ -106,9 +108,10 @@ class PlanCallback(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Free the gradients of the last optimizer step, which Lightning keeps until the next backward pass.
 
-        So the forward pass takes no more memory than is predicted. With manual optimization the module does it itself.
+        So the forward pass takes no more memory than is predicted. Gradients are left alone if they may be used: with
+        `free_gradients=False`, manual optimization, or a hook of the module's or a callback's before or in zero_grad.
         """
-        if self._updated and pl_module.automatic_optimization:
+        if self._updated and self.free_gradients and not _uses_gradients(trainer, pl_module):
             for optimizer in trainer.optimizers:
                 optimizer.zero_grad()
         self._updated = False
@@ -182,6 +185,15 @@ class PlanCallback(Callback):
                 shutil.rmtree(path)  # a sharded strategy's is a folder
             os.replace(unfinished, path)
         trainer.strategy.barrier()
+
+
+def _uses_gradients(trainer: Trainer, module: LightningModule) -> bool:
+    """Whether the module, or a callback, may use the gradients of a step after it."""
+    hooked = is_overridden("optimizer_zero_grad", module) or is_overridden("on_before_zero_grad", module)
+    hooked |= any(
+        is_overridden("on_before_zero_grad", callback, Callback) for callback in getattr(trainer, "callbacks", ())
+    )
+    return hooked or not module.automatic_optimization
 
 
 def _batch_sizes(trainer: Trainer) -> list[int]:

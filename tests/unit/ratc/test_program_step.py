@@ -152,6 +152,53 @@ def test_a_change_of_the_step_is_a_change_of_memory(spec: Path, capsys: pytest.C
     assert "memory" in capsys.readouterr().out
 
 
+def test_a_change_of_the_step_is_the_cause_of_another_micro_batch(
+    spec: Path,
+    runtime: Any,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("step.py").write_text("def make(width=0): ...\n" + STEP.partition("\n")[2])
+    assert main(["diff", "spec.yaml", "spec.yaml"]) == 0
+    heavy = answers(activation=200.0 * made_traces.MIB)
+    light = answers()
+    runtime(f"if request['model']['args']:\n    {heavy}else:\n    {light}")
+    Path("other.yaml").write_text(SPEC.replace('"step:make"', '"step:make", args: {width: 1}'))
+    capsys.readouterr()
+    assert main(["diff", "spec.yaml", "other.yaml"]) == 1
+    said = capsys.readouterr().out
+    root = said.index("model.args.width")
+    assert "has no effect" not in said
+    assert "cosmetic" not in said[root:].splitlines()[0]
+    assert root < said.index("training.micro_batch_size: 2048"), "below its cause"
+
+
+@pytest.mark.parametrize(
+    "more", ["warmup_epochs: 500", "min_learning_rate: 1.0", "init_from: {path: nothere.pt}", "extensions: []"]
+)
+def test_a_key_without_effect_stops_nothing(spec: Path, capsys: pytest.CaptureFixture[str], more: str) -> None:
+    status, lock = compiled(SPEC.replace("optimizer: adam", f"optimizer: adam, {more}"))
+    said = capsys.readouterr().err
+    assert (status, "error[" in said) == (0, False), said
+    assert lock["training"]["micro_batch_size"] == 2048
+    assert "has no effect" in said
+    spec.write_text(SPEC.replace("data: {", "data: {class_names: [a, b], "))
+    assert main(["validate", "spec.yaml"]) == 0
+    assert "R211" not in capsys.readouterr().err
+
+
+def test_several_tasks_are_refused_once(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec.write_text(SPEC.replace("task_type: custom", "task_type: multi"))
+    assert main(["validate", "spec.yaml"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("error[") == said.count("error[R245]") == 1
+
+
+def test_a_description_without_a_model_is_told_what_it_lacks(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec.write_text(SPEC.replace('model: {name: "step:make"}\n', ""))
+    assert main(["validate", "spec.yaml"]) == 0
+    assert "with `model.name` it describes the program's step" in capsys.readouterr().err
+
+
 def on_a_cluster(text: str) -> str:
     """The spec for one or two nodes of a cluster, each with four cards of 40 GB."""
     Path("clusters").mkdir(exist_ok=True)

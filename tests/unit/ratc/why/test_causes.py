@@ -96,7 +96,7 @@ ValueError: odd
             evidence("mkdir: cannot create directory \u2018../taken/a b\u2019: Not a directory\n", end=End.FAILED),
             "R607",
             "log0:1",
-            "at `../taken/a b`: this folder cannot be made",
+            "at `../taken/a b`: the folder cannot be made",
         ),
         (
             evidence("step 1\nsrun: error: n1: task 0: Exited with exit code 1\n", end=End.FAILED),
@@ -105,6 +105,12 @@ ValueError: odd
             "without a message",
         ),
         (evidence("", "step 1\n", end=End.FAILED), "R615", "log1:1", "ended without a message"),
+        (evidence("job.sh: line 12:  4711 Killed   python train.py\n", end=End.FAILED), "R615", "log0:1", "signal 9"),
+        (evidence("error[R567]: the program was ended by signal 9\n", end=End.FAILED), "R615", "log0:1", "signal 9"),
+        (evidence("step 1\n", end=End.FAILED, record={"status": 137}), "R615", "log0:1", "signal 9"),
+        (evidence("using default skills, val_error=0.3\n", end=End.FAILED), "R615", "log0:1", "without a message"),
+        (evidence("step 1\n", end=End.FAILED, record={"status": 3}), "R611", "log0:1", "no known cause was found"),
+        (evidence("step 1\nLoss is nan, stopping\n", end=End.FAILED), "R611", "log0:2", "no known cause was found"),
         (evidence("step 1\nCannot go on\n", end=End.FAILED), "R611", "log0:2", "no known cause was found"),
         (evidence("", end=End.FAILED), "R611", None, "no known cause was found"),
         (evidence("step 1\nstep 2\n"), "R611", "log0:2", "no known cause was found"),
@@ -311,3 +317,10 @@ def test_no_memory_prediction_is_suggested_for_an_own_program() -> None:
         assert cause is not None
         assert cause.code == "R606"
         assert len(cause.helps) == helps
+
+
+def test_the_silence_of_another_program_is_no_cause() -> None:
+    given = evidence("step 1\n", end=End.FAILED)
+    own = Values({**LOCK, "entrypoint.program": Value("train.py", "spec")})
+    assert the_cause(given).code == "R615"
+    assert the_cause(dataclasses.replace(given, lock=own)).code == "R611"

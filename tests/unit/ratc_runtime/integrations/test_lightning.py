@@ -186,3 +186,52 @@ def test_a_folder_in_the_place_of_the_checkpoint_is_replaced(make_plan: Any) -> 
     (plan.checkpoint_dir / "last.ckpt").mkdir(parents=True)
     fit(plan, Line(plan.output_dir), max_epochs=1)
     assert (plan.checkpoint_dir / "last.ckpt").is_file()
+
+
+class Watching(Line):
+    """A line that looks at its gradients where the next step begins."""
+
+    def __init__(self, output: Path) -> None:
+        super().__init__(output)
+        self.alive: list[bool] = []
+
+    def training_step(self, batch: Any, number: int) -> torch.Tensor:
+        self.alive.append(self.layer.weight.grad is not None)
+        return super().training_step(batch, number)
+
+
+class Halving(Watching):
+    """One that keeps half of its gradients for the next step."""
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(0.5)
+
+
+class Logging(lightning.Callback):
+    """Looks at the gradients of a step before they are dropped."""
+
+    def on_before_zero_grad(self, trainer: Any, module: Any, optimizer: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "free", "kept"),
+    [
+        (Watching, {}, True, False),
+        (Watching, {}, False, True),
+        (Halving, {}, True, True),
+        (Watching, {"callbacks": [Logging()]}, True, True),
+    ],
+)
+def test_gradients_are_freed_after_a_step_unless_they_may_be_used(
+    make_plan: Any, kind: type[Watching], more: dict[str, Any], free: bool, kept: bool
+) -> None:
+    """Of two pieces a step, the second finds the first one's; the first finds those of the last step, if any."""
+    plan = make_plan(training__epochs=1)
+    module = kind(plan.output_dir)
+    keywords = {**trainer_arguments(plan, num_sanity_val_steps=0, **QUIET), "max_epochs": 1}
+    callbacks = [PlanCallback(plan, free_gradients=free), *more.get("callbacks", [])]
+    data = DataLoader(TensorDataset(torch.rand(64, 1)), 8)
+    lightning.Trainer(**keywords, callbacks=callbacks).fit(module, data)
+    assert module.alive == [False, True, *[kept, True] * 3]
