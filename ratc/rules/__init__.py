@@ -65,9 +65,8 @@ def check(settings: Values) -> tuple[Diagnostic, ...]:
     """Return the findings of every rule, in the order of the file."""
     if is_program(settings):
         found = [one for rule in OF_PROGRAM for one in rule.check(settings)]
-        if (
-            has_step(settings) and settings["task_type"].value != "multi"
-        ):  # of which R245 says that only the loop has it
+        # R245 says of several tasks that only the loop has them.
+        if has_step(settings) and settings["task_type"].value != "multi":
             found += [one for rule in OF_STEP for one in rule.check(step(settings))]
         return tuple(sorted(found, key=_line))
     found = [diagnostic for rule in RULES for diagnostic in rule.check(settings)]

@@ -331,17 +331,17 @@ def _was_killed(evidence: Evidence) -> Diagnostic | None:
     )
     record = evidence.record
     failed = record is not None and record.end is End.FAILED
-    silent = failed and "entrypoint.program" not in evidence.lock and any(log.text.strip() for log in evidence.logs)
-    silent = silent and record is not None and record.status in (None, 1) and evidence.first(_ERROR) is None
-    if line is None and not silent and not (failed and record and record.status == 128 + 9):
-        return None
+    status = record.status if record is not None else None
     helps = (
         "a node whose memory is full kills the process that has most of it: ask for more in "
         f"{evidence.at('resources.memory')}, or start fewer loader processes in {evidence.at('data.num_workers')}",
         "the node's own log (`dmesg`) says what it killed",
     )
-    if line is not None or not silent:
+    if line is not None or (failed and status == 128 + 9):
         return Diagnostic("R615", "a process was killed (signal 9)", _span(line) or _end(evidence), (), helps)
+    is_loop, has_log = "entrypoint.program" not in evidence.lock, any(log.text.strip() for log in evidence.logs)
+    if not (failed and is_loop and has_log and status in (None, 1)) or evidence.first(_ERROR) is not None:
+        return None
     notes = ("a process that the system kills (signal 9) cannot write one, and its launcher ends with status 1",)
     return Diagnostic("R615", "the run ended without a message of an error", _end(evidence), notes, helps)
 

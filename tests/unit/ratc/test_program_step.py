@@ -146,12 +146,6 @@ def test_commands_that_predict_predict(spec: Path, capsys: pytest.CaptureFixture
     assert ratc.fit(ratc.CompileRequest("spec.yaml")).rows
 
 
-def test_a_change_of_the_step_is_a_change_of_memory(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("other.yaml").write_text(SPEC.replace("num_gpus: 1", "num_gpus: 2"))
-    assert main(["diff", "spec.yaml", "other.yaml"]) in (0, 1)
-    assert "memory" in capsys.readouterr().out
-
-
 def test_a_change_of_the_step_is_the_cause_of_another_micro_batch(
     spec: Path,
     runtime: Any,  # noqa: F811
