@@ -12,6 +12,7 @@ folder is trusted, as for the commands (docs/guides/own-code.md).
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
@@ -160,8 +161,8 @@ def fit(request: CompileRequest, cards: Sequence[str] = (), precisions: Sequence
 def check(path: AnyPath = ".", this_machine: bool = False) -> tuple[Diagnostic, ...]:
     """Return the findings on compiled folders below a path that differ from the output of their inputs.
 
-    Raises OSError if there is no such path or it cannot be listed (nothing would be found there), and TypeError if it
-    is not a path.
+    Raises OSError if there is no such path, if it cannot be listed, or if it holds no compiled folder: then nothing was
+    checked. Raises TypeError if it is not a path.
     """
     from ratc.compiled import find
     from ratc.sweep import without_repeats
@@ -170,6 +171,9 @@ def check(path: AnyPath = ".", this_machine: bool = False) -> tuple[Diagnostic, 
 
     known: Known = {}
     found: list[Diagnostic] = []
-    for folder in find.compiled([as_path("path", path)]):
+    folders = list(find.compiled([as_path("path", path)]))
+    if not folders:
+        raise FileNotFoundError(errno.ENOENT, "there is no compiled folder in it", str(path))
+    for folder in folders:
         found += checked(folder, this_machine, known, [])
     return tuple(without_repeats(found))

@@ -43,7 +43,7 @@ def _secret(item: Carried) -> Left:
     """Return the item left out for a secret: with its name, never with its value."""
     name = item.path.removeprefix(_VARIABLES)
     if name != item.path:
-        why = f"it looks like a secret, and ratc copies none: name it with `secrets: [{name}]`"
+        why = f"it looks like a secret, and ratc copies none: name it in the spec: `environment: {{secrets: [{name}]}}`"
         return Left(f"export {name}" if item.source.startswith("export ") else item.path, item.span, why)
     why = "it looks like a secret, and ratc copies none: name it in `environment.secrets`"
     return Left(item.path, item.span, why)

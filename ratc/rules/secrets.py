@@ -25,8 +25,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             if name != place:
                 message = f"the variable `{redact(name)}` looks like it holds a secret"
                 helps = (
-                    f"remove it, set the variable in the shell that submits, and name it in the spec: `secrets: "
-                    f"[{redact(name)}]`",
+                    "remove it, set the variable in the shell that submits, and name it in the spec: "
+                    f"`environment: {{secrets: [{redact(name)}]}}`",
                 )
             else:
                 message = f"`{redact(place)}` looks like it holds a secret"

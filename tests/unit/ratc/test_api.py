@@ -94,6 +94,12 @@ def test_check_of_an_invalid_path_raises_an_error(path):
         ratc.check(path)
 
 
+def test_check_of_a_folder_without_compiled_files_is_no_clean_result():
+    Path("empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="there is no compiled folder in it: 'empty'"):
+        ratc.check("empty")
+
+
 def test_check_in_a_deleted_working_folder_raises_an_error(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -182,7 +188,7 @@ def test_fit_refuses_a_string_of_cards_and_unknown_precisions():
 def test_paths_may_be_path_objects():
     request = ratc.CompileRequest(Path("spec.yaml"), output=Path("out"), sets=["seed=3"])
     assert (request.spec, request.output, request.sets) == ("spec.yaml", "out", ("seed=3",))
-    assert ratc.compile(request).ok
+    assert ratc.compile(request).write()
     assert ratc.diff(Path("spec.yaml"), Path("spec.yaml")).comparison.is_empty
     assert ratc.check(Path()) == ()
     assert ratc.load_config_with_auto_optimization(Path("spec.yaml"))["experiment_name"] == "demo"
