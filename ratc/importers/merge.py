@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.importers.model import Carried, Item, Left
+from ratc.importers.model import OF_A_SECRET, Carried, Item, Left
 from ratc.program import KINDS, is_used
 from ratc.secrets.redact import found, shown
 
@@ -29,10 +29,14 @@ def merge(items: Iterable[Item]) -> Merged:
     for item in items:
         if isinstance(item, Left):
             merged.left.append(item)
-        elif any(found(item.path, item.value, strict=item.path.startswith(_VARIABLES))):
-            merged.left.append(_secret(item))
-        else:
+            continue
+        secrets = list(found(item.path, item.value, strict=item.path.startswith(_VARIABLES)))
+        if not secrets:
             _add(merged, item)
+        elif item.path == "entrypoint.args":
+            _arguments(merged, item, secrets)
+        else:
+            merged.left.append(_secret(item))
     _gpus(merged)
     _engine(merged)
     _program(merged)
@@ -45,8 +49,21 @@ def _secret(item: Carried) -> Left:
     if name != item.path:
         why = f"it looks like a secret, and ratc copies none: name it in the spec: `environment: {{secrets: [{name}]}}`"
         return Left(f"export {name}" if item.source.startswith("export ") else item.path, item.span, why)
-    why = "it looks like a secret, and ratc copies none: name it in `environment.secrets`"
-    return Left(item.path, item.span, why)
+    return Left(item.path, item.span, OF_A_SECRET)
+
+
+def _arguments(merged: Merged, item: Carried, secrets: Iterable[str]) -> None:
+    """Add the arguments of a program without those that are secrets, and without the options that they belong to."""
+    words = dict(enumerate(item.value))
+    for number in [index for index in words if f"{item.path}[{index}]" in secrets]:
+        before = words.get(number - 1, "")
+        is_value = before.startswith("-") and "=" not in before
+        name = words.pop(number - 1) if is_value else words[number].partition("=")[0] if "=" in words[number] else ""
+        del words[number]
+        left = name if name.startswith("-") else "a word"
+        merged.left.append(Left(f"{item.path}: {left}", item.span, OF_A_SECRET))
+    if words:
+        _add(merged, replace(item, value=list(words.values())))
 
 
 def _add(merged: Merged, item: Carried) -> None:

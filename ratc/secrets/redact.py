@@ -135,6 +135,8 @@ def option_of(word: str) -> str:
     if name == word:
         unfinished = _UNFINISHED.search(word[-200:])
         name = (unfinished["option"] or unfinished["name"]) if unfinished else ""
+    elif "=" in name and not name.endswith("=\\"):
+        return ""  # its value is in the word itself
     return name if names_secret(name) else ""
 
 

@@ -305,3 +305,21 @@ def test_secret_in_the_arguments_is_not_imported() -> None:
     text, found = write(merge.merge(items), ["x"])
     assert "hf_aaaa" not in text + str(found)
     assert "script: train.py" in text
+
+
+@pytest.mark.parametrize(
+    ("written", "left"),
+    [
+        ("--hub hf_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "--hub"),
+        ("--hub=hf_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "--hub"),
+        ("--password=hunter2", "--password"),
+        ("--url https://me:pa55word@host/x", "--url"),
+        ("hf_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "a word"),
+        ("user.token=hf_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "a word"),
+    ],
+)
+def test_only_the_secret_of_the_arguments_is_left_out(written: str, left: str) -> None:
+    items = batch.read("slurm", "x", f"#SBATCH -N 1\npython train.py --lr 0.1 {written} --data /data\n")
+    merged = merge.merge(items)
+    assert merged.values["entrypoint.args"].value == ["--lr", "0.1", "--data", "/data"]
+    assert [item.source for item in merged.left if not item.deliberate] == [f"entrypoint.args: {left}"]
