@@ -131,18 +131,28 @@ def name_of(dataset: Any, index: int) -> str:
 def checked(item: Any, name: str) -> Checked:
     """Return image, target and name of a data set's item, with arrays as tensors and every number finite.
 
-    An item is a mapping with `image`, `target` and optionally `name`, or a tuple (image, target). Raises ValueError or
-    KeyError if it is neither, and ValueError if a number in it is not finite.
+    Raises ValueError if it is not an item, or if a number in it is not finite.
     """
     if isinstance(item, Checked):
         return item
-    if isinstance(item, Mapping):
-        image, target, name = item["image"], item["target"], str(item.get("name", name))
-    elif isinstance(item, (tuple, list)) and len(item) == 2:
-        image, target = item
-    else:
-        raise ValueError(f"an item is a mapping with image and target, or a pair of them, not {type(item).__name__}")
+    image, target = parts(item)
+    name = str(item.get("name", name)) if isinstance(item, Mapping) else name
     return Checked(image=_as_tensors(image, "image"), target=_as_tensors(target, "target"), name=name)
+
+
+def parts(item: Any) -> tuple[Any, Any]:
+    """Return image and target of an item: a mapping with `image`, `target` and optionally `name`, or a pair.
+
+    Raises ValueError if it is neither.
+    """
+    if isinstance(item, Mapping) and {"image", "target"} <= item.keys():
+        return item["image"], item["target"]
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        return item[0], item[1]
+    what = type(item).__name__
+    if isinstance(item, Mapping):
+        what = f"a {what} with {', '.join(map(str, item)) or 'no keys'}"
+    raise ValueError(f"an item is a mapping with image and target, or a pair of them, not {what}")
 
 
 def _as_tensors(value: Any, where: str) -> Any:

@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.data import pytree
+from ratc_runtime.data.samples import parts
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.import_callable import call, resolve
 from ratc_runtime.tasks import Metric
@@ -47,6 +48,7 @@ class Custom(Task):
         """Return `count` times the sample that the data set's `example(**args)` gives, without reading data.
 
         Raises NotImplementedError if the data set has none: a rehearsal is then skipped, and a trace reports it.
+        Raises ValueError if it is not a sample.
         """
         if self._sample is None:
             self._sample = self._asked()
@@ -64,8 +66,7 @@ class Custom(Task):
                 f"the inputs of a custom task are not known: give {data.dataset} a static method example, which takes"
                 " `data.args` and returns one sample"
             )
-        sample = call("dataset", f"{data.dataset}.example", function, data.args or {})
-        return (sample["image"], sample["target"]) if isinstance(sample, Mapping) else tuple(sample)
+        return parts(call("dataset", f"{data.dataset}.example", function, data.args or {}))
 
     def writer(self, folder: Path, threshold: float) -> ArrayWriter:
         """Return the writer of outputs as arrays. `threshold` has no effect."""

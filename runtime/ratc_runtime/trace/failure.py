@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 NOT_TRACEABLE, FAILED, OUTPUT, ONE_VALUE, PACKAGE, VALUE = "R315", "R316", "R574", "R575", "R598", "R237"
-# Their frames are ours or torch's: whoever reads the finding looks for a line of the model.
 #: The key of the spec whose code a piece of work runs, if it is not `model.name`.
 _KEYS = {
+    "asking the data set for an example": "data.dataset",
     "building the loss": "training.loss",
     "calling the loss": "training.loss",
     "making the optimizer": "training.optimizer",
     "a step of the optimizer": "training.optimizer",
 }
+#: Their frames are ours or torch's: whoever reads the finding looks for a line of the model.
 _MACHINERY = (str(Path(__file__).parents[1]) + os.sep, sysconfig.get_path("stdlib") + os.sep)
 
 

@@ -272,6 +272,20 @@ class Stepping(torch.optim.SGD):
         raise ValueError("no step")
 
 
+class Inputs:
+    """A data set whose example has no target."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> object:
+        raise AssertionError("a prediction reads no data")
+
+    @staticmethod
+    def example() -> dict[str, torch.Tensor]:
+        return {"image": torch.zeros(4)}
+
+
 class Scoring(nn.Module):
     """A loss that fails when it is called."""
 

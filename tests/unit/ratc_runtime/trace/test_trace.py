@@ -342,3 +342,10 @@ def test_a_custom_task_is_traced_with_the_example_of_its_data_set(tmp_path: Path
 def test_a_custom_task_without_an_example_is_refused_with_help(tmp_path: Path) -> None:
     found = failure(custom(dataset="zoo:NoExample", args={}), tmp_path)
     assert "give zoo:NoExample a static method example" in json.dumps(found)
+    assert found["key"] == "data.dataset"
+
+
+def test_an_example_that_is_no_sample_is_refused_at_the_data_set(tmp_path: Path) -> None:
+    found = failure(custom(dataset="hostile:Inputs", args={}), tmp_path)
+    assert (found["code"], found["key"]) == ("R316", "data.dataset")
+    assert "a pair of them, not a dict with image" in found["message"]
