@@ -322,28 +322,38 @@ def _refused(evidence: Evidence) -> Diagnostic | None:
 
 
 def _was_killed(evidence: Evidence) -> Diagnostic | None:
-    """A process that the system killed: by a launcher's or the shell's word, or since a failed run says nothing of an
-    error. ratc's own loop prints every error, so its silence counts; that of another program does not. Code: R615.
-    """
+    """A process that the system killed, by a launcher's or the shell's word. Code: R615."""
     line = evidence.first(
         r"was ended by signal 9\b|Signal 9 \(SIGKILL\) received|died with <Signals\.SIGKILL",
         r"^\S.*: line \d+: +\d+ Killed\b|^Killed$",
     )
+    return _killed(evidence, line[0]) if line is not None else None
+
+
+def _was_silent(evidence: Evidence) -> Diagnostic | None:
+    """The same by the exit status, or since a failed run says nothing of an error. ratc's own loop prints every error,
+    so its silence counts; that of another program does not. Code: R615.
+    """
     record = evidence.record
-    failed = record is not None and record.end is End.FAILED
-    status = record.status if record is not None else None
+    if record is None or record.end is not End.FAILED:
+        return None
+    if record.status == 128 + 9:
+        return _killed(evidence, _end(evidence))
+    is_loop, has_log = "entrypoint.program" not in evidence.lock, any(log.text.strip() for log in evidence.logs)
+    if not (is_loop and has_log and record.status in (None, 1)) or evidence.first(_ERROR) is not None:
+        return None
+    notes = ("a process that the system kills (signal 9) cannot write one, and its launcher ends with status 1",)
+    told = _killed(evidence, _end(evidence))
+    return replace(told, message="the run ended without a message of an error", notes=notes)
+
+
+def _killed(evidence: Evidence, span: Span | None) -> Diagnostic:
     helps = (
         "a node whose memory is full kills the process that has most of it: ask for more in "
         f"{evidence.at('resources.memory')}, or start fewer loader processes in {evidence.at('data.num_workers')}",
         "the node's own log (`dmesg`) says what it killed",
     )
-    if line is not None or (failed and status == 128 + 9):
-        return Diagnostic("R615", "a process was killed (signal 9)", _span(line) or _end(evidence), (), helps)
-    is_loop, has_log = "entrypoint.program" not in evidence.lock, any(log.text.strip() for log in evidence.logs)
-    if not (failed and is_loop and has_log and status in (None, 1)) or evidence.first(_ERROR) is not None:
-        return None
-    notes = ("a process that the system kills (signal 9) cannot write one, and its launcher ends with status 1",)
-    return Diagnostic("R615", "the run ended without a message of an error", _end(evidence), notes, helps)
+    return Diagnostic("R615", "a process was killed (signal 9)", span, (), helps)
 
 
 def _unknown(evidence: Evidence) -> Diagnostic:
@@ -383,8 +393,9 @@ CAUSES: Sequence[Callable[[Evidence], Diagnostic | None]] = (
     _no_module,
     _no_place,
     _own_error,
+    _was_killed,  # the others then lose the connection to it
     _no_network,
     _refused,
-    _was_killed,
+    _was_silent,
     _following,
 )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.slurm.cluster import Slurm
-from tests.cluster.slurm.test_jobs import CLUSTER, ONE
+from tests.cluster.slurm.test_jobs import CLUSTER, ONE, TWO
 from tests.helpers.jobs import for_jobs, spec, write_project
 from tests.helpers.waiting import wait_until
 from tests.places import ROOT
@@ -29,7 +29,7 @@ def ratc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def submitted(folder: Path, own: str = "", slow: float | None = None, sample: str = "", **changes: Any) -> str:
     """Submit a project whose data set begins with other code, or gives its samples by it; returns the job's number."""
-    write_project(folder, spec(resources__cluster=CLUSTER, **ONE, **changes), slow)
+    write_project(folder, spec(**{"resources__cluster": CLUSTER, **ONE, **changes}), slow)
     text = (folder / "mine.py").read_text()
     (folder / "mine.py").write_text(
         own + "asked = []\n" + text.replace("        return super()", f"        {sample}\n        return super()")
@@ -114,3 +114,28 @@ def test_why_names_the_fault_of_each_failed_job(slurm: Slurm, tmp_path: Path) ->
         assert told.stdout.startswith(f"error[{code}]: "), (name, told.stdout)
         assert words in told.stdout, (name, told.stdout)
     slurm.cancel(first)
+
+
+#: Faults of one process of two, each on a node of its own: what it does, the cause that is named, and words of it.
+ON_ONE_NODE = {
+    "killed": ("import signal; os.kill(os.getpid(), signal.SIGKILL)", "R615", "signal 9"),
+    "raises": ("raise LookupError('no such slide')", "R506", "no such slide"),
+    "hangs": ("asked.append(index); time.sleep(900 if len(asked) > 20 else 0)", "R525", "rank 1"),
+    "exits": ("import sys; sys.exit(3)", "R565", "mine.py"),
+}
+
+
+def test_why_names_the_fault_of_one_node_of_two(slurm: Slurm, tmp_path: Path) -> None:
+    jobs = {
+        name: submitted(
+            tmp_path / name, sample=f"if os.environ['RANK'] == '1': {fault}", **TWO, distributed__timeout_seconds=20
+        )
+        for name, (fault, _, _) in ON_ONE_NODE.items()
+    }
+    slurm.jobs += jobs.values()
+    for name, (_, code, words) in ON_ONE_NODE.items():
+        slurm.wait_for_end(jobs[name])
+        told = ratc(tmp_path / name, "why", jobs[name])
+        assert told.returncode == 1, (name, told.stdout, told.stderr)
+        assert told.stdout.startswith(f"error[{code}]: "), (name, told.stdout)
+        assert words in told.stdout, (name, told.stdout)

@@ -108,6 +108,16 @@ ValueError: odd
         (evidence("job.sh: line 12:  4711 Killed   python train.py\n", end=End.FAILED), "R615", "log0:1", "signal 9"),
         (evidence("error[R567]: the program was ended by signal 9\n", end=End.FAILED), "R615", "log0:1", "signal 9"),
         (evidence("step 1\n", end=End.FAILED, record={"status": 137}), "R615", "log0:1", "signal 9"),
+        (
+            evidence(
+                "error[R514]: rank 0 has lost the other processes\n  note: Connection closed by peer\n",
+                "  exitcode  : -9 (pid: 31181)  (SIGKILL)\n  traceback : Signal 9 (SIGKILL) received by PID 31181\n",
+                end=End.FAILED,
+            ),
+            "R615",
+            "log1:2",
+            "signal 9",
+        ),
         (evidence("using default skills, val_error=0.3\n", end=End.FAILED), "R615", "log0:1", "without a message"),
         (evidence("step 1\n", end=End.FAILED, record={"status": 3}), "R611", "log0:1", "no known cause was found"),
         (evidence("step 1\nLoss is nan, stopping\n", end=End.FAILED), "R611", "log0:2", "no known cause was found"),
