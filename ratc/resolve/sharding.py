@@ -54,8 +54,6 @@ def conflicts(context: Context) -> Iterator[tuple[str, str, str]]:
     if settings["parallel.mixed_precision"].value == "bf16" and precision != "bf16":
         why = f"weights cannot be gathered in bf16 if `precision` is {precision}"
         yield "parallel.mixed_precision", why, "set `precision: bf16`, or remove `parallel.mixed_precision`"
-    if not settings["training.use_accelerate"].value:
-        yield "training.use_accelerate", "ratc needs Accelerate to shard", "remove `use_accelerate`"
     if settings["training.compile"].value:
         yield "training.compile", "compiled graphs would keep the gathered weights", "remove `compile`"
     if settings["parallel.offload"].value and context.value("hardware.device") == "cpu":

@@ -16,7 +16,7 @@ from tests.processes.test_distributed import score_of_exported
 pytestmark = pytest.mark.slow(every=True)  # they share three launches
 
 #: Those that others are compared with, those that have tests of their own, and a part of the others.
-OWN = ("torch", "torch-keep", "ddp-keep", "zero2-keep", "zero3", "fsdp2", "hsdp")
+OWN = ("torch", "torch-keep", "ddp-keep", "zero2-keep", "zero3", "fsdp2", "accelerate-fsdp2", "hsdp")
 COMMON = [*OWN, *part_of([name for name, case in CASES.items() if not case.compile and name not in OWN])]
 GOLDENS: dict[str, list[float]] = json.loads(GOLDEN.read_text())["losses"]
 
@@ -67,7 +67,8 @@ def test_gradients_are_reduced_once_a_step(losses: dict[str, list[float]], folde
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in ("zero2-keep", "zero2-bf16", "zero3", "fsdp2", "hsdp") if name in COMMON]
+    "name",
+    [name for name in ("zero2-keep", "zero2-bf16", "zero3", "fsdp2", "accelerate-fsdp2", "hsdp") if name in COMMON],
 )
 def test_exported_weights_score_as_the_shards_did(losses: dict[str, list[float]], folder: Path, name: str) -> None:
     found = results(folder / f"out-{name}")["test"]["loss"]

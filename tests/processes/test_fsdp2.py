@@ -1,4 +1,4 @@
-"""FSDP2 through `accelerate launch` on the CPU: killed, and continued on as many or on other process counts."""
+"""FSDP2 on the CPU: killed under `accelerate launch`, and continued on as many processes, or by torch on others."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.places import CASES
 from tests.processes.test_distributed import (
     ACCELERATE,
     NO_DROPOUT,
+    TORCHRUN,
     accelerate_command,
     run,
     score_of_exported,
@@ -28,7 +29,7 @@ from tests.processes.test_resume import slow_project, stop_midway
 pytestmark = pytest.mark.slow
 
 
-def write_sharded(project: Path, name: str, world: int, shards: int, **changes: Any) -> Path:
+def write_sharded(project: Path, name: str, world: int, shards: int, accelerate: bool = True, **changes: Any) -> Path:
     """Write a lock for so many processes in groups of `shards`, beside the accelerate.yaml of a golden case."""
     golden = "fsdp2" if world == shards else "hsdp-two-nodes"
     launcher = yaml.safe_load((CASES / golden / "expected" / "accelerate.yaml").read_text())
@@ -42,7 +43,7 @@ def write_sharded(project: Path, name: str, world: int, shards: int, **changes: 
     return write_lock(
         project / name,
         {"accelerate.yaml": yaml.safe_dump(launcher)},
-        engine={**BASE["engine"], "use_accelerate": True},
+        engine={**BASE["engine"], "use_accelerate": accelerate},
         fsdp2={
             "shard": "full" if world == shards else "hybrid",
             "shard_size": shards,
@@ -89,7 +90,8 @@ def test_a_killed_fsdp2_run_continues_on_as_many_or_other_process_counts(tmp_pat
     assert found["test"] == expected["test"]
     for one, other in zip(found["epochs"], expected["epochs"], strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
-    moved = run(accelerate_command(write_sharded(tmp_path, "four", 4, 2)), tmp_path)
+    four = write_sharded(tmp_path, "four", 4, 2, accelerate=False)
+    moved = run([*TORCHRUN[:-1], "4", "-m", "ratc_runtime.train", "--lock", str(four)], tmp_path)
     assert moved.returncode == 0, moved.stderr
     assert "continuing after epoch 0, step 2" in moved.stdout
     there = results(tmp_path / "out-four")

@@ -65,8 +65,8 @@ def _of_shards(lock: Lock) -> Iterator[Wrong]:
         yield Wrong("fsdp2.shard_size", f"is {asked.shard_size}, which does not divide parallel.world_size {size}")
     elif (asked.shard == "hybrid") != (asked.shard_size < size):
         yield Wrong("fsdp2.shard_size", f"is {asked.shard_size} of {size} processes with shard {asked.shard}")
-    if lock.engine.deepspeed or not lock.engine.use_accelerate:
-        yield Wrong("fsdp2", "goes with engine.use_accelerate, and not with engine.deepspeed")
+    if lock.engine.deepspeed:
+        yield Wrong("fsdp2", "does not go with engine.deepspeed")
     if not optimizers.of(lock.training.optimizer).sharded:
         taken = ", ".join(optimizers.names("sharded"))
         yield Wrong("training.optimizer", f"is {lock.training.optimizer:.80}, and FSDP2 takes {taken}")

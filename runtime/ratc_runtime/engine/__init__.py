@@ -1,5 +1,5 @@
-"""The engines behind a training step, one file each: plain torch (one process or DDP), Accelerate, FSDP2 through
-Accelerate, and DeepSpeed with and without Accelerate. docs/concepts/backends.md lists the engine for each spec.
+"""The engines behind a training step, one file each: plain torch (one process or DDP) and Accelerate, FSDP2 and
+DeepSpeed, each by itself and through Accelerate. docs/concepts/backends.md lists the engine for each spec.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ def make_engine(lock: Lock, model: nn.Module, folder: Path, reduced: bool = Fals
         kind = AccelerateDeepSpeedEngine if lock.engine.use_accelerate else DeepSpeedEngine
         return kind(lock, model, folder, reduced)
     if lock.fsdp2 is not None:
-        from ratc_runtime.engine.with_fsdp2 import Fsdp2Engine
+        if lock.engine.use_accelerate:
+            from ratc_runtime.engine.accelerate_fsdp2 import AccelerateFsdp2Engine
 
-        return Fsdp2Engine(lock, model)
+            return AccelerateFsdp2Engine(lock, model)
+        from ratc_runtime.engine.plain_fsdp2 import TorchFsdp2Engine
+
+        return TorchFsdp2Engine(lock, model)
     if lock.engine.use_accelerate:
         from ratc_runtime.engine.with_accelerate import AccelerateEngine
 

@@ -28,19 +28,25 @@ class TorchEngine(BaseEngine):
         size, rank = (dist.get_world_size(), dist.get_rank()) if ready else (1, 0)
         check_world(lock, size)
         super().__init__(lock, World(rank, size, device))
-        self.module = model.to(device)
+        self.module = self._place(lock, model, device)
         self.optimizer = make_optimizer(self.module, lock)
         if lock.training.compile:
             self.module.compile()
-        self.model = self.module
-        if size > 1:
-            self.model = nn.parallel.DistributedDataParallel(
-                self.module,
-                device_ids=[device.index] if device.type == "cuda" else None,
-                find_unused_parameters=True,  # RAT has weights that only masked inputs use
-            )
+        self.model = self._replicate(self.module) if size > 1 else self.module
         self.scaler = torch.amp.GradScaler(device.type, enabled=lock.training.precision == "fp16")
         self._skipped = SkipCounter()
+
+    def _place(self, lock: Lock, model: nn.Module, device: torch.device) -> nn.Module:
+        return model.to(device)
+
+    def _replicate(self, module: nn.Module) -> nn.Module:
+        """Return the model that the step calls, which reduces gradients over the processes."""
+        device = self.world.device
+        return nn.parallel.DistributedDataParallel(
+            module,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            find_unused_parameters=True,  # RAT has weights that only masked inputs use
+        )
 
     @property
     def skipped_steps(self) -> int:

@@ -113,7 +113,6 @@ def test_deepspeed_with_an_unpredicted_optimizer_is_refused(optimizer):
         ("strategy: fsdp2", "optimizer: lion_8bit", "takes no shards"),
         ("strategy: fsdp2", "precision: fp16", "fp16"),
         ("strategy: fsdp2", "compile: true", "compiled graphs"),
-        ("strategy: fsdp2", "use_accelerate: false", "needs Accelerate to shard"),
         ("strategy: fsdp2, mixed_precision: bf16", "precision: fp32", "fp32"),
         ("strategy: fsdp2, offload: true", "", ""),
     ],

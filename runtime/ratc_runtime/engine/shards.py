@@ -1,21 +1,16 @@
-"""FSDP2 under Accelerate: weights, gradients and the optimizer's states in shards, gathered unit by unit.
+"""FSDP2: weights, gradients and the optimizer's states in shards, gathered unit by unit.
 
-Accelerate shards only on accelerators; on the CPU (gloo) the two assignments of its state that it leaves out are made
-here, and everything else is its own. The layers of `units.py` are the units; what is left belongs to the model's own.
+The layers of `units.py` are the units; what is left belongs to the model's own.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import FullyShardedDataParallelPlugin
-from accelerate.parallelism_config import ParallelismConfig
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
@@ -24,20 +19,21 @@ from ratc_runtime.checkpoint import distributed
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.config.sections import Fsdp2
 from ratc_runtime.engine import units
-from ratc_runtime.engine.base import AUTOCAST
+from ratc_runtime.engine.base import AUTOCAST, BaseEngine
 from ratc_runtime.engine.optimizer import innermost
-from ratc_runtime.engine.with_accelerate import AccelerateEngine, make_accelerator
 from ratc_runtime.errors import RuntimeFinding
 
 
-class Fsdp2Engine(AccelerateEngine):
-    """FSDP2, or HSDP if the mesh has several groups of shards."""
+class ShardedEngine(BaseEngine):
+    """What the engines of FSDP2, and of HSDP if the mesh has several groups of shards, have in common."""
 
     sharded = True
+    _unsynced = True
+    _names: list[str]
 
-    def _accelerate(self, lock: Lock, model: nn.Module) -> Any:
-        """Return the Accelerator. Raises R594 if `fsdp2.wrap` names a class that no module of the model has."""
-        asked = _asked(lock)
+    def choose_units(self, lock: Lock, model: nn.Module) -> list[str]:
+        """Return the classes of the units. Raises R594 if `fsdp2.wrap` names one that no module of the model has."""
+        asked = asked_of(lock)
         known = units.classes(model)
         missing = [name for name in asked.wrap or () if name not in known]
         if missing:
@@ -47,67 +43,27 @@ class Fsdp2Engine(AccelerateEngine):
                 f"the model's classes with parameters: {', '.join(known)[:400]}",
                 "name classes of the model's layers, or remove `wrap`",
             )
-        # Accelerate's own slice of its mesh; nothing that a user could change.
-        warnings.filterwarnings("ignore", message="Slicing a flattened dim from root mesh")
-        self.wrapped = units.repeated(model) if asked.wrap is None else list(asked.wrap)
-        self._names = sorted(units.units(model, self.wrapped))
-        self._unsynced = True
-        low = AUTOCAST.get(asked.weights)
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            reshard_after_forward=asked.shard != "grads",
-            auto_wrap_policy="transformer_based_wrap" if self.wrapped else "no_wrap",
-            transformer_cls_names_to_wrap=self.wrapped or None,
-            # The same numbers as with DDP: gradients are reduced in fp32.
-            mixed_precision_policy=MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32),
-            cpu_offload=asked.offload,
-            state_dict_type="SHARDED_STATE_DICT",
-            activation_checkpointing=False,  # the model's own, as with every engine
-            cpu_ram_efficient_loading=False,
-        )
-        mesh = ParallelismConfig(
-            dp_replicate_size=lock.parallel.world_size // asked.shard_size, dp_shard_size=asked.shard_size
-        )
-        accumulation = GradientAccumulationPlugin(
-            num_steps=lock.training.gradient_accumulation_steps,
-            sync_each_batch=True,  # else whole gradients would stay from one micro-batch to the next
-        )
-        options = {"fsdp_plugin": plugin, "gradient_accumulation_plugin": accumulation}
-        if lock.hardware.device == "cuda":
-            return make_accelerator(lock, parallelism_config=mesh, **options)
-        accelerator = make_accelerator(lock, **options)
-        state = accelerator.state
-        state.distributed_type, state.fsdp_plugin, state.parallelism_config = DistributedType.FSDP, plugin, mesh
-        state.device_mesh = mesh.get_device_mesh("cpu")
-        return accelerator
-
-    def _place(self, model: nn.Module, device: torch.device) -> None:
-        """Leave the model on the host: FSDP2 moves one unit after the other, so that the card never holds it whole."""
+        wrapped = units.repeated(model) if asked.wrap is None else list(asked.wrap)
+        self._names = sorted(units.units(model, wrapped))
+        return wrapped
 
     @property
     def local_module(self) -> Callable[[Any], Any] | None:
         return None  # every unit is gathered from all ranks
 
-    def effective(self) -> dict[str, Any]:
-        found = super().effective()
-        if found["more"].get("distributed type") == "FSDP":
-            del found["more"]["distributed type"]
-        return found
-
     def verify(self, lock: Lock) -> None:
         """Raise R503 as the other engines, and if units, mesh or the time of resharding are not the lock's."""
         super().verify(lock)
-        asked = _asked(lock)
-        sharded = {name: module for name, module in self.module.named_modules() if isinstance(module, FSDPModule)}
-        mesh = next(p.device_mesh for p in self.module.parameters() if isinstance(p, DTensor))
-        copies = lock.parallel.world_size // asked.shard_size
-        wrong = [f"{name} is not a unit" for name in self._names if name not in sharded]
-        if tuple(mesh.shape) != ((copies, asked.shard_size) if copies > 1 else (asked.shard_size,)):
-            wrong.append(f"mesh {tuple(mesh.shape)}, lock {copies} x {asked.shard_size}")
-        if self.accelerator.state.fsdp_plugin.reshard_after_forward != (asked.shard != "grads"):
-            wrong.append("weights are kept after forward, or not, against the lock")
-        if wrong:
+        if wrong := list(self.differences(lock)):
             raise RuntimeFinding("R503", "FSDP2 runs with other values than the lock", "\n".join(wrong))
+
+    def differences(self, lock: Lock) -> Iterator[str]:
+        """Yield how the shards differ from the lock's."""
+        sharded = {name for name, module in self.module.named_modules() if isinstance(module, FSDPModule)}
+        mesh = next(p.device_mesh for p in self.module.parameters() if isinstance(p, DTensor))
+        yield from (f"{name} is not a unit" for name in self._names if name not in sharded)
+        if tuple(mesh.shape) != mesh_shape(lock):
+            yield f"mesh {tuple(mesh.shape)}, lock {mesh_shape(lock)}"
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
         norm = super().update(max_norm)
@@ -169,6 +125,19 @@ class Fsdp2Engine(AccelerateEngine):
                 }
 
 
-def _asked(lock: Lock) -> Fsdp2:
+def asked_of(lock: Lock) -> Fsdp2:
+    """Return the lock's section, which it has if its engine is one of these."""
     assert lock.fsdp2 is not None  # make_engine looks
     return lock.fsdp2
+
+
+def mesh_shape(lock: Lock) -> tuple[int, ...]:
+    """Return the sizes of the mesh: copies and shards of each, or the shards of the only copy."""
+    size = asked_of(lock).shard_size
+    copies = lock.parallel.world_size // size
+    return (copies, size) if copies > 1 else (size,)
+
+
+def mixed_precision(lock: Lock) -> MixedPrecisionPolicy:
+    """Return the precision of gathered weights. Gradients are reduced in fp32: the same numbers as with DDP."""
+    return MixedPrecisionPolicy(param_dtype=AUTOCAST.get(asked_of(lock).weights), reduce_dtype=torch.float32)
