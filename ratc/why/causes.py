@@ -20,10 +20,14 @@ _FOLLOW = ("R514", "R561", "R567", "R528", "R566")
 #: Keys of the spec that a finding of the runtime is about.
 _KEYS = {
     "R502": ("resources.num_gpus", "resources.nodes"),
+    "R503": ("entrypoint.args",),
     "R504": ("resources.gpu", "resources.num_gpus"),
     "R506": ("data.data_dir",),
     "R507": ("training.learning_rate", "training.precision"),
-    "R509": ("model.name", "data.dataset", "training.loss", "training.optimizer"),
+    "R509": (
+        *("entrypoint.script", "entrypoint.module", "entrypoint.command"),
+        *("model.name", "data.dataset", "training.loss", "training.optimizer"),
+    ),
     "R510": ("output_dir",),
     "R511": ("training.batch_size",),
     "R513": ("data.num_workers", "resources.memory"),
@@ -80,6 +84,8 @@ def _no_failure(evidence: Evidence) -> Diagnostic | None:
         return _note(f"the run has finished: `{evidence.output}/results.json` has its scores")
     if record is None:
         return None
+    if record.end is End.WELL and not evidence.stopped and not evidence.findings:
+        return _note(f"job {record.task} ended without an error")
     if record.end is End.WAITING:
         reason = f", for the reason {record.reason}" if record.reason else ""
         return _note(f"job {record.task} waits in the queue{reason}")
@@ -107,10 +113,15 @@ def _following(evidence: Evidence) -> Diagnostic | None:
 
 
 def _diagnostic(finding: Finding, evidence: Evidence) -> Diagnostic:
-    given = [evidence.at(path) for path in _KEYS.get(finding.code, ())]
+    given = [evidence.at(path) for path in _KEYS.get(finding.code, ()) if evidence.is_program == _is_of_program(path)]
     places = [text for text in given if not text.startswith("`")] or given[:1]
     helps = (*finding.helps, *(f"it is about {text}" for text in places))
     return Diagnostic(finding.code, finding.message, finding.span, finding.notes, helps)
+
+
+def _is_of_program(path: str) -> bool:
+    """Whether a key is named for a program of the user's, and not for ratc's own loop."""
+    return path.startswith("entrypoint.")
 
 
 def _out_of_time(evidence: Evidence) -> Diagnostic | None:
@@ -217,6 +228,11 @@ def _no_module(evidence: Evidence) -> Diagnostic | None:
         r"ModuleNotFoundError: No module named '([^']+)'",
         r"ImportError: (lib\S+): cannot open shared object file",
         r"(?:^|: )(?:line \d+: )?([\w./-]+): (?:command not found|No such file or directory)$",
+        r"^\S*python[\d.]*: No module named ([\w.]+)",
+        r"^\S*python[\d.]*: can't open file '([^'\n]+)'",
+        r"The following module\(s\) are unknown: \"([^\"\n]+)\"",
+        r"Unable to locate a modulefile for '([^'\n]+)'",
+        r"version `(\w+_[\d.]+)' not found",
     )
     if found is None:
         return None
@@ -228,7 +244,34 @@ def _no_module(evidence: Evidence) -> Diagnostic | None:
         if given
         else "name an environment that has it: `environment.venv`"
     )
+    if "module(s)" in match[0] or "modulefile" in match[0]:
+        where = f"name a module that `module avail` lists there, in {evidence.at('environment.modules')}"
+    elif "open file" in match[0]:
+        where = f"name a file that the node sees, in {evidence.at('entrypoint.script')}"
     return Diagnostic("R605", f"`{match[1]}` does not exist on the node", span, (), (where,))
+
+
+def _no_cuda(evidence: Evidence) -> Diagnostic | None:
+    """PyTorch cannot use the GPU that the lock wants. Code: R616."""
+    if "hardware.device" in evidence.lock and evidence.lock["hardware.device"].value != "cuda":
+        return None
+    found = evidence.first(
+        r"The NVIDIA driver on your system is too old|CUDA driver version is insufficient",
+        r"no kernel image is available for execution on the device",
+        r"Torch not compiled with CUDA enabled",
+        r"No CUDA GPUs are available|Found no NVIDIA driver on your system|no CUDA-capable device is detected",
+        r"forward compatibility was attempted on non supported HW",
+    )
+    if found is None:
+        return None
+    keys = ("environment.venv", "environment.conda", "environment.container", "environment.modules")
+    given = [text for text in map(evidence.at, keys) if not text.startswith("`")] or ["`environment.venv`"]
+    helps = (
+        f"take a PyTorch whose CUDA fits the node's driver and its GPU, in {given[0]}",
+        "`nvidia-smi` on the node shows the driver; `python -c 'import torch; print(torch.version.cuda, "
+        "torch.cuda.get_arch_list())'` what PyTorch is built for",
+    )
+    return Diagnostic("R616", f"PyTorch cannot use the node's GPU: {found[1][0]}", found[0], (), helps)
 
 
 def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
@@ -246,7 +289,7 @@ def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
         f"accumulation"
     ]
     # Of a program nothing is predicted unless its spec describes the step.
-    if "entrypoint.program" not in evidence.lock or "memory.margin" in evidence.lock:
+    if not evidence.is_program or "memory.margin" in evidence.lock:
         helps.append("`ratc fit SPEC` shows what fits on each card")
     return Diagnostic("R606", "a GPU ran out of memory", found[0], notes, tuple(helps))
 
@@ -278,6 +321,7 @@ def _no_network(evidence: Evidence) -> Diagnostic | None:
     """Code: R608."""
     found = evidence.first(
         r"ncclUnhandledCudaError|ncclSystemError|ncclRemoteError|NCCL error.*",
+        r"Watchdog caught collective operation timeout.*|DistBackendError\b.*",
         r"(?:DistNetworkError|DistStoreError|RendezvousConnectionError)\b.*",
         r"Connection (?:reset by peer|closed by peer|refused|timed out)|No route to host",
     )
@@ -306,6 +350,19 @@ def _own_error(evidence: Evidence) -> Diagnostic | None:
     return Diagnostic("R609", message, span)
 
 
+def _refused_arguments(evidence: Evidence) -> Diagnostic | None:
+    """A program ended because it does not take its arguments, in the words of argparse and click. Code: R610."""
+    found = evidence.first(
+        r"^\S+: error: ((?:unrecognized arguments|the following arguments are required|one of the arguments"
+        r"|argument \S+:|ambiguous option).*)",
+        r"^Error: ((?:No such option|Missing option|Missing argument|Invalid value for|Got unexpected extra arg).*)",
+    )
+    if found is None:
+        return None
+    helps = (f"it is about {evidence.at('entrypoint.args')}",) if evidence.is_program else ()
+    return Diagnostic("R610", f"the program does not take its arguments: {found[1][1]}", found[0], (), helps)
+
+
 def _refused(evidence: Evidence) -> Diagnostic | None:
     """Return a finding if a script of ratc's, or the scheduler, ended the job before it trained. Code: R610."""
     found = evidence.first(
@@ -324,7 +381,7 @@ def _refused(evidence: Evidence) -> Diagnostic | None:
 def _was_killed(evidence: Evidence) -> Diagnostic | None:
     """A process that the system killed, by a launcher's or the shell's word. Code: R615."""
     line = evidence.first(
-        r"was ended by signal 9\b|Signal 9 \(SIGKILL\) received|died with <Signals\.SIGKILL",
+        r"was ended by signal 9\b|exitcode +: -9\b|Signal 9 \(SIGKILL\) received|died with <Signals\.SIGKILL",
         r"^\S.*: line \d+: +\d+ Killed\b|^Killed$",
     )
     return _killed(evidence, line[0]) if line is not None else None
@@ -339,8 +396,8 @@ def _was_silent(evidence: Evidence) -> Diagnostic | None:
         return None
     if record.status == 128 + 9:
         return _killed(evidence, _end(evidence))
-    is_loop, has_log = "entrypoint.program" not in evidence.lock, any(log.text.strip() for log in evidence.logs)
-    if not (is_loop and has_log and record.status in (None, 1)) or evidence.first(_ERROR) is not None:
+    has_log = any(log.text.strip() for log in evidence.logs)
+    if not (has_log and not evidence.is_program and record.status in (None, 1)) or evidence.first(_ERROR) is not None:
         return None
     notes = ("a process that the system kills (signal 9) cannot write one, and its launcher ends with status 1",)
     told = _killed(evidence, _end(evidence))
@@ -364,7 +421,8 @@ def _unknown(evidence: Evidence) -> Diagnostic:
         "give the file with the output: `--log FILE`" if not looked else "read the end of the log",
         "run it again with `--debug`, which inspects each step",
     )
-    return Diagnostic("R611", "no known cause was found", _end(evidence), notes, helps)
+    place = _span(evidence.first(_ERROR)) or _end(evidence)
+    return Diagnostic("R611", "no known cause was found", place, notes, helps)
 
 
 def _end(evidence: Evidence) -> Span | None:
@@ -390,6 +448,8 @@ CAUSES: Sequence[Callable[[Evidence], Diagnostic | None]] = (
     _lost_a_node,
     _stopped,
     _out_of_gpu_memory,
+    _refused_arguments,
+    _no_cuda,
     _no_module,
     _no_place,
     _own_error,

@@ -19,7 +19,8 @@ _LONGEST = 10_000
 _REST = re.compile(r"^ {2,}(note|help): (.*)")
 #: Accelerate and torchrun put the rank before what a process prints.
 _RANK = r"(?:\[\w+\d+\]:[ \t]?)?"
-_HEAD = re.compile(rf"^{_RANK}error\[(R\d{{3}})\]: (.*)", re.MULTILINE)
+#: A finding, also one that a program did not catch.
+_HEAD = re.compile(rf"^{_RANK}(?:[\w.]*RuntimeFinding: )?error\[(R\d{{3}})\]: (.*)", re.MULTILINE)
 #: Errors that hardly a program goes on after, and words of one that does.
 _SERIOUS = re.compile(r"(?i)out of memory|OutOfMemoryError|no space left|quota exceeded|read-only file|bus error")
 _GOES_ON = re.compile(
@@ -65,6 +66,11 @@ class Evidence:
     def record(self) -> AccountingRecord | None:
         """The scheduler's record of the latest start."""
         return self.records[-1] if self.records else None
+
+    @property
+    def is_program(self) -> bool:
+        """Whether the run was of a program of the user's, and not of ratc's own loop."""
+        return "entrypoint.program" in self.lock
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:

@@ -28,6 +28,8 @@ from ratc.workflow import inputs, recorded
 #: Bytes of a log that are looked through, from its end.
 _MOST = 8 << 20
 _JOB = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+)|\[(?P<index>\d+)\])?")
+#: Colours and other commands to a terminal.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?)")
 #: The line of the batch script that names the folder of its nodes' logs.
 _SAYS = re.compile(r"ratc: job \S+ on .*; logs of the nodes: (?P<folder>.*)/logs/(?P<start>\d[\w.]*)-node\*\.log")
 
@@ -316,7 +318,7 @@ def _node_logs(output: str, start: str) -> list[str]:
 
 
 def _log(path: str) -> Source | None:
-    """A log from its end, with empty lines for those before, so that its lines have their numbers."""
+    """A log from its end without colours, with empty lines for those before, so that its lines have their numbers."""
     try:
         with files.open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
@@ -327,7 +329,8 @@ def _log(path: str) -> Source | None:
             data = file.read(_MOST)
     except OSError:
         return None
-    return Source(files.shown(path), "\n" * skipped + data.decode("utf-8", "replace").replace("\r\n", "\n"))
+    text = _ESCAPES.sub("", data.decode("utf-8", "replace").replace("\r\n", "\n"))
+    return Source(files.shown(path), "\n" * skipped + text)
 
 
 def _text(path: str) -> str:

@@ -21,6 +21,9 @@ LOCK = Values(
     }
 )
 
+#: The same of a program of the user's.
+OWN = Values({**LOCK, "entrypoint.program": Value("train.py", "spec")})
+
 
 def evidence(*logs: str, end: End | None = None, record: dict[str, Any] | None = None, **more: Any) -> Evidence:
     """Evidence with logs `log0`, `log1` …, of a job that ended so, and of a spec that says everything on a line of its
@@ -120,6 +123,47 @@ ValueError: odd
         ),
         (evidence("using default skills, val_error=0.3\n", end=End.FAILED), "R615", "log0:1", "without a message"),
         (evidence("step 1\n", end=End.FAILED, record={"status": 3}), "R611", "log0:1", "no known cause was found"),
+        (
+            evidence("step 1\n", "rank1: Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9)\nstep 1\n"),
+            "R608",
+            "log1:1",
+            "collective operation timeout",
+        ),
+        (evidence("  exitcode  : -9 (pid: 31181)\n"), "R615", "log0:1", "signal 9"),
+        (evidence("/usr/bin/python3: No module named pkg.train\n"), "R605", "log0:1", "`pkg.train`"),
+        (
+            evidence("python: can't open file '/x/train.py': [Errno 2] No such file\n"),
+            "R605",
+            "log0:1",
+            "`/x/train.py`",
+        ),
+        (
+            evidence('Lmod has detected the following error: The following module(s) are unknown: "cuda/99"\n'),
+            "R605",
+            "log0:1",
+            "`cuda/99`",
+        ),
+        (evidence("ERROR: Unable to locate a modulefile for 'cuda/99'\n"), "R605", "log0:1", "`cuda/99`"),
+        (evidence("python: /lib64/libc.so.6: version `GLIBC_2.32' not found\n"), "R605", "log0:1", "`GLIBC_2.32`"),
+        (
+            evidence("train.py: error: unrecognized arguments: --foo\n", end=End.FAILED, record={"status": 2}),
+            "R610",
+            "log0:1",
+            "unrecognized arguments: --foo",
+        ),
+        (evidence("Error: No such option: --foo\n"), "R610", "log0:1", "No such option: --foo"),
+        (
+            evidence(
+                "UserWarning: The NVIDIA driver on your system is too old (found version 11040).\n" + TRACEBACK,
+                end=End.FAILED,
+            ),
+            "R616",
+            "log0:1",
+            "driver on your system is too old",
+        ),
+        (evidence("step 1\n", end=End.WELL), "R600", None, "job 7 ended without an error"),
+        (evidence("step 1\n", end=End.WELL, stopped="the file STOP\n"), "R604", None, "by the file STOP"),
+        (evidence("step 1\n", "this failed\nstep 1\n", end=End.FAILED), "R611", "log1:1", "no known cause was found"),
         (evidence("step 1\nLoss is nan, stopping\n", end=End.FAILED), "R611", "log0:2", "no known cause was found"),
         (evidence("step 1\nCannot go on\n", end=End.FAILED), "R611", "log0:2", "no known cause was found"),
         (evidence("", end=End.FAILED), "R611", None, "no known cause was found"),
@@ -320,17 +364,41 @@ def test_any_log_text_gives_a_cause(text: str) -> None:
 
 
 def test_no_memory_prediction_is_suggested_for_an_own_program() -> None:
-    of_a_program = Values({**LOCK, "entrypoint.program": Value("train.py", "derived")})
     log = Source("log0", "RuntimeError: CUDA out of memory. Tried to allocate 2 MiB")
-    for lock, helps in ((LOCK, 2), (of_a_program, 1)):
+    for lock, helps in ((LOCK, 2), (OWN, 1)):
         cause = the_cause(Evidence(lock, (log,), (), None, "outputs/demo", settings=settings()))
         assert cause is not None
         assert cause.code == "R606"
         assert len(cause.helps) == helps
 
 
+def test_a_finding_that_a_program_raised_is_that_finding() -> None:
+    refusal = (
+        "ratc_runtime.errors.RuntimeFinding: error[R503]: the program runs with other values than the lock\n"
+        "  note: gradient_accumulation_steps: 1, the lock says 4\n"
+        "  help: use the plan's values\n"
+    )
+    given = evidence("step 1\nTraceback (most recent call last):\n" + refusal, end=End.FAILED)
+    cause = the_cause(dataclasses.replace(given, lock=OWN))
+    assert (cause.code, cause.message) == ("R503", "the program runs with other values than the lock")
+    assert cause.notes[0] == "gradient_accumulation_steps: 1, the lock says 4"
+    assert cause.helps == ("use the plan's values", "it is about `entrypoint.args`")
+
+
+def test_a_finding_names_keys_of_the_program_or_of_the_loop() -> None:
+    given = evidence("error[R509]: train cannot be imported\n")
+    assert the_cause(given).helps == ("it is about `model.name`",)
+    assert the_cause(dataclasses.replace(given, lock=OWN)).helps == ("it is about `entrypoint.script`",)
+
+
+def test_a_run_without_a_gpu_is_not_explained_by_its_driver() -> None:
+    lock = Values({**LOCK, "hardware.device": Value("cpu", "spec")})
+    given = evidence("UserWarning: Found no NVIDIA driver on your system.\n" + TRACEBACK)
+    assert the_cause(given).code == "R616"
+    assert the_cause(dataclasses.replace(given, lock=lock)).code == "R609"
+
+
 def test_the_silence_of_another_program_is_no_cause() -> None:
     given = evidence("step 1\n", end=End.FAILED)
-    own = Values({**LOCK, "entrypoint.program": Value("train.py", "spec")})
     assert the_cause(given).code == "R615"
-    assert the_cause(dataclasses.replace(given, lock=own)).code == "R611"
+    assert the_cause(dataclasses.replace(given, lock=OWN)).code == "R611"

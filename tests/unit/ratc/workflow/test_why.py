@@ -120,6 +120,25 @@ def test_line_numbers_are_right_if_only_the_end_of_a_log_is_read(job: Place, mon
     assert cause.span.place == "moved/logs/5.1-node2.log:5001:1"
 
 
+def test_colours_of_a_log_do_not_hide_the_cause(job: Place) -> None:
+    path = job.folder / "moved/logs/5.1-node2.log"
+    path.write_text(
+        "\x1b[32mstep 1\x1b[0m\n\x1b[1;35mModuleNotFoundError\x1b[0m: \x1b[35mNo module named 'foo'\x1b[0m\n"
+    )
+    [cause] = why(Asked(".")).found
+    assert (cause.code, cause.span and cause.span.line) == ("R605", 2)
+    assert cause.message.startswith("`foo`")
+
+
+def test_a_finished_job_is_no_failure_after_the_spec_was_compiled_again(job: Place) -> None:
+    for path in (job.folder / "moved/logs").iterdir():
+        path.write_text("step 1\n")
+    (job.folder / "moved/DONE").write_text("the digest of another lock\n")
+    job.state(SHOW.format("COMPLETED", "0:0", job.folder))
+    [cause] = why(Asked("5")).found
+    assert (cause.code, cause.message) == ("R600", "job 5 ended without an error")
+
+
 def test_cause_is_found_in_a_given_log(job: Place, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (job.folder / "moved/logs").iterdir():
         path.unlink()
