@@ -75,10 +75,12 @@ def check_point(lock: Lock | ProgramLock, path: Path) -> None:
 
 def _in_place_of(path: str, folder: Path, known: Mapping[str, Any]) -> list[str]:
     """Return files that are not in the lock and that Python may import instead of the lock's module."""
+    suffixes = (".py", ".pyc", ".so", ".pyd")
+    if not path.endswith(suffixes):
+        return []  # no module, such as a script of the shell
     base = path.rpartition("/")[2].partition(".")[0]
     place = (folder / path).parent
     there = [*place.glob(f"{base}.*"), *(place / base).glob("__init__.*")]
-    suffixes = (".py", ".pyc", ".so", ".pyd")
     found = [file.relative_to(folder).as_posix() for file in there if file.suffix in suffixes and file.is_file()]
     return sorted(one for one in found if one not in known)
 
