@@ -86,13 +86,10 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
         folder_lock = FolderLock(output)
         folder_lock.take(os.environ)
         (output / STOPPED_FILE).unlink(missing_ok=True)
-        if _is_finished(output, digest):
-            if not from_scratch:
-                print(f"already finished: {output / results.RESULTS_FILE}; --fresh runs it again", flush=True)
-                return 0
-            results.set_aside(output)
-        elif _lock_of(output) is not None:
-            results.set_aside(output)  # of another lock
+        if _is_finished(output, digest) and not from_scratch:
+            print(f"already finished: {output / results.RESULTS_FILE}; --fresh runs it again", flush=True)
+            return 0
+        results.set_aside(output)  # of another lock, or of a start that did not finish
         if from_scratch:
             _set_aside(Path(told["checkpoint_dir"]))
     environment = variables(lock, given, told)
@@ -181,7 +178,9 @@ def variables(lock: ProgramLock, given: argparse.Namespace, told: Mapping[str, s
 
 
 def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> int:
-    """Run the command to its end; return its status. Ctrl-C asks it to stop, a second one ends it. Raises R567."""
+    """Run the command to its end; return its status. Ctrl-C or SIGTERM asks it to stop, a second one ends it. Raises
+    R567.
+    """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def end_with_parent() -> None:
@@ -200,11 +199,11 @@ def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> 
 
     def interrupted(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
-        if number == signal.SIGINT and not asked:
+        if number != signal.SIGHUP and not asked:
             asked = True
             with contextlib.suppress(OSError):
                 stop.touch()
-            say("ratc: the program is asked to save and stop; Ctrl-C once more ends it")
+            say("ratc: the program is asked to save and stop; Ctrl-C or `kill` once more ends it")
             return
         with contextlib.suppress(OSError):  # it has ended meanwhile
             os.killpg(child.pid, signal.SIGTERM if number == signal.SIGINT else number)
@@ -240,12 +239,6 @@ def _wait_for_others(lock: ProgramLock, mark: Path) -> None:
         time.sleep(0.5)
     for path in wanted:
         path.unlink(missing_ok=True)
-
-
-def _lock_of(output: Path) -> str | None:
-    """Return the digest of the lock in an output folder's results; None if they name none."""
-    found = results.read_results(output).get("lock_sha256")
-    return str(found) if found is not None else None
 
 
 def _is_finished(output: Path, digest: str) -> bool:

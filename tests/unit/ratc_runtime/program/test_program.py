@@ -102,6 +102,22 @@ def test_results_that_the_program_reports_are_kept(start: Any) -> None:
     assert "accuracy" not in results(), "the results of another lock are set aside"
 
 
+def test_results_of_a_start_that_failed_are_not_those_of_the_next(start: Any) -> None:
+    reports = "import ratc_runtime\nratc_runtime.plan().finished(accuracy=0.1)\nimport sys\nsys.exit(3)\n"
+    assert start("{script: train.py}", train=reports).returncode == 1
+    assert results()["accuracy"] == 0.1
+    silent = start("{script: train.py}", train="print('ran')\n")
+    assert silent.returncode == 0
+    assert "the program wrote no results.json" in silent.stderr
+    assert "accuracy" not in results()
+
+
+def test_a_script_of_the_shell_may_have_the_name_of_a_module(start: Any) -> None:
+    Path("train.sh").write_text("echo of the shell\n")
+    done = start("{command: [bash, train.sh]}", train="print('of Python')\n")
+    assert (done.returncode, done.stdout) == (0, "of the shell\n"), done.stderr
+
+
 def test_r567_for_a_program_that_fails(start: Any) -> None:
     done = start("{command: [bash, -c, 'exit 3']}")
     assert done.returncode == 1
@@ -218,7 +234,22 @@ def test_a_stopped_program_saves_and_is_not_finished(start: Any, tmp_path: Path)
     assert (tmp_path / "outputs/demo/STOPPED").exists()
 
 
-def test_a_second_interrupt_kills_a_program_that_ignores_the_first(start: Any, tmp_path: Path) -> None:
+def test_sigterm_to_the_whole_process_group_stops_a_program_with_a_save(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(STOPS)
+    (tmp_path / "spec.yaml").write_text(SPEC.format(entrypoint="{script: train.py}"))
+    assert ratc(["compile", "spec.yaml", "-o", "out"]) == 0
+    with subprocess.Popen(["out/run.sh"], stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "started\n"
+        os.killpg(run.pid, signal.SIGTERM)
+        assert run.wait(HANGS_S) == 0
+    assert (tmp_path / "outputs/demo/STOPPED").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_kills_a_program_that_ignores_the_first(
+    start: Any, tmp_path: Path, number: signal.Signals
+) -> None:
     (tmp_path / "train.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(1000)\n")
     (tmp_path / "spec.yaml").write_text(SPEC.format(entrypoint="{script: train.py}"))
     assert ratc(["compile", "spec.yaml", "-o", "out"]) == 0
@@ -227,9 +258,9 @@ def test_a_second_interrupt_kills_a_program_that_ignores_the_first(start: Any, t
         assert run.stdout is not None
         assert run.stderr is not None
         assert run.stdout.readline() == "started\n"
-        run.send_signal(signal.SIGINT)
+        run.send_signal(number)
         assert "asked to save and stop" in run.stdout.readline()
-        run.send_signal(signal.SIGINT)
+        run.send_signal(number)
         assert run.wait(HANGS_S) == 1
         assert "was ended by signal 15" in run.stderr.read()
 
