@@ -32,10 +32,37 @@ from ratc_runtime.program.plan import ProgramPlan
 _STEP = re.compile(r"step-(\d+)")
 
 
-def make_accelerator(plan: ProgramPlan, **more: Any) -> Accelerator:
+class PlannedAccelerator(Accelerator):  # type: ignore[misc]  # the package has no types
+    """Compares the batches that a step reads with those of its plan."""
+
+    def __init__(self, plan: ProgramPlan, **given: Any) -> None:
+        super().__init__(**given)
+        self._plan, self._compared = plan, set[int]()
+
+    def backward(self, loss: Any, **given: Any) -> None:
+        """As Accelerate's. Raises R503 if the prepared loader that is read at the time has another batch size."""
+        loader = self.gradient_state.active_dataloader
+        if loader is not None and id(loader) not in self._compared:
+            self._compared.add(id(loader))
+            size = self._batch_of(loader)
+            if size is not None:
+                self._plan.verify(micro_batch_size=size)
+        super().backward(loss, **given)
+
+    def _batch_of(self, loader: Any) -> int | float | None:
+        """The samples of a process in a batch of a loader; None if its sampler does not tell them."""
+        try:
+            size = loader.total_batch_size / self.num_processes
+        except (AttributeError, TypeError):
+            return None
+        return int(size) if size == int(size) else size
+
+
+def make_accelerator(plan: ProgramPlan, **more: Any) -> PlannedAccelerator:
     """Return the Accelerator of a plan, with the plan's seed set; `more` are further arguments of it.
 
-    Raises R503 if its behaviour differs from the lock, and TypeError for an argument that the plan decides.
+    Raises R503 if its behaviour differs from the lock, here or in the first step, and TypeError for an argument that
+    the plan decides.
     """
     precision = plan["precision"]
     decided = {
@@ -45,7 +72,7 @@ def make_accelerator(plan: ProgramPlan, **more: Any) -> Accelerator:
     }
     if clash := sorted(more.keys() & decided.keys()):
         raise TypeError(f"the plan decides {', '.join(clash)}: set them in the spec")
-    accelerator = Accelerator(**decided, **more)
+    accelerator = PlannedAccelerator(plan, **decided, **more)
     set_seed(plan["seed"])
     found = accelerator.mixed_precision
     plan.verify(

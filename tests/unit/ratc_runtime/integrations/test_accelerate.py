@@ -60,6 +60,24 @@ def test_r503_for_an_accelerator_with_other_values(make_plan: Any, monkeypatch: 
     assert "gradient_accumulation_steps: 5, the lock says 2" in caught.value.render()
 
 
+@pytest.mark.parametrize("size", [8, 3])
+def test_r503_for_a_step_that_reads_other_batches(make_plan: Any, size: int) -> None:
+    plan = make_plan()
+    accelerator = make_accelerator(plan)
+    data, checks = [torch.utils.data.DataLoader(torch.arange(24.0), batch_size=number) for number in (size, 6)]
+    model, data, checks = accelerator.prepare(torch.nn.Linear(1, 1), data, checks)
+    for batch in checks:  # of an evaluation: no step
+        model(batch[:, None])
+    losses = (model(batch[:, None]).mean() for batch in data)
+    if size == plan["micro_batch_size"]:
+        for loss in losses:
+            accelerator.backward(loss)
+        return
+    with pytest.raises(RuntimeFinding, match=r"R503") as caught:
+        accelerator.backward(next(losses))
+    assert "micro_batch_size: 3, the lock says 8" in caught.value.render()
+
+
 def test_the_newest_undamaged_checkpoint_is_loaded(make_plan: Any) -> None:
     plan = make_plan()
     accelerator = make_accelerator(plan)
