@@ -9,7 +9,7 @@ from torch import nn
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import hugging_face, rat_patches, torchvision_operators
+from ratc_runtime.models import hugging_face, mapping_inputs, rat_patches, torchvision_operators
 from ratc_runtime.models.chunked_maps import Chunked
 from ratc_runtime.models.frozen import freeze
 from ratc_runtime.models.fused_maps import Fused
@@ -51,6 +51,7 @@ def build_model(lock: Lock) -> nn.Module:
         model = call("model", name, maker, arguments)
         if not isinstance(model, nn.Module):
             raise RuntimeFinding("R509", f"model {name} returned {type(model).__name__}, not a torch.nn.Module")
+        mapping_inputs.accept(model)
     if lock.model.output is not None:
         # A hook, so that the weights keep their names.
         model.register_forward_hook(partial(_pick, lock.model.output))

@@ -48,7 +48,6 @@ def maker_of(name: str, target: Callable[..., Any], arguments: Mapping[str, Any]
     A config class stands for the model that its architecture is trained with from the start: GPT2Config for
     GPT2LMHeadModel, BertConfig for BertForPreTraining, LlamaConfig for LlamaForCausalLM; without such a model, for the
     bare one. The weights are random.
-    A mapping of inputs reaches the model's `forward` as keyword arguments.
     """
     if is_config(target):
         return partial(_untrained, name, target, None)
@@ -80,8 +79,6 @@ def _untrained(name: str, config_class: Any, model_class: Any, /, **values: Any)
             f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
             "give the values of its parts, or name a function of your own that returns the model",
         ) from error
-    # A hook, so that the weights keep their names.
-    model.register_forward_pre_hook(_unpacked, with_kwargs=True)
     return model
 
 
@@ -188,10 +185,3 @@ def _usual(config: Any) -> nn.Module:
     kind = getattr(transformers, next(fitting, "AutoModel"))
     model: nn.Module = kind.from_config(config)
     return model
-
-
-def _unpacked(_module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
-    """Return a mapping of inputs as keyword arguments."""
-    if len(given) == 1 and isinstance(given[0], Mapping):
-        return (), {**given[0], **named}
-    return given, named

@@ -73,6 +73,35 @@ def test_mapping_reaches_the_model_as_keyword_arguments(tmp_path):
     assert model(ids).shape == (1, 3, 8)
 
 
+MINE = """
+import transformers
+from torch import nn
+
+def pretrained():
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=8))
+
+class Two(nn.Module):
+    def forward(self, left, right, scale=1):
+        return scale * left - right
+
+class Whole(nn.Module):
+    def forward(self, batch):
+        return batch["left"]
+"""
+
+
+def test_mapping_reaches_models_of_own_functions_as_they_take_it(tmp_path, monkeypatch):
+    (tmp_path / "mapped_models.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    ids = torch.tensor([[1, 2, 3]])
+    model = built(tmp_path / "a", "mapped_models:pretrained", {}, output="logits").eval()
+    assert model({"input_ids": ids}).equal(model(ids))
+    two = built(tmp_path / "b", "mapped_models:Two", {})
+    assert two({"left": 5, "right": 2, "scale": 2}) == 8
+    assert two(5, 2) == 3
+    assert built(tmp_path / "c", "mapped_models:Whole", {})({"left": 5, "right": 2}) == 5
+
+
 def test_keys_and_values_of_earlier_tokens_are_kept_only_if_asked_for(tmp_path):
     ids = torch.tensor([[1, 2, 3]])
     assert "past_key_values" not in built(tmp_path / "a", "transformers:GPT2Config", GPT2)(ids)
