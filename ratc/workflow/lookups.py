@@ -14,7 +14,7 @@ from importlib.machinery import PathFinder
 
 from ratc import compiler, files
 from ratc.catalog import tasks
-from ratc.diagnostics import Diagnostic, Severity, did_you_mean
+from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
 from ratc.own_code import callables, signatures
 from ratc.plan import Value, Values
 from ratc.program import is_program
@@ -39,7 +39,7 @@ _MAX_BYTES = 4 << 20
 
 def check(settings: Values, folder: str) -> Iterator[Diagnostic]:
     """Check that folders, modules, classes and arguments exist. ``folder`` is the spec's. Codes: R235-R237."""
-    yield from _folders(settings, folder)
+    yield from absent(settings, folder)
     yield from _callables(settings, folder)
 
 
@@ -84,10 +84,40 @@ def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
     return tuple(without_repeats(item for item in found if item.severity is Severity.ERROR))
 
 
-def absent(loaded: Loaded) -> tuple[Diagnostic, ...]:
-    """The folders and files of a spec that are not on this machine: warnings. Code: R235."""
-    assert loaded.settings is not None
-    return tuple(without_repeats(_folders(loaded.settings, loaded.folder)))
+def absent(settings: Values, folder: str) -> tuple[Diagnostic, ...]:
+    """The folders, files and programs of a spec that are not on this machine: warnings. Codes: R235, R236."""
+    return tuple(without_repeats((*_folders(settings, folder), *_program(settings, folder))))
+
+
+def _program(settings: Values, folder: str) -> Iterator[Diagnostic]:
+    """Yield a warning if the program that a spec starts is not there."""
+    if not is_program(settings):
+        return
+    script, module = settings["entrypoint.script"], settings["entrypoint.module"]
+    if script.value is not None and not os.path.isfile(_path(folder, str(script.value))):
+        yield _not_here("entrypoint.script", str(script.value), script.span, folder)
+    if module.value is not None and _find(str(module.value), folder)[0] is None:
+        yield _no_module(str(module.value), "`entrypoint.module`", module.span, False)
+    words = settings["entrypoint.command"].value or ()
+    command = str(words[0]) if words else ""
+    # Without a folder in it, it may be in the environment that the spec names.
+    if os.path.dirname(command) and not os.path.isfile(_path(folder, command)):
+        yield _not_here("entrypoint.command", command, settings["entrypoint.command"].span, folder)
+
+
+def _not_here(path: str, text: str, span: Span | None, folder: str) -> Diagnostic:
+    message = f"`{path}` is not on this machine: there is no `{text}`"
+    notes = (f"looked for at {os.path.abspath(_path(folder, text))}",)
+    helps = ("correct the path, or check the spec on the machine of the run",)
+    return Diagnostic("R235", message, span, notes, helps, Severity.WARNING)
+
+
+def _no_module(module: str, of: str, span: Span | None, own: bool) -> Diagnostic:
+    message = f"the module `{module}` of {of} is not found"
+    looked = "the spec's folder" if own else "the spec's folder and the Python environment of this ratc"
+    helps = ("correct the name, or install the package where the run will look for it",)
+    severity = Severity.ERROR if own else Severity.WARNING
+    return Diagnostic("R236", message, span, (f"looked for in {looked}",), helps, severity)
 
 
 def _folders(settings: Values, folder: str) -> Iterator[Diagnostic]:
@@ -103,10 +133,7 @@ def _folders(settings: Values, folder: str) -> Iterator[Diagnostic]:
         ("environment.container", container if container and "://" not in container and "/" in container else None),
     ):
         if text is not None and not os.path.exists(_path(folder, text)):
-            message = f"`{path}` is not on this machine: there is no `{text}`"
-            notes = (f"looked for at {os.path.abspath(_path(folder, text))}",)
-            helps = ("correct the path, or check the spec on the machine of the run",)
-            yield Diagnostic("R235", message, settings[path].span, notes, helps, Severity.WARNING)
+            yield _not_here(path, text, settings[path].span, folder)
     yield from _layouts(settings, folder)
 
 
@@ -145,11 +172,7 @@ def _callable(
     module, _, attribute = str(name.value).partition(":")
     path, own = _find(module, folder)
     if path is None:
-        message = f"the module `{module}` of `{name.value}` is not found"
-        looked = "the spec's folder" if own else "the spec's folder and the Python environment of this ratc"
-        severity = Severity.ERROR if own else Severity.WARNING
-        helps = ("correct the name, or install the package where the run will look for it",)
-        yield Diagnostic("R236", message, name.span, (f"looked for in {looked}",), helps, severity)
+        yield _no_module(module, f"`{name.value}`", name.span, own)
         return
     if not own or not path.endswith(".py"):
         return

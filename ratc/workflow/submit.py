@@ -111,7 +111,7 @@ class _Submission:
             return ()
         if untrusted := require_trust.refused(loaded):
             return untrusted
-        absent = lookups.absent(loaded)
+        absent = lookups.absent(loaded.settings, loaded.folder)
         try:
             self.stack.enter_context(history.alone_in(folder))
         except OSError as error:

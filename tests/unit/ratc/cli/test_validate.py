@@ -84,6 +84,24 @@ def test_validate_reports_the_same_errors_as_compile_in_the_error_cases(case, tm
     assert {item for item in codes(capsys.readouterr().err) if item[0] == "error"} == expected
 
 
+@pytest.mark.parametrize(
+    ("entrypoint", "code"),
+    [
+        ("{script: nope.py}", "R235"),
+        ("{script: data}", "R235"),
+        ("{module: nope.train}", "R236"),
+        ("{command: [./nope.sh]}", "R235"),
+        ("{script: own.py}", None),
+        ("{module: own}", None),
+        ("{command: [nope]}", None),
+    ],
+)
+def test_an_entrypoint_that_is_not_here_is_a_warning(validate, entrypoint, code):
+    settings = "training: {target_batch_size: 8, batch_size: 4}\nresources: {num_gpus: 0}"
+    status, said = validate(f"entrypoint: {entrypoint}\n{settings}")
+    assert (status, codes(said)) == (0, {("warning", code)} if code else set())
+
+
 def test_setup_lines_that_are_no_whole_commands_are_an_error(validate):
     status, said = validate("resources: {num_gpus: 0, cpus: 2}\nenvironment: {setup: [fi]}")
     assert (status, codes(said)) == (1, {("error", "R407")})
