@@ -44,8 +44,12 @@ def begin_with(model: nn.Module, asked: InitFrom, path: Path) -> str:
     if not both or (asked.strict and (missing or unused)):
         told = [f"only the model has {_listed(missing)}"] if missing else []
         told += [f"only the file has {_listed(unused)}"] if unused else []
-        what = "its names differ from those of the model" if both else "the model and the file have no name in common"
-        helps = "choose names with `load` and `skip`, or set `strict: false` to leave these out" if both else ""
+        what, helps = "the model and the file have no name in common", ""
+        if both:
+            what = "its names differ from those of the model"
+            helps = "choose names with `load` and `skip`, or set `strict: false` to leave these out"
+        elif own.keys() & given.keys():
+            what, helps = "`load` and `skip` leave no name to load", "let `skip` match fewer names than `load`"
         raise _unfit(path, what, "\n".join(told), helps)
     # Infinite values may be meant, as those of an attention mask.
     spoilt = [name for name in both if given[name].is_floating_point() and bool(given[name].isnan().any())]

@@ -75,6 +75,9 @@ def open_content(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint's file (with DeepSpeed, of its header). Tensors are memory-mapped. Raises
     R508.
     """
+    if path.is_dir() and not (path / shards.HEADER_FILE).exists():
+        reason = f"it is a folder without {shards.HEADER_FILE}"
+        raise unusable(path, reason, "name a checkpoint, or the output folder of a run that has saved one")
     try:
         if path.is_dir():
             fault, file = shards.fault_of_share(path, 0, 1), path / shards.HEADER_FILE

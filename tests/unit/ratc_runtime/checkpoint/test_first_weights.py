@@ -105,7 +105,8 @@ def test_without_strict_unmatched_names_are_listed(tmp_path: Path) -> None:
         ({"strict": False}, r'leave them out: `skip: \["head.weight", "head.bias"\]`'),
         ({"load": ["body"]}, "matches 'body'"),
         ({"skip": ["tail.*"]}, r"matches 'tail.\*'"),
-        ({"skip": ["*"]}, "the model and the file have no name in common"),
+        ({"skip": ["*"]}, "`load` and `skip` leave no name to load"),
+        ({"load": ["body.*"], "skip": ["body.*"]}, "`load` and `skip` leave no name to load"),
     ],
 )
 def test_r595_for_weights_that_do_not_fit_the_model(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
