@@ -26,6 +26,7 @@ from ratc.workflow import inputs
 from ratc.workflow.inputs import Loaded
 from ratc.workflow.request import CompileRequest
 from ratc.workflow.validate import validate
+from ratc.yaml import lines as line_ends
 from ratc.yaml.parse import Document, Node, parse
 
 #: The comment that `ratc init` binds the schema with, for editors.
@@ -144,7 +145,7 @@ def _holds(node: Node, line: int, column: int) -> bool:
 
 def completions(text: str, line: int, column: int) -> list[Completion]:
     """Return the keys, or the values of a key, that are valid at a place of a text. The text may be incomplete."""
-    lines = text.split("\n")
+    lines = line_ends.unified(text).split("\n")
     if not 0 < line <= len(lines):
         return []
     written = lines[line - 1][: column - 1]
@@ -183,8 +184,8 @@ def _enclosing_keys(lines: list[str], indent: int) -> tuple[str, ...]:
 def _present_keys(text: str, above: tuple[str, ...]) -> set[str]:
     """The keys that a section has already; none if the text cannot be read yet."""
     try:
-        node = yaml.safe_load(text)
-    except yaml.YAMLError:
+        node = yaml.load(text, yaml.BaseLoader)  # which reads every value as text
+    except (yaml.YAMLError, RecursionError):
         return set()
     for key in above:
         node = node.get(key) if isinstance(node, dict) else None

@@ -9,7 +9,7 @@ from pygls.workspace import TextDocument
 
 from ratc import __version__, files
 from ratc.diagnostics import Diagnostic, Edit, Severity, Span
-from ratc.lsp import analysis
+from ratc.lsp import analysis, places
 from ratc.lsp.analysis import Analysis
 
 _SEVERITIES = {
@@ -23,7 +23,8 @@ class Server(LanguageServer):
     """Keeps the analysis of each open spec, by its URI and version."""
 
     def __init__(self, target: str) -> None:
-        super().__init__("ratc", __version__)
+        # Whole texts: pygls itself counts lines as Python does when it changes a part of one.
+        super().__init__("ratc", __version__, text_document_sync_kind=types.TextDocumentSyncKind.Full)
         self.target = target
         self._known: dict[str, tuple[int | None, Analysis]] = {}
 
@@ -41,6 +42,12 @@ class Server(LanguageServer):
     def forget(self, uri: str) -> None:
         """A document was closed, or a file beside it has changed."""
         self._known.pop(uri, None)
+
+    def look_again(self) -> None:
+        """A file on the disk has changed, which any open spec may name."""
+        for uri in list(self._known):
+            self.forget(uri)
+            self.publish(uri)
 
     def publish(self, uri: str) -> None:
         """Send the findings of a document; none for another file."""
@@ -72,15 +79,31 @@ def make(target: str) -> Server:
         ls.forget(params.text_document.uri)
         ls.text_document_publish_diagnostics(types.PublishDiagnosticsParams(params.text_document.uri, []))
 
+    @server.feature(types.INITIALIZED)
+    async def watch(ls: Server, _params: types.InitializedParams) -> None:
+        workspace = ls.client_capabilities.workspace
+        watched = workspace and workspace.did_change_watched_files
+        if watched and watched.dynamic_registration:
+            patterns = [types.FileSystemWatcher(f"**/*.{kind}") for kind in ("yaml", "yml", "py")]
+            wanted = types.DidChangeWatchedFilesRegistrationOptions(patterns)
+            method = types.WORKSPACE_DID_CHANGE_WATCHED_FILES
+            await ls.client_register_capability_async(
+                types.RegistrationParams([types.Registration("ratc-files", method, wanted)])
+            )
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_WATCHED_FILES)
+    def changed_on_disk(ls: Server, _params: types.DidChangeWatchedFilesParams) -> None:
+        ls.look_again()
+
     @server.feature(types.TEXT_DOCUMENT_HOVER)
     def hover(ls: Server, params: types.HoverParams) -> types.Hover | None:
         document = ls.workspace.get_text_document(params.text_document.uri)
         found = ls.analysis(document)
-        told = found and analysis.hover(found, *_place(document, params.position))
+        told = found and analysis.hover(found, *places.from_client(document, params.position))
         if not told:
             return None
         text, span = told
-        return types.Hover(types.MarkupContent(types.MarkupKind.Markdown, text), _range(document, span))
+        return types.Hover(types.MarkupContent(types.MarkupKind.Markdown, text), places.to_client(document, span))
 
     @server.feature(types.TEXT_DOCUMENT_COMPLETION, types.CompletionOptions(trigger_characters=[" ", ":"]))
     def complete(ls: Server, params: types.CompletionParams) -> list[types.CompletionItem]:
@@ -95,7 +118,7 @@ def make(target: str) -> Server:
                 documentation=types.MarkupContent(types.MarkupKind.Markdown, one.text),
                 insert_text=one.insert,
             )
-            for one in analysis.completions(document.source, *_place(document, params.position))
+            for one in analysis.completions(document.source, *places.from_client(document, params.position))
         ]
 
     options = types.CodeActionOptions([types.CodeActionKind.QuickFix])
@@ -114,28 +137,13 @@ def _name(document: TextDocument) -> str:
     return files.shown(to_fs_path(document.uri) or "spec.yaml")
 
 
-def _place(document: TextDocument, position: types.Position) -> tuple[int, int]:
-    """The line and the column, from 1, of a position that counts as the client does."""
-    if position.line >= len(document.lines):  # behind the last line end
-        return position.line + 1, position.character + 1
-    here = document.position_codec.position_from_client_units(document.lines, position)
-    return here.line + 1, here.character + 1
-
-
-def _range(document: TextDocument, span: Span) -> types.Range:
-    """A range as the client counts."""
-    end_line, end_column = span.end_line, span.end_column
-    whole = types.Range(types.Position(span.line - 1, span.column - 1), types.Position(end_line - 1, end_column - 1))
-    return document.position_codec.range_to_client_units(document.lines, whole)
-
-
 def _item(document: TextDocument, found: Diagnostic) -> types.Diagnostic:
     """A finding; one of another file, or of none, stands at the beginning and names its place."""
     span, parts = found.span, [found.message, *found.notes, *(f"help: {text}" for text in found.helps)]
     if span is not None and not _is_of(document, span):
         parts[0] = f"{span.place}: {parts[0]}"
         span = None
-    place = _range(document, span) if span else types.Range(types.Position(0, 0), types.Position(0, 1))
+    place = places.to_client(document, span) if span else types.Range(types.Position(0, 0), types.Position(0, 1))
     message = "\n".join(part for part in parts if part)
     return types.Diagnostic(place, message, _SEVERITIES[found.severity], code=found.code, source="ratc")
 
@@ -148,12 +156,12 @@ def _action(document: TextDocument, found: Diagnostic, at: types.Range) -> types
     """The quick fix of a finding at a range; None if there is none."""
     if found.fix is None or found.span is None or not _is_of(document, found.span):
         return None
-    place = _range(document, found.span)
+    place = places.to_client(document, found.span)
     if not (place.start.line <= at.end.line and at.start.line <= place.end.line):
         return None
 
     def edit(one: Edit) -> types.TextEdit:
-        return types.TextEdit(_range(document, one.span), one.text)
+        return types.TextEdit(places.to_client(document, one.span), one.text)
 
     edits = [edit(one) for one in found.fix.edits if _is_of(document, one.span)]
     return types.CodeAction(

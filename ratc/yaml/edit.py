@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ratc.diagnostics import Edit, Span
+from ratc.yaml import lines as line_ends
 
-#: Line ends for the parser.
-_LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _BOM = "\ufeff"
 
 
@@ -19,7 +17,7 @@ def apply(text: str, edits: Sequence[Edit]) -> tuple[str, list[Edit]]:
     skipped if its original words changed or if it spans lines. A byte order mark is kept; spans do not count it.
     """
     bom, body = (_BOM, text[1:]) if text.startswith(_BOM) else ("", text)
-    starts = [0, *(match.end() for match in _LINE_END.finditer(body))]
+    starts = line_ends.starts(body)
     done: list[Edit] = []
     parts: list[str] = []
     at = 0
@@ -51,7 +49,7 @@ def put_items(text: str, key: str, items: Sequence[Mapping[str, Any]], without: 
     from ruamel.yaml.comments import CommentedMap
     from ruamel.yaml.error import YAMLError
 
-    ends = _LINE_END.findall(text)
+    ends = line_ends.END.findall(text)
     newline = ends[0] if ends else "\n"
     try:
         reader = YAML()
@@ -88,7 +86,7 @@ _ENDS = ("\n", "\r", "\x85", "\u2028", "\u2029")
 
 def _lines(text: str) -> list[str]:
     at, lines = 0, []
-    for match in _LINE_END.finditer(text):
+    for match in line_ends.END.finditer(text):
         lines.append(text[at : match.end()])
         at = match.end()
     return [*lines, text[at:]] if at < len(text) else lines

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from ratc.diagnostics import Diagnostic, Source, Span
+from ratc.yaml import lines
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -32,8 +33,6 @@ _FLOAT = re.compile(
 )
 #: Characters that YAML 1.2 does not allow in a file: they must be escaped.
 _UNREADABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-#: Line ends for libyaml, beside `\n`.
-_LINE_END = re.compile("\r\n?|[\x85\u2028\u2029]")
 #: Markers of git in a file that it could not merge.
 _CONFLICT = re.compile(r"^(?:<{7}|>{7})(?: .*)?$|^(?:={7}|\|{7}(?: .*)?)$", re.MULTILINE)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -113,7 +112,7 @@ def parse(name: str, raw: bytes, layer: str = "spec") -> tuple[Document | None, 
     if unreadable:
         message = f"the character U+{ord(unreadable[0]):04X} is not allowed in YAML"
         return None, (Diagnostic("R003", message, _at(name, text, unreadable.start()), helps=("remove it",)),)
-    source = Source(name, _LINE_END.sub("\n", text))
+    source = Source(name, lines.unified(text))
     conflict = _conflict(source)
     if conflict:
         return None, (conflict,)
@@ -327,9 +326,9 @@ def _short(tag: str) -> str:
 
 def _at(name: str, text: str, position: int) -> Span:
     """The character at a position of a text."""
-    before = _LINE_END.sub("\n", text[:position])
+    before = lines.unified(text[:position])
     line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-    return Span(Source(name, _LINE_END.sub("\n", text)), line, column, line, column + 1)
+    return Span(Source(name, lines.unified(text)), line, column, line, column + 1)
 
 
 def _syntax_error(source: Source, error: yaml.YAMLError) -> Diagnostic:

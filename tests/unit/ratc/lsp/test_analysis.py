@@ -3,6 +3,7 @@
 import pytest
 
 from ratc.lsp.analysis import completions, is_spec
+from ratc.yaml.lines import unified
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ def test_other_texts_are_not(text):
 def offered(text: str) -> list[str]:
     """The words for a cursor that the text has as `|`."""
     before, _, behind = text.partition("|")
-    lines = before.split("\n")
+    lines = unified(before).split("\n")
     return [one.insert for one in completions(before + behind, len(lines), len(lines[-1]) + 1)]
 
 
@@ -37,6 +38,9 @@ def offered(text: str) -> list[str]:
         ("description: >\n  see: {x\n\n  y\ntraining:\n  |", {"epochs: "}, {"model: "}),
         ('"training": {epochs: 3, |}', {"optimizer: "}, {"epochs: ", "task_type: "}),
         ('training: {"epochs":3, |}', {"optimizer: "}, {"epochs: "}),
+        ("x: 2026-13-45\ny: !!int a\ntraining:\n  epochs: 3\n  |", {"optimizer: "}, {"epochs: "}),
+        (f"x: {'[' * 600}\ntraining:\n  |", {"epochs: "}, {"model: "}),
+        ("# \u2028\ntraining:\n  epochs: 3\n  |", {"optimizer: "}, {"model: "}),
         ("training: {epochs: 3}\n|", {"model:\n  "}, {"epochs: "}),
         ('model: {name: "r|', set(), {"args: "}),
         ("data: {augmentations: [{|", set(), {"data_dir: "}),

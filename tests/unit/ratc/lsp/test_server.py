@@ -107,6 +107,39 @@ def test_diagnostics_are_updated_after_each_change_and_have_quick_fixes(spec: Pa
     in_an_editor(spec.parent, visit)
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85"])
+def test_line_ends_that_only_yaml_has_do_not_shift_places(spec: Path, end: str) -> None:
+    async def visit(editor: Editor) -> None:
+        wrong = SPEC.replace("batch_size: 2", "batch_siez: 2").replace("demo\n", f"demo # 😀{end}# b\n")
+        [found] = await editor.open(spec, wrong)
+        assert found.code == "R101"
+        assert (found.range.start.line, found.range.start.character) == (4, 2)
+        asked = types.CodeActionParams(
+            types.TextDocumentIdentifier(spec.as_uri()), found.range, types.CodeActionContext([found])
+        )
+        [action] = await editor.text_document_code_action_async(asked)
+        assert [edit.range for edit in action.edit.changes[spec.as_uri()]] == [found.range]
+        assert await editor.change(spec, wrong.replace("siez", "size")) == []
+        told = await editor.hover(spec, 3, 4)
+        assert "`training.target_batch_size`" in told.contents.value
+        assert (told.range.start.line, told.range.start.character) == (3, 2)
+
+    in_an_editor(spec.parent, visit)
+
+
+def test_a_file_that_changes_on_the_disk_changes_the_findings(spec: Path) -> None:
+    own = spec.parent / "own_nets.py"
+
+    async def visit(editor: Editor) -> None:
+        assert [one.code for one in await editor.open(spec, 'model: {name: "own_nets:Net"}\n' + SPEC)] == ["R236"]
+        own.write_text("class Net: pass\n")
+        event = types.FileEvent(own.as_uri(), types.FileChangeType.Created)
+        editor.workspace_did_change_watched_files(types.DidChangeWatchedFilesParams([event]))
+        assert list((await editor.sent.get()).diagnostics) == []
+
+    in_an_editor(spec.parent, visit)
+
+
 @pytest.mark.parametrize(
     ("text", "word", "written"),
     [
