@@ -24,6 +24,8 @@ from ratc.markup import code, workflow_data
 MARK = "<!-- ratc -->"
 #: Characters of a comment that GitHub takes (65,536), less a sentence on what is left out.
 MOST = 65_000
+#: Bytes of a step's summary that GitHub takes (1 MiB), in characters of three bytes.
+MOST_OF_SUMMARY = 340_000
 #: Seconds for one answer.
 PATIENCE = 30
 #: Pages of a hundred comments that are looked through for the one to replace.
@@ -41,13 +43,13 @@ def main() -> int:
     if not has(base):
         subprocess.run(["git", "fetch", "--quiet", "--depth=1", "origin", base], check=False)
     paths = [line.strip() for line in os.environ.get("RATC_PATHS", ".").splitlines() if line.strip()] or ["."]
-    text = whole([drift(paths), *differences(paths, base)])
+    sections = [drift(paths), *(differences(paths, base) if has(base) else [no_base(base)])]
     with open(os.environ.get("GITHUB_STEP_SUMMARY", os.devnull), "a", encoding="utf-8") as summary:
-        summary.write(text)
+        summary.write(whole(sections, MOST_OF_SUMMARY))
     if os.environ.get("RATC_COMMENT", "true").strip().lower() == "false":
         return 0
     try:
-        comment(number, text)
+        comment(number, whole(sections))
     except (OSError, ValueError) as error:
         told = workflow_data(f"no comment could be written ({error}); the summary of this job has its text")
         print(f"::warning::{told}")
@@ -57,6 +59,14 @@ def main() -> int:
 def has(commit: str) -> bool:
     """Whether a commit is in this clone."""
     return subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True).returncode == 0
+
+
+def no_base(base: str) -> str:
+    """The section in the place of all differences, if the base cannot be had."""
+    return (
+        f"### Nothing was compared\n\nThe base of the pull request ({base[:7]}) is not in this clone, and git could "
+        "not fetch it. Let the step that checks out the code keep its credentials, or fetch all commits (`fetch-depth: 0`)."
+    )
 
 
 def ratc(*words: str) -> tuple[int, str, str]:
@@ -116,36 +126,46 @@ def last(text: str) -> str:
     return next((line for line in lines if line.startswith("error")), lines[-1] if lines else "no reason was given")
 
 
-def whole(sections: Sequence[str]) -> str:
-    """The comment: as many sections as a comment holds, each whole."""
-    parts = [section for section in sections if section]
-    text = f"{MARK}\n## ratc\n\n"
-    if not parts:
+def whole(sections: Sequence[str], most: int = MOST) -> str:
+    """The text: as many sections as it has room for, each whole."""
+    text, left = f"{MARK}\n## ratc\n\n", 0
+    if not any(sections):
         return text + "The compiled files are what their specs give, and none of them changes.\n"
-    for number, part in enumerate(parts):
-        if len(text) + len(part) > MOST:
-            left = len(parts) - number
-            return (
-                text + f"… and {left} more that the comment has no room for; `ratc diff` and `ratc check` show all.\n"
-            )
-        text += f"{part}\n\n"
-    return text
+    for section in filter(None, sections):
+        if len(text) + len(section) > most:
+            left += 1
+        else:
+            text += f"{section}\n\n"
+    more = f"… and {left} more that this text has no room for; `ratc diff` and `ratc check` show all.\n"
+    return text + (more if left else "")
 
 
 def comment(number: int, text: str) -> None:
     """Replace the comment that was written before, or write one. Raises OSError and ValueError."""
     comments = f"/repos/{os.environ['GITHUB_REPOSITORY']}/issues/{number}/comments"
+    who = login()
     for page in range(1, PAGES + 1):
         found = call("GET", f"{comments}?per_page=100&page={page}")
         for one in found:
-            # A comment of somebody else's may begin with the mark too: only one of a bot's is replaced.
-            if str(one.get("body", "")).startswith(MARK) and one.get("user", {}).get("type") == "Bot":
+            # A comment of somebody else's may begin with the mark too: only one of this token's is replaced.
+            user = one.get("user") or {}
+            is_own = user.get("login") == who if who else user.get("type") == "Bot"
+            if str(one.get("body", "")).startswith(MARK) and is_own:
                 if one["body"].replace("\r\n", "\n") != text:
                     call("PATCH", f"/repos/{os.environ['GITHUB_REPOSITORY']}/issues/comments/{int(one['id'])}", text)
                 return
         if len(found) < 100:
             break
     call("POST", comments, text)
+
+
+def login() -> str | None:
+    """The name of a person's token; None for one of a job or an app, which may not ask for it and comments as a bot."""
+    try:
+        found = call("GET", "/user")
+    except OSError:
+        return None
+    return str(found["login"]) if isinstance(found, dict) and found.get("login") else None
 
 
 def call(method: str, path: str, body: str | None = None) -> Any:

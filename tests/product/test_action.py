@@ -31,19 +31,23 @@ class Forge(ThreadingHTTPServer):
         self.comments: list[dict[str, Any]] = []
         self.writes: list[str] = []
         self.status = 200
+        self.person: str | None = None  # whose token it is; None for that of a job
 
-    def add(self, body: str, kind: str = "Bot") -> None:
-        self.comments.append({"id": len(self.comments) + 1, "body": body, "user": {"type": kind}})
+    def add(self, body: str, kind: str = "Bot", login: str = "github-actions[bot]") -> None:
+        self.comments.append({"id": len(self.comments) + 1, "body": body, "user": {"type": kind, "login": login}})
 
 
 class Comments(BaseHTTPRequestHandler):
     server: Forge
 
     def do_GET(self) -> None:
+        if self.path == "/user":
+            who = self.server.person
+            return self.answer(200, {"login": who}) if who else self.answer(403, {"message": "not accessible"})
         match = re.fullmatch(r"/repos/me/mine/issues/7/comments\?per_page=100&page=(\d+)", self.path)
         assert match, self.path
         page = int(match[1])
-        self.answer(200, self.server.comments[100 * (page - 1) : 100 * page])
+        return self.answer(200, self.server.comments[100 * (page - 1) : 100 * page])
 
     def do_POST(self) -> None:
         self.write(f"POST {self.path}")
@@ -58,7 +62,8 @@ class Comments(BaseHTTPRequestHandler):
             return self.answer(self.server.status if len(body) <= 65_536 else 422, {"message": "no"})
         self.server.writes.append(what)
         if what == "POST /repos/me/mine/issues/7/comments":
-            self.server.add(body)
+            who = self.server.person
+            self.server.add(body, *(("User", who) if who else ()))
         else:
             number = re.fullmatch(r"PATCH /repos/me/mine/issues/comments/(\d+)", what)
             assert number, what
@@ -182,6 +187,24 @@ def test_one_comment_is_kept_up_to_date_in_a_pull_request(pull: Pull, forge: For
     assert "secret-token" not in said
 
 
+def test_the_comment_of_a_person_s_token_is_kept_up_to_date(pull: Pull, forge: Forge) -> None:
+    forge.person = "ada"
+    forge.add("<!-- ratc -->\nby a bot")
+    forge.add("<!-- ratc -->\nby somebody else", "User", "bob")
+    assert pull.run()[0] == 0
+    pull.change("target_batch_size: 8", "target_batch_size: 16")
+    assert pull.run()[0] == 0
+    assert forge.writes == ["POST /repos/me/mine/issues/7/comments", "PATCH /repos/me/mine/issues/comments/3"]
+
+
+def test_a_base_that_cannot_be_fetched_is_named(pull: Pull, forge: Forge) -> None:
+    pull.base = "0123456789abcdef0123456789abcdef01234567"
+    assert pull.run()[0] == 0
+    assert "Nothing was compared" in forge.comments[0]["body"]
+    assert "(0123456)" in forge.comments[0]["body"]
+    assert "is new" not in forge.comments[0]["body"]
+
+
 def test_drift_fails_the_job_and_appears_in_the_comment(pull: Pull, forge: Forge) -> None:
     pull.change("batch_size: 2", "batch_size: 4", compiled=False)
     status, said = pull.run()
@@ -240,8 +263,13 @@ def test_a_long_comment_is_cut_to_the_limit_of_the_forge(monkeypatch: pytest.Mon
     one = "x" * 9_000
     text = module.whole([one] * 60)
     assert 60_000 < len(text) < 65_536
-    assert "… and 53 more that the comment has no room for" in text
+    assert "… and 53 more that this text has no room for" in text
     assert len(module.whole(["x" * 100_000])) < 1_000
+    text = module.whole(["first", "x" * 66_000, "last"])
+    assert "first" in text
+    assert "last" in text
+    assert "… and 1 more" in text
+    assert "… and" not in module.whole([one] * 30, module.MOST_OF_SUMMARY)
 
 
 def test_a_mention_in_a_spec_notifies_nobody(pull: Pull, forge: Forge) -> None:
