@@ -64,8 +64,8 @@ def has(commit: str) -> bool:
 def no_base(base: str) -> str:
     """The section in the place of all differences, if the base cannot be had."""
     return (
-        f"### Nothing was compared\n\nThe base of the pull request ({base[:7]}) is not in this clone, and git could "
-        "not fetch it. Let the step that checks out the code keep its credentials, or fetch all commits (`fetch-depth: 0`)."
+        f"### Nothing was compared\n\nThe base ({base[:7]}) is not in this clone, and git could not fetch it. "
+        "Let the checkout keep its credentials, or fetch all commits (`fetch-depth: 0`)."
     )
 
 

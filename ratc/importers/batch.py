@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from ratc.catalog import launch_variables
 from ratc.diagnostics import Source, Span
@@ -21,6 +22,14 @@ _Made = list[tuple[str, object]] | str
 _OURS = "ratc writes it itself"
 _PROGRAM = "a program: if it is your own and trains, name it as `entrypoint`"
 _COMMAND = "a command: if the job needs it, put it into `environment.setup`"
+#: The same in a script without a program that is known.
+_OR_PROGRAM = (
+    "a command: if it is your own and trains, name it as `entrypoint: {command: […]}`; if the job needs it, put it "
+    "into `environment.setup`"
+)
+_IN_CONTAINER = (
+    "a program in a container: name the container as `environment.container`, and your own program as `entrypoint`"
+)
 _LAUNCH = re.compile(r"^(?:exec )?(?:\S*/)?(?:srun|mpirun|jsrun|torchrun|accelerate|deepspeed|python3?)\b")
 
 
@@ -147,7 +156,12 @@ def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
     for command in shell.commands(marked(text, source.text)) if language in _SHELLS else ():
         items += _command(command, _span(source, command.line), done)
     items += launch.entrypoint(done.launches)
-    return tuple(sorted(map(unmarked, (*items, *done.items())), key=lambda item: item.span.line))
+    items += done.items()
+    if not any(isinstance(item, Carried) and item.path.startswith("entrypoint.") for item in items):
+        items = [
+            replace(one, why=_OR_PROGRAM) if isinstance(one, Left) and one.why == _COMMAND else one for one in items
+        ]
+    return tuple(sorted(map(unmarked, items), key=lambda item: item.span.line))
 
 
 def _language(line: str) -> str:
@@ -353,6 +367,8 @@ def _command(command: shell.Command, span: Span, done: _Environment) -> Iterator
         yield Left(line, span, _OURS, deliberate=True)
     elif launch.is_launch(words):
         yield from _launch(command, span, done)
+    elif launch.starts_container(words):
+        yield Left(line, span, _IN_CONTAINER)
     else:
         yield Left(line, span, _COMMAND)
 

@@ -49,6 +49,11 @@ _TRAINER = {
     "seed": ("seed", "seed", int),
     "dataloader_num_workers": ("data.num_workers", "num_workers", int),
 }
+#: Its switches for a precision, which the plan has as placeholders of the same names.
+_PRECISIONS = ("bf16", "fp16")
+_ON, _OFF = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
+#: How it trains without these options.
+_DEFAULTS = {"training.precision": "fp32", "training.gradient_accumulation_steps": 1}
 #: Its option for a folder, which ratc chooses: only there it looks for what a stopped run goes on from.
 _FOLDER, _CHOSEN = "output_dir", "${checkpoint_dir}"
 #: The option by which such a script is known.
@@ -83,6 +88,12 @@ def is_launch(words: Sequence[str]) -> bool:
     return at < len(words) and bool(
         _launcher(words[at]) or words[at].rpartition("/")[2] in _STARTERS or words[at].endswith(".py")
     )
+
+
+def starts_container(words: Sequence[str]) -> bool:
+    """Whether a command runs a program in a container."""
+    at = _begin(words)[0]
+    return at < len(words) and bool(_CONTAINER.fullmatch(words[at])) and {"exec", "run"} & set(words[at + 1 :]) != set()
 
 
 def split(command: Command, span: Span) -> Launch:
@@ -207,6 +218,7 @@ def _carried(one: Launch) -> Iterator[Item]:
     if one.launcher in ("srun", "accelerate"):  # torchrun is what ratc takes by itself
         yield Carried("launcher", one.launcher, one.span, one.text)
     args: list[str] = []
+    made_of: dict[str, Carried] = {}  # of an option that stands there twice, the program reads the last
     ahead = list(one.args)
     is_trainer = any(_option(word)[0] == _OF_A_TRAINER for word in ahead if word)
     while ahead:
@@ -227,15 +239,28 @@ def _carried(one: Launch) -> Iterator[Item]:
             why = f"`{_CHOSEN}` in its place, a folder for each program in the output folder"
             yield Left(f"{one.program}: --{name} {given}", one.span, why, deliberate=True)
             continue
+        if is_trainer and name in _PRECISIONS:
+            said = value if not alone else following if (following or "").lower() in (*_ON, *_OFF) else None
+            if alone and said is not None:
+                ahead.pop(0)
+            if said is None or said.lower() in _ON:
+                path = "training.precision"
+                made_of[path] = Carried(path, name, one.span, f"{one.program} --{name}")
+            args.append(f"--{name}=${{{name}}}")
+            continue
         key = _TRAINER.get(name) if is_trainer else None
         made = _number(following or "" if alone else value or "", key[2]) if key else None
         if key is None or made is None:
             args.append(word.replace("$", "$$"))
             continue
-        yield Carried(key[0], made, one.span, f"{one.program} --{name}")
+        made_of[key[0]] = Carried(key[0], made, one.span, f"{one.program} --{name}")
         args += [word, f"${{{key[1]}}}"] if alone else [f"--{name}=${{{key[1]}}}"]
         if alone:
             ahead.pop(0)
+    yield from made_of.values()
+    for path, default in _DEFAULTS.items() if is_trainer else ():
+        if path not in made_of:
+            yield Carried(path, default, one.span, "Hugging Face's Trainer", is_assumed=True)
     if args:
         yield Carried("entrypoint.args", args, one.span, one.text)
     yield from _variables(one)

@@ -26,9 +26,11 @@ class Merged:
 def merge(items: Iterable[Item]) -> Merged:
     """Merge the items to one value per path; the modules of all files are joined. Code: R432, a warning."""
     merged = Merged()
-    for item in items:
+    for item in sorted(items, key=_is_assumed):
         if isinstance(item, Left):
             merged.left.append(item)
+            continue
+        if _is_assumed(item) and item.path in merged.values:
             continue
         secrets = list(found(item.path, item.value, strict=item.path.startswith(_VARIABLES)))
         if not secrets:
@@ -41,6 +43,10 @@ def merge(items: Iterable[Item]) -> Merged:
     _engine(merged)
     _program(merged)
     return merged
+
+
+def _is_assumed(item: Item) -> bool:
+    return isinstance(item, Carried) and item.is_assumed
 
 
 def _secret(item: Carried) -> Left:

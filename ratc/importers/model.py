@@ -10,12 +10,16 @@ from ratc.diagnostics import Span
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """A value for a path of the spec. ``source`` is the key, the directive or the command that says it."""
+    """A value for a path of the spec. ``source`` is the key, the directive or the command that says it.
+
+    A value that ``is_assumed`` counts only if no file gives one.
+    """
 
     path: str
     value: Any
     span: Span
     source: str
+    is_assumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,15 +23,19 @@ def required(values: Iterable[str]) -> dict[str, str]:
     return {path: stand_in for path, stand_in in REQUIRED.items() if not is_program or path != "data.data_dir"}
 
 
-def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, ...]]:
-    """Return the spec's text, and findings to look at. Codes, all of them warnings: R432, R433, R434."""
+def write(merged: Merged, names: Sequence[str], target: str | None = None) -> tuple[str, tuple[Diagnostic, ...]]:
+    """Return the spec's text, and findings to look at; ``target`` is the scheduler of a batch script among the files.
+    Codes, all of them warnings: R432, R433, R434.
+    """
     _refused(merged)
     found = list(merged.found)
     values = {path: item.value for path, item in merged.values.items()}
     comments: dict[str, str] = {}
     for path, given in merged.values.items():
         leaves = [f"{path}.{key}" for key in given.value] if isinstance(given.value, dict) else [path]
-        comments |= dict.fromkeys(leaves, f"from {redact(given.span.source.name)}:{given.span.line}")
+        place = f"{redact(given.span.source.name)}:{given.span.line}"
+        said = f"as {given.source} has it: {place} has no option for it" if given.is_assumed else f"from {place}"
+        comments |= dict.fromkeys(leaves, said)
     for path, stand_in in required(values).items():
         if path not in values:
             values[path], comments[path] = stand_in, "to be filled in: no imported file gives it"
@@ -42,7 +46,8 @@ def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, 
     for item in lost:
         message = f"not imported: `{_short(redact(item.source))}`"
         found.append(Diagnostic("R434", message, item.span, (item.why,), severity=Severity.WARNING))
-    head = comment(f"Imported by ratc from {redact(', '.join(names))}. Read it, then check it with `ratc validate`.")
+    check = "ratc validate" if target is None else f"ratc validate --target {target}"
+    head = comment(f"Imported by ratc from {redact(', '.join(names))}. Read it, then check it with `{check}`.")
     return head + mapping(_tree(values), comments) + "".join(_left_out(merged.left)), tuple(found)
 
 

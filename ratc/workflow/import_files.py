@@ -9,6 +9,7 @@ from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.importers import accelerate, batch, deepspeed, detect, merge, specification, unified
 from ratc.importers.model import Item
+from ratc.scheduler import DIALECTS
 from ratc.workflow.read import read
 
 _READERS = {"unified": unified.read, "accelerate": accelerate.read, "deepspeed": deepspeed.read}
@@ -20,30 +21,37 @@ def import_files(names: Sequence[str], kind: str | None) -> tuple[str | None, tu
     ``kind`` is the kind of all files; None detects it per file. Codes: R00x, R43x.
     """
     items: list[Item] = []
+    target = None
     for name in names:
-        found, problems = _read(name, kind, alone=len(names) == 1)
+        found, of_kind, problems = _read(name, kind, alone=len(names) == 1)
         if found is None:
             return None, problems
         items += found
-    text, said = specification.write(merge.merge(items), names)
+        target = target or (of_kind if of_kind in DIALECTS else None)
+    text, said = specification.write(merge.merge(items), names, target)
     return text, tuple(said)
 
 
-def _read(name: str, asked: str | None, alone: bool) -> tuple[Sequence[Item] | None, tuple[Diagnostic, ...]]:
+def _read(
+    name: str, asked: str | None, alone: bool
+) -> tuple[Sequence[Item] | None, str | None, tuple[Diagnostic, ...]]:
+    """Return the items of a file and its kind."""
     file, problem = read(name, named=True)
     if file is None:
-        return None, (problem,) if problem else ()
+        return None, None, (problem,) if problem else ()
     kind, document, found = detect.kind(name, file.data, asked)
     if kind is None:
-        return None, found
+        return None, None, found
     if document is None:
-        return batch.read(kind, name, file.data.decode("utf-8", errors="replace")), ()
+        return batch.read(kind, name, file.data.decode("utf-8", errors="replace")), kind, ()
     if kind == "unified" and alone and asked is None and _is_spec(file):
         helps = ("use it unchanged; `--from unified` imports it anyway",)
-        return None, (
-            Diagnostic("R431", f"`{name}` is already a spec that ratc can read", document.root.span, helps=helps),
+        return (
+            None,
+            kind,
+            (Diagnostic("R431", f"`{name}` is already a spec that ratc can read", document.root.span, helps=helps),),
         )
-    return _READERS[kind](document), ()
+    return _READERS[kind](document), kind, ()
 
 
 def _is_spec(file: File) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ratc.diagnostics import Source, Span
 from ratc.importers import batch, merge
 from ratc.importers.model import Carried, Left
 from ratc.importers.specification import write
@@ -172,12 +173,13 @@ def test_hugging_face_trainer_arguments_become_placeholders_and_values() -> None
     found = carried_of(f"torchrun train.py {options} --gradient_accumulation_steps 4 --dataloader_num_workers 2")
     assert found["entrypoint.args"] == [
         *("--per_device_train_batch_size", "${micro_batch_size}", "--learning_rate=${learning_rate}"),
-        *("--num_train_epochs", "${epochs}", "--seed", "${seed}", "--bf16", "--tag", "seed"),
+        *("--num_train_epochs", "${epochs}", "--seed", "${seed}", "--bf16=${bf16}", "--tag", "seed"),
         *("--gradient_accumulation_steps", "${gradient_accumulation_steps}", "--dataloader_num_workers"),
         "${num_workers}",
     ]
     assert found["training.batch_size"] == 8
     assert found["training.gradient_accumulation_steps"] == 4
+    assert found["training.precision"] == "bf16"
     assert found["training.learning_rate"] == 2e-5
     assert (found["training.epochs"], found["seed"], found["data.num_workers"]) == (3, 7, 2)
 
@@ -203,6 +205,60 @@ def test_arguments_of_other_scripts_stay_unchanged() -> None:
 def test_non_numeric_trainer_value_stays_an_argument(value: str) -> None:
     found = carried_of(f"python train.py --per_device_train_batch_size 8 --num_train_epochs '{value}'")
     assert found["entrypoint.args"][2:] == ["--num_train_epochs", value]
+
+
+@pytest.mark.parametrize(
+    ("written", "args", "values"),
+    [
+        ("", [], {"precision": "fp32", "gradient_accumulation_steps": 1, "batch_size": 4}),
+        ("--fp16", ["--fp16=${fp16}"], {"precision": "fp16"}),
+        ("--bf16 True --fp16=False", ["--bf16=${bf16}", "--fp16=${fp16}"], {"precision": "bf16"}),
+        ("--bf16 false --last", ["--bf16=${bf16}", "--last"], {"precision": "fp32"}),
+        (
+            "--gradient_accumulation_steps 2",
+            ["--gradient_accumulation_steps", "${gradient_accumulation_steps}"],
+            {"gradient_accumulation_steps": 2},
+        ),
+        (
+            "--per_device_train_batch_size=8",
+            ["--per_device_train_batch_size=${micro_batch_size}"],
+            {"batch_size": 8},
+        ),
+    ],
+)
+def test_the_plan_of_a_trainer_s_script_is_what_it_ran_with(
+    written: str, args: list[str], values: dict[str, object]
+) -> None:
+    found = carried(f"#SBATCH -N 1\npython train.py --per_device_train_batch_size 4 {written}\n")
+    assert found["entrypoint.args"][2:] == args
+    for key, value in values.items():
+        assert found[f"training.{key}"] == value
+
+
+def test_what_a_trainer_takes_by_itself_yields_to_any_file() -> None:
+    script = "#SBATCH -N 1\naccelerate launch train.py --per_device_train_batch_size 4\n"
+    where = Span(Source("a", ""), 1, 1, 1, 2)
+    items = [*batch.read("slurm", "run.sbatch", script), Carried("training.precision", "bf16", where, "a")]
+    merged = merge.merge(items)
+    assert merged.values["training.precision"].value == "bf16"
+    assert not merged.found
+    text, _ = write(merged, ["run.sbatch"], "slurm")
+    assert "gradient_accumulation_steps: 1  # as Hugging Face's Trainer has it: run.sbatch:2 has no option" in text
+    assert "`ratc validate --target slurm`" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("nnUNetv2_train 501 3d_fullres 0", "name it as `entrypoint: {command: […]}`"),
+        ("bash run.sh", "name it as `entrypoint: {command: […]}`"),
+        ("singularity exec --nv x.sif python3 train.py", "name the container as `environment.container`"),
+        ("nnUNetv2_train 1\npython train.py", "put it into `environment.setup`"),
+    ],
+)
+def test_a_command_that_may_be_the_training_is_listed_as_such(line: str, why: str) -> None:
+    lost = [item for item in batch.read("slurm", "x", f"#SBATCH -N 1\n{line}\n") if isinstance(item, Left)]
+    assert [why in item.why for item in lost if not item.deliberate] == [True]
 
 
 def test_argument_that_needs_the_shell_is_left_with_its_option() -> None:
