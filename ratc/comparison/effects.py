@@ -21,7 +21,9 @@ def _of(values: _Plan, path: str, absent: Any = None) -> Any:
 
 
 def _sharded(old: _Plan, new: _Plan) -> bool:
-    return bool(_of(old, "engine.zero_stage") and _of(new, "engine.zero_stage"))
+    """Whether both plans shard by ZeRO, and one of them is not elastic: those of elastic ones are converted."""
+    both = _of(old, "engine.zero_stage") and _of(new, "engine.zero_stage")
+    return bool(both and not all(any(path.startswith("elastic.") for path in plan) for plan in (old, new)))
 
 
 def _extends(old: _Plan, new: _Plan) -> bool:

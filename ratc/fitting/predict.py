@@ -139,7 +139,7 @@ def decide_like(plan: Plan, folder: str, chosen: Decision) -> Decision | tuple[D
     searcher = Searcher(library, share, expandable=chosen.allocator == EXPANDABLE)
     used = replace(
         variants(plan, device)[0],
-        engine="torch",
+        engine="deepspeed" if wanted.engine == "deepspeed" else "torch",
         attention_memory=chosen.attention_memory,
         activation_checkpointing=chosen.activation_checkpointing,
     )

@@ -41,7 +41,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     elif asked.value is not None:
         context.keep("training.deepspeed", under="engine.deepspeed")
     elif elastic.is_range(settings):
-        why = "its checkpoints do not go on with another number of processes, and the nodes are a range"
+        why = "the nodes are a range, and on others ZeRO's checkpoints have to be converted first"
         context.derive("engine.deepspeed", False, why, f"spec:{elastic.FEWEST}")
     else:
         use = cuda and world > 1 and bool(accelerate.value) and not apart

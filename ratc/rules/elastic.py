@@ -38,11 +38,9 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         if given is not None:
             message = f"{what} does not go with a range of nodes: its runs share one request"
             yield Diagnostic("R372", message, nodes.span, helps=("give `nodes` as one number",))
-    of_deepspeed = (settings[f"training.{key}"] for key in ("deepspeed", "zero_stage", "offload_optimizer"))
-    asked = [one for one in of_deepspeed if one.value]
-    asked += [one for one in (settings["parallel.strategy"],) if one.value == "deepspeed"]
-    if asked:
-        message = "DeepSpeed does not go with a range of nodes"
-        note = "its checkpoints can only be read by as many processes as wrote them"
-        helps = ("use `strategy: fsdp2`, `ddp` or `auto`",)
-        yield Diagnostic("R372", message, asked[0].span, (note,), helps)
+    stage = settings["training.zero_stage"]
+    deepspeed = settings["training.deepspeed"].value or settings["parallel.strategy"].value == "deepspeed"
+    if deepspeed and stage.value == 0:
+        message = "ZeRO stage 0 does not go with a range of nodes"
+        note = "its checkpoints are not tried with another number of processes than wrote them"
+        yield Diagnostic("R372", message, stage.span, (note,), ("use `zero_stage: 1`, `2` or `3`",))

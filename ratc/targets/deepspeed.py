@@ -30,7 +30,8 @@ def config(plan: Plan) -> dict[str, Any]:
         "reduce_bucket_size": bucket,
         "allgather_partitions": True,
         "allgather_bucket_size": bucket,
-        "round_robin_gradients": stage == 2,
+        # Its order of weights is lost when a checkpoint is converted for another number of processes.
+        "round_robin_gradients": stage == 2 and not plan.sizes,
     }
     if stage == 3:
         zero |= {

@@ -162,15 +162,16 @@ def more_epochs(header: dict[str, Any], lock: Lock) -> str:
 def differences(header: dict[str, Any], lock: Lock) -> list[str]:
     """Return the differences that forbid continuing a checkpoint under `lock`: a line per value with path, old and new.
 
-    With DeepSpeed the number of processes and the ZeRO stage count too, because its shards depend on them; those of
-    FSDP2 are read by any number.
+    With DeepSpeed the ZeRO stage counts too, and the number of processes unless both plans are elastic: the shards of
+    others may be in an order that its converter does not know. Those of FSDP2 are read by any number.
     """
     try:
         old = lock_of(header)
     except RuntimeFinding:
         return []  # a lock with other keys; the fingerprints still tell whether it may be continued
     sharded = old.engine.deepspeed and lock.engine.deepspeed
-    before, after = _decisive(old, sharded), _decisive(lock, sharded)
+    fixed = sharded and (old.elastic is None or lock.elastic is None)
+    before, after = _decisive(old, sharded, fixed), _decisive(lock, sharded, fixed)
     return [
         f"{path}: {before.get(path, 'not there')} -> {after.get(path, 'not there')}"
         for path in [*before, *(path for path in after if path not in before)]
@@ -178,14 +179,13 @@ def differences(header: dict[str, Any], lock: Lock) -> list[str]:
     ]
 
 
-def _decisive(lock: Lock, sharded: bool) -> dict[str, str]:
+def _decisive(lock: Lock, sharded: bool, fixed: bool) -> dict[str, str]:
     values = _flat(lock.learnt()) | _flat({"engine": {"deepspeed": lock.engine.deepspeed}})
     values["parallel.strategy"] = "fsdp2" if lock.fsdp2 is not None else "another"
     if sharded:
-        values |= {
-            "engine.zero_stage": str(lock.engine.zero_stage),
-            "parallel.world_size": str(lock.parallel.world_size),
-        }
+        values["engine.zero_stage"] = str(lock.engine.zero_stage)
+    if fixed:
+        values["parallel.world_size"] = str(lock.parallel.world_size)
     return values
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,11 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ratc_runtime.checkpoint import universal
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.data import pytree
 from ratc_runtime.distributed.world import World, check_world, group_timeout, local_device
 from ratc_runtime.engine.base import AUTOCAST, BaseEngine
-from ratc_runtime.engine.optimizer import make_optimizer
+from ratc_runtime.engine.optimizer import innermost, make_optimizer
 from ratc_runtime.errors import RuntimeFinding
 
 #: The folder of the shards inside a checkpoint, as Accelerate names it.
@@ -163,9 +165,52 @@ class DeepSpeedEngine(BaseEngine):
             raise failed[0]
 
     def load_shards(self, folder: Path) -> None:
-        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
+        """Read a checkpoint of as many ranks, or of any number if it was converted for that. Every rank calls this.
+        Raises OSError.
+        """
+        wrote = universal.writers(folder / TAG)
+        if wrote in (0, self.world.size):
+            self._load(folder, TAG)
+            return
+        whole = folder.with_name(f".{folder.name}.universal.new")  # a name that `CheckpointStore` cleans up
+        failed = None
+        if self.world.main:
+            try:
+                shutil.rmtree(whole, ignore_errors=True)
+                universal.convert(folder / TAG, whole)
+            except OSError as error:
+                failed = error
+        failed = self.world.gather(failed)[0]
+        try:
+            if failed is not None:
+                raise failed
+            self._load_universal(whole)
+            self.world.barrier()
+        finally:
+            if self.world.main:
+                shutil.rmtree(whole, ignore_errors=True)
+
+    def _load(self, folder: Path, tag: str) -> None:
+        path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
         if path is None:
-            raise OSError(f"DeepSpeed finds no shards in {folder / TAG}")
+            raise OSError(f"DeepSpeed finds no shards in {folder / tag}")
+
+    def _load_universal(self, whole: Path) -> None:
+        """Load whole tensors. DeepSpeed 0.19 gives all groups the values of the first one, and with ZeRO-3 all weights
+        one count of steps, which each then increases.
+        """
+        groups = self._engine.optimizer.param_groups
+        own = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        self._engine._config.load_universal_checkpoint = True
+        try:
+            self._load(whole.parent, whole.name)
+        finally:
+            self._engine._config.load_universal_checkpoint = False
+        for group, values in zip(self._engine.optimizer.param_groups, own, strict=True):
+            group.update(values)
+        for weight, state in innermost(self._engine.optimizer).state.items():
+            if isinstance(step := state.get("step"), torch.Tensor):
+                state["step"] = step.clone().to(weight.device)
 
 
 class AccelerateDeepSpeedEngine(DeepSpeedEngine):
@@ -224,11 +269,11 @@ def _deepspeed() -> Any:
 
 
 def _configuration(lock: Lock, folder: Path, reduced: bool) -> Any:
-    """Return DeepSpeed's configuration: the file's path, or its content with the smaller micro-batch."""
+    """Return DeepSpeed's configuration: the file's path, or its content with the split of this start."""
     path = folder / (lock.file("deepspeed.json") or "deepspeed.json")
-    if not reduced:
+    if not reduced and lock.elastic is None:
         return str(path)
-    # Preflight has held the file against the reviewed lock; this start takes less than that.
+    # Preflight has held the file against the reviewed lock; this start has a smaller micro-batch, or other nodes.
     content = json.loads(path.read_bytes())
     content["train_micro_batch_size_per_gpu"] = lock.training.micro_batch_size
     content["gradient_accumulation_steps"] = lock.training.gradient_accumulation_steps

@@ -17,9 +17,9 @@ pytestmark = pytest.mark.slow
 #: Global batch 8 on 2 or 4 nodes of a process each; 3 cannot split it.
 RANGE = {"training__batch_size": 2, "resources__nodes": {"min": 2, "max": 4}}
 KINDS: dict[str, dict[str, Any]] = {
-    "ddp": {},
-    "torchrun": {"launcher": "torchrun", "training__use_accelerate": False},
+    "ddp": {"launcher": "torchrun", "training__use_accelerate": False},
     "fsdp2": {"parallel": {"strategy": "fsdp2"}},
+    "zero2": {"training__deepspeed": True, "training__zero_stage": 2},
 }
 
 

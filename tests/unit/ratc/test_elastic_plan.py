@@ -5,12 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratc import compiler
+from ratc.comparison import effects
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Severity
 from ratc.elastic_plan import OWN
 from ratc.facts import Machine
 from ratc.plan import Plan
 from ratc.program import is_program
+from ratc.spec.keys import Effect
+from ratc.targets import deepspeed
 from tests.effort import examples
 
 MACHINE = Machine(gpus=0, card=None, cpus=64, memory_bytes=16 << 30, source="this machine")
@@ -119,3 +122,39 @@ def test_invalid_node_range_is_refused(nodes, code):
     plan, found = resolved(text)
     assert plan is None
     assert {one.code for one in found} == {code}
+
+
+@pytest.mark.parametrize(
+    ("training", "more", "stage"),
+    [
+        ("deepspeed: true", "", 2),
+        ("zero_stage: 3", "parallel: {strategy: deepspeed}\n", 3),
+        ("zero_stage: 1, offload_optimizer: true", "parallel: {strategy: deepspeed}\n", 1),
+    ],
+)
+def test_zero_shards_on_every_node_count_in_the_order_of_the_weights(training, more, stage):
+    plan, found = resolved(spec(2, 4, 4, f"target_batch_size: 96, {training}", more=more))
+    assert not [one for one in found if one.severity is Severity.ERROR]
+    assert [size.values["parallel.nodes"].value for size in plan.sizes] == [2, 3, 4]
+    assert {size.values["engine.zero_stage"].value for size in plan.sizes} == {stage}
+    assert deepspeed.config(plan)["zero_optimization"]["round_robin_gradients"] is False
+    fixed, _ = resolved(spec(4, 4, 4, f"target_batch_size: 96, {training}", more=more))
+    assert deepspeed.config(fixed)["zero_optimization"]["round_robin_gradients"] is (stage == 2)
+
+
+def test_zero_stage_0_is_refused_for_a_range():
+    plan, found = resolved(spec(2, 4, 4, "target_batch_size: 96, deepspeed: true, zero_stage: 0"))
+    assert plan is None
+    assert [one.code for one in found] == ["R372"]
+
+
+def test_another_world_size_keeps_checkpoints_of_zero_if_both_plans_are_elastic():
+    text = spec(2, 4, 4, "target_batch_size: 96, deepspeed: true")
+    plan, _ = resolved(text)
+    larger, _ = resolved(text.replace("max: 4", "max: 6"))
+    fixed, _ = resolved(spec(4, 4, 4, "target_batch_size: 96, deepspeed: true"))
+
+    def breaks_resume(new: Plan) -> bool:
+        return Effect.RESUME in effects.of_plan("parallel.world_size", plan.values, new.values)[0]
+
+    assert (breaks_resume(larger), breaks_resume(fixed)) == (False, True)
