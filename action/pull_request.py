@@ -149,7 +149,7 @@ def comment(number: int, text: str) -> None:
         for one in found:
             # A comment of somebody else's may begin with the mark too: only one of this token's is replaced.
             user = one.get("user") or {}
-            is_own = user.get("login") == who if who else user.get("type") == "Bot"
+            is_own = str(user.get("login")).casefold() == who if who else user.get("type") == "Bot"
             if str(one.get("body", "")).startswith(MARK) and is_own:
                 if one["body"].replace("\r\n", "\n") != text:
                     call("PATCH", f"/repos/{os.environ['GITHUB_REPOSITORY']}/issues/comments/{int(one['id'])}", text)
@@ -163,9 +163,9 @@ def login() -> str | None:
     """The name of a person's token; None for one of a job or an app, which may not ask for it and comments as a bot."""
     try:
         found = call("GET", "/user")
-    except OSError:
+    except (OSError, ValueError):
         return None
-    return str(found["login"]) if isinstance(found, dict) and found.get("login") else None
+    return str(found["login"]).casefold() if isinstance(found, dict) and found.get("login") else None
 
 
 def call(method: str, path: str, body: str | None = None) -> Any:

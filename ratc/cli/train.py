@@ -54,17 +54,21 @@ def command(request: CompileRequest, runtime: tuple[str, ...], form: str, dry_ru
     # The interpreter that runs ratc trains too, unless the script activates another environment.
     environment = {"RATC_PYTHON": sys.executable, **os.environ}
     command = [os.path.join(os.path.abspath(folder), "run.sh"), *runtime]
-    # Ctrl-C reaches the script itself, which saves before it ends: wait for that.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # If standard output is the document of the findings, the script's output goes to standard error.
+    out = None if form == "text" else sys.stderr
+    sys.stdout.flush()
+    # Ctrl-C reaches the script itself, which saves before it ends: wait for that. SIGTERM is handed on to it.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        # If standard output is the document of the findings, the script's output goes to standard error.
-        out = None if form == "text" else sys.stderr
-        sys.stdout.flush()
-        done = subprocess.run(command, env=environment, check=False, preexec_fn=_listen, stdout=out)
+        script = subprocess.Popen(command, env=environment, preexec_fn=_listen, stdout=out)
+        signal.signal(signal.SIGTERM, lambda number, _frame: script.send_signal(number))
+        status = script.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
-    return done.returncode if done.returncode >= 0 else 128 - done.returncode
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
 
 
 def _listen() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)

@@ -53,7 +53,10 @@ _TRAINER = {
 _PRECISIONS = ("bf16", "fp16")
 _ON, _OFF = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 #: How it trains without these options.
-_DEFAULTS = {"training.precision": "fp32", "training.gradient_accumulation_steps": 1}
+_DEFAULTS: dict[str, tuple[object, re.Pattern[str]]] = {
+    "training.precision": ("fp32", re.compile(r"--(?:bf16|fp16)(?![\w-])")),
+    "training.gradient_accumulation_steps": (1, re.compile(r"--gradient[_-]accumulation[_-]steps(?![\w-])")),
+}
 #: Its option for a folder, which ratc chooses: only there it looks for what a stopped run goes on from.
 _FOLDER, _CHOSEN = "output_dir", "${checkpoint_dir}"
 #: The option by which such a script is known.
@@ -93,7 +96,9 @@ def is_launch(words: Sequence[str]) -> bool:
 def starts_container(words: Sequence[str]) -> bool:
     """Whether a command runs a program in a container."""
     at = _begin(words)[0]
-    return at < len(words) and bool(_CONTAINER.fullmatch(words[at])) and {"exec", "run"} & set(words[at + 1 :]) != set()
+    if at >= len(words) or not _CONTAINER.fullmatch(words[at]):
+        return False
+    return words[at].endswith("shifter") or bool({"exec", "run"} & set(words[at + 1 :]))
 
 
 def split(command: Command, span: Span) -> Launch:
@@ -226,11 +231,12 @@ def _carried(one: Launch) -> Iterator[Item]:
         name, value = _option(word or "")
         alone = bool(name) and value is None  # its value is the next word, if it has one
         following = ahead[0] if ahead else ""
-        why = _not_carried(word) or (_not_carried(following) if alone else "")
+        is_next_value = alone and not (following or "").startswith("--")
+        why = _not_carried(word) or (_not_carried(following) if is_next_value else "")
         if word is None or why:
             left = "a word" if word is None else word
             yield Left(f"{one.program}: {left}", one.span, why)
-            if alone:
+            if alone and is_next_value and ahead:
                 ahead.pop(0)
             continue
         if is_trainer and name == _FOLDER and (following if alone else value):
@@ -243,9 +249,11 @@ def _carried(one: Launch) -> Iterator[Item]:
             said = value if not alone else following if (following or "").lower() in (*_ON, *_OFF) else None
             if alone and said is not None:
                 ahead.pop(0)
+            path = "training.precision"
             if said is None or said.lower() in _ON:
-                path = "training.precision"
                 made_of[path] = Carried(path, name, one.span, f"{one.program} --{name}")
+            elif path in made_of and made_of[path].value == name:
+                del made_of[path]
             args.append(f"--{name}=${{{name}}}")
             continue
         key = _TRAINER.get(name) if is_trainer else None
@@ -258,8 +266,8 @@ def _carried(one: Launch) -> Iterator[Item]:
         if alone:
             ahead.pop(0)
     yield from made_of.values()
-    for path, default in _DEFAULTS.items() if is_trainer else ():
-        if path not in made_of:
+    for path, (default, options) in _DEFAULTS.items() if is_trainer else ():
+        if path not in made_of and not (path != "training.precision" and options.search(one.text)):
             yield Carried(path, default, one.span, "Hugging Face's Trainer", is_assumed=True)
     if args:
         yield Carried("entrypoint.args", args, one.span, one.text)
@@ -321,7 +329,8 @@ def _option(word: str) -> tuple[str, str | None]:
     if not word.startswith("--") or word == "--":
         return "", None
     name, equals, value = word[2:].partition("=")
-    return name, value if equals else None
+    # A Trainer's script takes its options with hyphens, too.
+    return name.replace("-", "_"), value if equals else None
 
 
 def _number(text: str, kind: type) -> int | float | None:

@@ -63,7 +63,7 @@ def _arguments(merged: Merged, item: Carried, secrets: Iterable[str]) -> None:
     words = dict(enumerate(item.value))
     for number in [index for index in words if f"{item.path}[{index}]" in secrets]:
         before = words.get(number - 1, "")
-        is_value = before.startswith("-") and "=" not in before
+        is_value = before.startswith("-") and "=" not in before and not words[number].startswith("-")
         name = words.pop(number - 1) if is_value else words[number].partition("=")[0] if "=" in words[number] else ""
         del words[number]
         left = name if name.startswith("-") else "a word"
@@ -128,7 +128,7 @@ def _program(merged: Merged) -> None:
         "this program"
     )
     merged.left += [Left(item.source, item.span, why) for item in [values[own[0]]]]
-    for path in own:
+    for path in [*own, *(path for path, item in values.items() if item.is_assumed)]:
         del values[path]
 
 

@@ -25,6 +25,11 @@ def _starts(text: str) -> tuple[list[int], list[int]]:
     return lines.starts(text), lines.starts(text, _END)
 
 
+def _mark(text: str) -> int:
+    """The characters of a byte order mark, which findings do not count."""
+    return int(text.startswith("\ufeff"))
+
+
 def from_client(document: TextDocument, position: types.Position) -> tuple[int, int]:
     """Return the line and the column of a client's position."""
     text = document.source
@@ -35,7 +40,7 @@ def from_client(document: TextDocument, position: types.Position) -> tuple[int, 
     wanted = types.Position(0, position.character)
     index = theirs[position.line] + document.position_codec.position_from_client_units([line], wanted).character
     at = bisect_right(ours, index) - 1
-    return at + 1, index - ours[at] + 1
+    return at + 1, max(1, index - ours[at] + 1 - (_mark(text) if at == 0 else 0))
 
 
 def to_client(document: TextDocument, span: Span) -> types.Range:
@@ -46,6 +51,7 @@ def to_client(document: TextDocument, span: Span) -> types.Range:
 def _to(document: TextDocument, line: int, column: int) -> types.Position:
     text = document.source
     ours, theirs = _starts(text)
-    index = min(ours[line - 1] + column - 1, len(text)) if line <= len(ours) else len(text)
+    before = _mark(text) if line == 1 else 0
+    index = min(ours[line - 1] + before + column - 1, len(text)) if line <= len(ours) else len(text)
     at = bisect_right(theirs, index) - 1
     return types.Position(at, document.position_codec.client_num_units(text[theirs[at] : index]))

@@ -27,6 +27,7 @@ class Server(LanguageServer):
         super().__init__("ratc", __version__, text_document_sync_kind=types.TextDocumentSyncKind.Full)
         self.target = target
         self._known: dict[str, tuple[int | None, Analysis]] = {}
+        self.opened: set[str] = set()
 
     def analysis(self, document: TextDocument) -> Analysis | None:
         """The analysis of a document as it stands; None if it is not a spec."""
@@ -45,8 +46,8 @@ class Server(LanguageServer):
 
     def look_again(self) -> None:
         """A file on the disk has changed, which any open spec may name."""
-        for uri in list(self._known):
-            self.forget(uri)
+        self._known.clear()
+        for uri in self.opened:
             self.publish(uri)
 
     def publish(self, uri: str) -> None:
@@ -63,6 +64,7 @@ def make(target: str) -> Server:
 
     @server.feature(types.TEXT_DOCUMENT_DID_OPEN)
     def opened(ls: Server, params: types.DidOpenTextDocumentParams) -> None:
+        ls.opened.add(params.text_document.uri)
         ls.publish(params.text_document.uri)
 
     @server.feature(types.TEXT_DOCUMENT_DID_CHANGE)
@@ -76,6 +78,7 @@ def make(target: str) -> Server:
 
     @server.feature(types.TEXT_DOCUMENT_DID_CLOSE)
     def closed(ls: Server, params: types.DidCloseTextDocumentParams) -> None:
+        ls.opened.discard(params.text_document.uri)
         ls.forget(params.text_document.uri)
         ls.text_document_publish_diagnostics(types.PublishDiagnosticsParams(params.text_document.uri, []))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.program import is_used
 from ratc.scheduler.dialect import End
 from ratc.units import counted, duration, size_text, walltime_text
 from ratc.why import tracebacks
@@ -113,15 +114,15 @@ def _following(evidence: Evidence) -> Diagnostic | None:
 
 
 def _diagnostic(finding: Finding, evidence: Evidence) -> Diagnostic:
-    given = [evidence.at(path) for path in _KEYS.get(finding.code, ()) if evidence.is_program == _is_of_program(path)]
+    given = [evidence.at(path) for path in _KEYS.get(finding.code, ()) if _is_read(path, evidence)]
     places = [text for text in given if not text.startswith("`")] or given[:1]
     helps = (*finding.helps, *(f"it is about {text}" for text in places))
     return Diagnostic(finding.code, finding.message, finding.span, finding.notes, helps)
 
 
-def _is_of_program(path: str) -> bool:
-    """Whether a key is named for a program of the user's, and not for ratc's own loop."""
-    return path.startswith("entrypoint.")
+def _is_read(path: str, evidence: Evidence) -> bool:
+    """Whether a key means something for the run: one of a program, or of ratc's own loop."""
+    return is_used(path) if evidence.is_program else not path.startswith("entrypoint.")
 
 
 def _out_of_time(evidence: Evidence) -> Diagnostic | None:
@@ -255,7 +256,7 @@ def _no_cuda(evidence: Evidence) -> Diagnostic | None:
     """PyTorch cannot use the GPU that the lock wants. Code: R616."""
     if "hardware.device" in evidence.lock and evidence.lock["hardware.device"].value != "cuda":
         return None
-    found = evidence.first(
+    found = evidence.first_cause(
         r"The NVIDIA driver on your system is too old|CUDA driver version is insufficient",
         r"no kernel image is available for execution on the device",
         r"Torch not compiled with CUDA enabled",
@@ -341,6 +342,8 @@ def _own_error(evidence: Evidence) -> Diagnostic | None:
         return None
     span = evidence.raised[0]
     message = span.source.line(span.line)[span.column - 1 :]
+    if "is killed by signal: Killed" in message:  # of a loader process
+        return _killed(evidence, span)
     lines = span.source.text.split("\n")[: span.line]
     for number in range(len(lines), max(0, len(lines) - 400), -1):
         frame = tracebacks.FRAME.match(lines[number - 1])
@@ -352,9 +355,9 @@ def _own_error(evidence: Evidence) -> Diagnostic | None:
 
 def _refused_arguments(evidence: Evidence) -> Diagnostic | None:
     """A program ended because it does not take its arguments, in the words of argparse and click. Code: R610."""
-    found = evidence.first(
-        r"^\S+: error: ((?:unrecognized arguments|the following arguments are required|one of the arguments"
-        r"|argument \S+:|ambiguous option).*)",
+    found = evidence.first_cause(
+        r"^(?:\[\w+\d+\]:[ \t]?)?(?:\S+ ){0,4}?(?:\S+: )?error: ((?i:unrecognized arguments|the following arguments are"
+        r" required|one of the arguments|argument \S+:|ambiguous option).*)",
         r"^Error: ((?:No such option|Missing option|Missing argument|Invalid value for|Got unexpected extra arg).*)",
     )
     if found is None:
@@ -380,7 +383,7 @@ def _refused(evidence: Evidence) -> Diagnostic | None:
 
 def _was_killed(evidence: Evidence) -> Diagnostic | None:
     """A process that the system killed, by a launcher's or the shell's word. Code: R615."""
-    line = evidence.first(
+    line = evidence.first_cause(
         r"was ended by signal 9\b|exitcode +: -9\b|Signal 9 \(SIGKILL\) received|died with <Signals\.SIGKILL",
         r"^\S.*: line \d+: +\d+ Killed\b|^Killed$",
     )

@@ -19,6 +19,7 @@ _LONGEST = 10_000
 _REST = re.compile(r"^ {2,}(note|help): (.*)")
 #: Accelerate and torchrun put the rank before what a process prints.
 _RANK = r"(?:\[\w+\d+\]:[ \t]?)?"
+_OF_A_RANK = re.compile(rf"^{_RANK}")
 #: A finding, also one that a program did not catch.
 _HEAD = re.compile(rf"^{_RANK}(?:[\w.]*RuntimeFinding: )?error\[(R\d{{3}})\]: (.*)", re.MULTILINE)
 #: Errors that hardly a program goes on after, and words of one that does.
@@ -150,7 +151,8 @@ def _found(log: Source, pattern: re.Pattern[str]) -> Iterator[tuple[Span, re.Mat
 def _findings(log: Source) -> Iterator[Finding]:
     for span, head in _found(log, _HEAD):
         parts: list[tuple[str, str]] = []
-        for following in log.text[head.end() + 1 : head.end() + _LONGEST].split("\n"):
+        for line in log.text[head.end() + 1 : head.end() + _LONGEST].split("\n"):
+            following = _OF_A_RANK.sub("", line, count=1)
             rest = _REST.match(following)
             if rest:
                 parts.append((rest[1], rest[2]))

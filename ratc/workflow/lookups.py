@@ -94,20 +94,31 @@ def _program(settings: Values, folder: str) -> Iterator[Diagnostic]:
     if not is_program(settings):
         return
     script, module = settings["entrypoint.script"], settings["entrypoint.module"]
-    if script.value is not None and not os.path.isfile(_path(folder, str(script.value))):
+    if script.value is not None and not os.path.isfile(os.path.join(folder, str(script.value))):
         yield _not_here("entrypoint.script", str(script.value), script.span, folder)
-    if module.value is not None and _find(str(module.value), folder)[0] is None:
-        yield _no_module(str(module.value), "`entrypoint.module`", module.span, False)
+    if module.value is not None:
+        path = _find(str(module.value), folder)[0]
+        if path is None:
+            yield _no_module(str(module.value), "`entrypoint.module`", module.span, False)
+        elif path.endswith("__init__.py") and not os.path.isfile(os.path.join(os.path.dirname(path), "__main__.py")):
+            message = f"the module `{module.value}` of `entrypoint.module` is a package without `__main__`"
+            yield Diagnostic("R236", message, module.span, (f"it is {path}",), severity=Severity.WARNING)
     words = settings["entrypoint.command"].value or ()
     command = str(words[0]) if words else ""
     # Without a folder in it, it may be in the environment that the spec names.
-    if os.path.dirname(command) and not os.path.isfile(_path(folder, command)):
-        yield _not_here("entrypoint.command", command, settings["entrypoint.command"].span, folder)
+    if os.path.dirname(command):
+        span = settings["entrypoint.command"].span
+        if not os.path.isfile(os.path.join(folder, command)):
+            yield _not_here("entrypoint.command", command, span, folder)
+        elif not os.access(os.path.join(folder, command), os.X_OK):
+            message = f"`entrypoint.command` cannot be run: `{command}` is not executable"
+            yield Diagnostic("R235", message, span, helps=(f"run `chmod +x {command}`",), severity=Severity.WARNING)
 
 
 def _not_here(path: str, text: str, span: Span | None, folder: str) -> Diagnostic:
     message = f"`{path}` is not on this machine: there is no `{text}`"
-    notes = (f"looked for at {os.path.abspath(_path(folder, text))}",)
+    own = _path(folder, text) if path.startswith(("data.", "environment.")) else os.path.join(folder, text)
+    notes = (f"looked for at {os.path.abspath(own)}",)
     helps = ("correct the path, or check the spec on the machine of the run",)
     return Diagnostic("R235", message, span, notes, helps, Severity.WARNING)
 

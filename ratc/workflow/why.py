@@ -30,6 +30,8 @@ _MOST = 8 << 20
 _JOB = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+)|\[(?P<index>\d+)\])?")
 #: Colours and other commands to a terminal.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?)")
+#: What a progress bar has written over: up to the last return in a line that text follows.
+_WRITTEN_OVER = re.compile(r"^[^\n]*\r(?=[^\r\n])", re.MULTILINE)
 #: The line of the batch script that names the folder of its nodes' logs.
 _SAYS = re.compile(r"ratc: job \S+ on .*; logs of the nodes: (?P<folder>.*)/logs/(?P<start>\d[\w.]*)-node\*\.log")
 
@@ -330,6 +332,7 @@ def _log(path: str) -> Source | None:
     except OSError:
         return None
     text = _ESCAPES.sub("", data.decode("utf-8", "replace").replace("\r\n", "\n"))
+    text = _WRITTEN_OVER.sub("", text)
     return Source(files.shown(path), "\n" * skipped + text)
 
 

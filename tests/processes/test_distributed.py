@@ -136,6 +136,36 @@ def score_of_exported(checkpoint: Path, project: Path) -> float:
     return evaluate(engine, loader, task.loss(), task).loss
 
 
+NORMED = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4, momentum=0.5), nn.ReLU(), nn.Conv2d(4, 1, 1))
+"""
+
+
+def test_every_rank_scores_the_running_means_that_the_checkpoint_has(tmp_path: Path) -> None:
+    write_data(tmp_path / "data", train=16)
+    (tmp_path / "normed.py").write_text(NORMED)
+    lock = write_lock(
+        tmp_path / "two",
+        {},
+        engine={**BASE["engine"], "use_accelerate": False},
+        parallel=TWO,
+        model={**BASE["model"], "name": "normed:net", "args": {}},
+        training__micro_batch_size=2,
+        training__gradient_accumulation_steps=1,
+        output_dir="out-two",
+    )
+    done = run([*TORCHRUN, "-m", "ratc_runtime.train", "--lock", str(lock)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "ratc_runtime", "evaluate", "out-two", "--trust", "--device", "cpu"]
+    scored = run([*command, "--split", "val", "-o", "scores.json"], tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    found, told = json.loads((tmp_path / "scores.json").read_text()), results(tmp_path / "out-two")
+    assert found["scores"]["loss"] == pytest.approx(told["epochs"][told["best_epoch"] - 1]["val_loss"], rel=1e-5)
+
+
 def test_a_deepspeed_run_stops_and_continues(tmp_path: Path) -> None:
     """Started through Accelerate, continued by DeepSpeed alone: their checkpoints are the same.
 

@@ -35,6 +35,8 @@ class BaseEngine:
     optimizer: Any
     #: True while the optimizer changes weights: an error then leaves some changed and some not.
     updating = False
+    #: Whether a rank may have buffers of its own: running means after a step.
+    _unsynced = True
 
     def __init__(self, lock: Lock, world: World) -> None:
         self.world = world
@@ -118,10 +120,22 @@ class BaseEngine:
 
     def train(self) -> None:
         """Switch to training mode (dropout, batch norm)."""
+        self._unsynced = True
         self.module.train()
+
+    def share_buffers(self) -> None:
+        """Take rank 0's buffers, which its checkpoints have: every rank then scores the same model. Every rank calls
+        this.
+        """
+        if self._unsynced and self.world.size > 1:
+            for buffer in self.module.buffers():
+                if buffer.is_floating_point() and buffer.is_contiguous():  # others are constants, or counts
+                    dist.broadcast(buffer, 0)
+        self._unsynced = False
 
     def predict(self, image: Any) -> Any:
         """Return the model's outputs in float32, without gradients. Every rank makes as many calls (ZeRO-3)."""
+        self.share_buffers()
         self.module.eval()
         # Not inference_mode: RAT caches position tensors, and cached inference tensors break training.
         with torch.no_grad(), self.autocast():

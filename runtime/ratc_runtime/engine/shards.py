@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
@@ -28,11 +27,12 @@ class ShardedEngine(BaseEngine):
     """What the engines of FSDP2, and of HSDP if the mesh has several groups of shards, have in common."""
 
     sharded = True
-    _unsynced = True
     _names: list[str]
 
     def choose_units(self, lock: Lock, model: nn.Module) -> list[str]:
-        """Return the classes of the units. Raises R594 if `fsdp2.wrap` names one that no module of the model has."""
+        """Return the classes of the units. Raises R594 if `fsdp2.wrap` names none of the model, or for a
+        parameter without a dimension.
+        """
         asked = asked_of(lock)
         known = units.classes(model)
         missing = [name for name in asked.wrap or () if name not in known]
@@ -42,6 +42,12 @@ class ShardedEngine(BaseEngine):
                 f"`parallel.wrap` names classes that no module of the model has: {', '.join(missing)}",
                 f"the model's classes with parameters: {', '.join(known)[:400]}",
                 "name classes of the model's layers, or remove `wrap`",
+            )
+        if scalars := [name for name, parameter in model.named_parameters() if parameter.dim() == 0]:
+            raise RuntimeFinding(
+                "R594",
+                f"FSDP2 cannot shard parameters that are single numbers: {', '.join(scalars)[:400]}",
+                help="give them a dimension, as `torch.ones(1)` has it, or use `strategy: ddp`",
             )
         wrapped = units.repeated(model) if asked.wrap is None else list(asked.wrap)
         self._names = sorted(units.units(model, wrapped))
@@ -67,26 +73,14 @@ class ShardedEngine(BaseEngine):
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
         norm = super().update(max_norm)
-        self._unsynced = True
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-    def predict(self, image: Any) -> Any:
-        self._share_buffers()
-        return super().predict(image)
-
-    def _share_buffers(self) -> None:
-        """Take rank 0's buffers (running means), as DDP does. Every rank calls this."""
-        if self._unsynced:
-            for buffer in self.module.buffers():
-                dist.broadcast(buffer, 0)
-        self._unsynced = False
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Return the weights, buffers and the optimizer's states by name, as shards.
 
         Weights that the last forward pass gathered are dropped first: values that are read into them would be lost.
         """
-        self._share_buffers()
+        self.share_buffers()
         for module in self.module.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()

@@ -37,25 +37,29 @@ class PlannedAccelerator(Accelerator):  # type: ignore[misc]  # the package has 
 
     def __init__(self, plan: ProgramPlan, **given: Any) -> None:
         super().__init__(**given)
-        self._plan, self._compared = plan, set[int]()
+        self._plan, self._is_compared = plan, False
 
     def backward(self, loss: Any, **given: Any) -> None:
-        """As Accelerate's. Raises R503 if the prepared loader that is read at the time has another batch size."""
-        loader = self.gradient_state.active_dataloader
-        if loader is not None and id(loader) not in self._compared:
-            self._compared.add(id(loader))
-            size = self._batch_of(loader)
-            if size is not None:
-                self._plan.verify(micro_batch_size=size)
+        """As Accelerate's. Raises R503 if no prepared loader that is read at the time has the plan's micro-batch."""
+        if not self._is_compared:
+            # A loop that was left by `break` counts as read: then there are several.
+            loaders = [loader for loader in self.gradient_state.dataloader_references if loader is not None]
+            sizes = [self._batch_of(loader) for loader in loaders]
+            self._is_compared = bool(sizes)
+            if sizes and None not in sizes and self._plan["micro_batch_size"] not in sizes:
+                self._plan.verify(micro_batch_size=sizes[-1])
         super().backward(loss, **given)
 
     def _batch_of(self, loader: Any) -> int | float | None:
-        """The samples of a process in a batch of a loader; None if its sampler does not tell them."""
-        try:
-            size = loader.total_batch_size / self.num_processes
-        except (AttributeError, TypeError):
-            return None
-        return int(size) if size == int(size) else size
+        """The samples of a process in a batch of a loader; None if nothing tells them."""
+        sampler = getattr(loader, "batch_sampler", None)
+        given = (getattr(one, "batch_size", None) for one in (sampler, loader))
+        size = next((one for one in given if isinstance(one, int)), None)
+        parts = (sampler, loader, getattr(loader, "dataset", None))
+        if size is None or not any(getattr(one, "split_batches", False) for one in parts):
+            return size
+        whole, rest = divmod(size, self.num_processes)
+        return size / self.num_processes if rest else whole
 
 
 def make_accelerator(plan: ProgramPlan, **more: Any) -> PlannedAccelerator:

@@ -8,26 +8,46 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 
 def accept(model: nn.Module) -> None:
     """Let a model take a mapping of inputs as keyword arguments, if that is how its `forward` takes several.
 
-    So do models of `transformers`, and others whose `forward` needs at least two arguments: one mapping would not do.
+    So do models of `transformers`, also inside of a wrapper, and others whose `forward` needs at least two arguments,
+    or one by its name: one mapping would not do.
     """
-    library = sys.modules.get("transformers")  # not imported here: whoever has such a model has imported it
-    known = inspect.signature(model.forward).parameters
-    needed = [one for one in known.values() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
-    if len(needed) > 1 or (library is not None and isinstance(model, library.PreTrainedModel)):
+    if isinstance(model, torch.jit.ScriptModule):
+        return  # it takes no hook
+    inner = getattr(model, "_orig_mod", model)  # of torch.compile
+    inner = inner.module if isinstance(inner, nn.DataParallel) else inner
+    try:
+        known = inspect.signature(inner.forward).parameters
+    except (TypeError, ValueError):
+        return  # its forward is not written in Python
+    kinds = inspect.Parameter
+    named = {name for name, one in known.items() if one.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)}
+    needed = [known[name] for name in named if known[name].default is kinds.empty]
+    several = len(needed) > 1 or any(one.kind is kinds.KEYWORD_ONLY for one in needed)
+    takes_any = any(one.kind is kinds.VAR_KEYWORD for one in known.values())
+    if several or _has_hugging_face(inner):
         # A hook, so that the weights keep their names.
-        model.register_forward_pre_hook(partial(_unpacked, frozenset(known)), with_kwargs=True)
+        model.register_forward_pre_hook(partial(_unpacked, frozenset(named), takes_any), with_kwargs=True)
+
+
+def _has_hugging_face(model: nn.Module) -> bool:
+    """Whether a model is one of `transformers`, or holds one."""
+    library = sys.modules.get("transformers")  # not imported here: whoever has such a model has imported it
+    return library is not None and any(isinstance(module, library.PreTrainedModel) for module in model.modules())
 
 
 def _unpacked(
-    known: frozenset[str], _module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    named: frozenset[str], takes_any: bool, _module: nn.Module, given: tuple[Any, ...], more: dict[str, Any]
 ) -> tuple[tuple[Any, ...], Any]:
-    """Return a mapping with names of arguments as keyword arguments."""
-    if len(given) == 1 and isinstance(given[0], Mapping) and known & given[0].keys():
-        return (), {**given[0], **named}
-    return given, named
+    """Return a mapping with names of arguments as keyword arguments; of one argument alone it is the value."""
+    if len(given) == 1 and isinstance(given[0], Mapping):
+        is_alone = len(named) == 1 and not takes_any and set(given[0]) != named
+        if not is_alone and (takes_any or named & given[0].keys()):
+            return (), {**given[0], **more}
+    return given, more

@@ -56,6 +56,15 @@ def read_results(output_dir: Path) -> dict[str, Any]:
     return _mapping(output_dir / RESULTS_FILE) or {}
 
 
+def written(output_dir: Path) -> tuple[int, int, int] | None:
+    """Return which file results.json is, and when it was written; None if there is none."""
+    try:
+        found = (output_dir / RESULTS_FILE).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def keep_other(output_dir: Path) -> Path | None:
     """Rename a results.json that holds no mapping; return its new path, or None if there is no such file."""
     path = output_dir / RESULTS_FILE

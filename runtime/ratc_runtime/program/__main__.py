@@ -79,6 +79,7 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
     told = at_start(lock, given)
     output, from_scratch = Path(told["output_dir"]), told["resume"] == "false"
     digest, first = lock_digest(given.lock), given.node == 0
+    there = None
     mark = output / "logs" / f"{given.start or 'run'}-node{given.node}.ended"
     if first:
         results.prepare_output(output)
@@ -89,7 +90,9 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
         if _is_finished(output, digest) and not from_scratch:
             print(f"already finished: {output / results.RESULTS_FILE}; --fresh runs it again", flush=True)
             return 0
-        results.set_aside(output)  # of another lock, or of a start that did not finish
+        if results.read_results(output).get("lock_sha256") is not None:
+            results.set_aside(output)  # of another lock, or of this one if it starts again from nothing
+        there = results.written(output)
         if from_scratch:
             _set_aside(Path(told["checkpoint_dir"]))
     environment = variables(lock, given, told)
@@ -105,7 +108,7 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
     _mark(mark)
     if first:
         _wait_for_others(lock, mark)
-        _finish(lock, output, digest)
+        _finish(lock, output, digest, there)
     return 0
 
 
@@ -246,12 +249,13 @@ def _is_finished(output: Path, digest: str) -> bool:
     return found.get("status") == "finished" and found.get("lock_sha256") == f"sha256:{digest}"
 
 
-def _finish(lock: ProgramLock, output: Path, digest: str) -> None:
+def _finish(lock: ProgramLock, output: Path, digest: str, there: object) -> None:
     """Say in results.json that the run is finished, beside the program's own values. Raises R503 and R510.
 
-    Values of the plan that the program reports must be those of the lock.
+    Values of the plan that the program reports must be those of the lock. A file that was there before this start
+    (`there`) and is the same now is of a start that failed: its values do not count.
     """
-    found = results.read_results(output)
+    found = results.read_results(output) if results.written(output) != there else {}
     if kept := results.keep_other(output):
         warn(f"the program's {results.RESULTS_FILE} holds no mapping: it is now {kept.name}")
     elif not found:

@@ -28,7 +28,7 @@ def test_an_elastic_job_that_loses_a_node_continues_on_fewer(slurm: Slurm, tmp_p
     one = tmp_path / "one"
     whole = start(slurm, one, training__batch_size=4)
     assert slurm.wait_for_end(whole)["JobState"] == "COMPLETED", log(one)
-    submitted = {tmp_path / kind: start(slurm, tmp_path / kind, slow=0.8, **RANGE, **KINDS[kind]) for kind in KINDS}
+    submitted = {tmp_path / kind: start(slurm, tmp_path / kind, slow=2.5, **RANGE, **KINDS[kind]) for kind in KINDS}
     when_an_epoch_is_done(slurm, submitted, {folder: lambda: None for folder in submitted})
     assert {slurm.facts(job)["NumNodes"] for job in submitted.values()} == {"4"}
     with slurm.without_daemon("ratc-n4"):

@@ -213,6 +213,7 @@ def test_non_numeric_trainer_value_stays_an_argument(value: str) -> None:
         ("", [], {"precision": "fp32", "gradient_accumulation_steps": 1, "batch_size": 4}),
         ("--fp16", ["--fp16=${fp16}"], {"precision": "fp16"}),
         ("--bf16 True --fp16=False", ["--bf16=${bf16}", "--fp16=${fp16}"], {"precision": "bf16"}),
+        ("--bf16 true --bf16 false", ["--bf16=${bf16}", "--bf16=${bf16}"], {"precision": "fp32"}),
         ("--bf16 false --last", ["--bf16=${bf16}", "--last"], {"precision": "fp32"}),
         (
             "--gradient_accumulation_steps 2",
@@ -233,6 +234,32 @@ def test_the_plan_of_a_trainer_s_script_is_what_it_ran_with(
     assert found["entrypoint.args"][2:] == args
     for key, value in values.items():
         assert found[f"training.{key}"] == value
+
+
+def test_options_of_a_trainer_may_have_hyphens() -> None:
+    found = carried("#SBATCH -N 1\npython train.py --per-device-train-batch-size 8 --learning-rate=1e-3\n")
+    assert found["training.batch_size"] == 8
+    assert found["entrypoint.args"][0] == "--per-device-train-batch-size"
+    assert found["entrypoint.args"][2] == "--learning_rate=${learning_rate}"
+
+
+def test_an_accumulation_that_only_the_shell_knows_is_not_assumed() -> None:
+    line = "python train.py --per_device_train_batch_size 8 --gradient_accumulation_steps $ACC"
+    assert "training.gradient_accumulation_steps" not in carried(f"#SBATCH -N 1\n{line}\n")
+
+
+def test_what_a_trainer_takes_by_itself_is_not_for_the_built_in_loop() -> None:
+    script = "#SBATCH -N 1\npython train.py --per_device_train_batch_size 4\n"
+    where = Span(Source("a", ""), 1, 1, 1, 2)
+    merged = merge.merge([*batch.read("slurm", "run.sbatch", script), Carried("model.name", "rat", where, "a")])
+    assert not {"training.precision", "training.gradient_accumulation_steps", "entrypoint.script"} & set(merged.values)
+
+
+def test_a_switch_before_a_secret_option_stays() -> None:
+    items = batch.read("slurm", "x", "#SBATCH -N 1\npython train.py --verbose --api-key=sk-abc123def456ghi789 --lr 1\n")
+    merged = merge.merge(items)
+    assert merged.values["entrypoint.args"].value == ["--verbose", "--lr", "1"]
+    assert any("--api-key" in item.source for item in merged.left)
 
 
 def test_what_a_trainer_takes_by_itself_yields_to_any_file() -> None:

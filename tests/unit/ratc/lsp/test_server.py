@@ -127,6 +127,15 @@ def test_line_ends_that_only_yaml_has_do_not_shift_places(spec: Path, end: str) 
     in_an_editor(spec.parent, visit)
 
 
+def test_a_byte_order_mark_does_not_shift_the_first_line(spec: Path) -> None:
+    async def visit(editor: Editor) -> None:
+        [found, *_] = await editor.open(spec, "\ufeffexperiment_nam: demo\n" + SPEC)
+        assert (found.code, found.range.start.line, found.range.start.character) == ("R101", 0, 1)
+        assert found.range.end.character == 1 + len("experiment_nam")
+
+    in_an_editor(spec.parent, visit)
+
+
 def test_a_file_that_changes_on_the_disk_changes_the_findings(spec: Path) -> None:
     own = spec.parent / "own_nets.py"
 

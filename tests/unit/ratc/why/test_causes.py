@@ -151,12 +151,26 @@ ValueError: odd
             "log0:1",
             "unrecognized arguments: --foo",
         ),
+        (
+            evidence("main.py fit: error: unrecognized arguments: --x\n"),
+            "R610",
+            "log0:1",
+            "unrecognized arguments: --x",
+        ),
+        (evidence("[rank0]: t.py: error: unrecognized arguments: --x\n"), "R610", "log0:1", "unrecognized"),
+        (evidence("error: Unrecognized arguments: --x\n"), "R610", "log0:1", "Unrecognized arguments"),
+        (evidence("t.py: error: unrecognized arguments: --x\ngoing on\n" + TRACEBACK), "R609", "log0:9", "odd"),
+        (evidence("cuInit: no CUDA-capable device is detected\nepoch 1\n" + TRACEBACK), "R609", "log0:9", "odd"),
+        (evidence("x.sh: line 3: 12 Killed  helper\ngoing on\n" + TRACEBACK), "R609", "log0:9", "odd"),
+        (
+            evidence("RuntimeError: DataLoader worker (pid 12) is killed by signal: Killed. \n"),
+            "R615",
+            "log0:1",
+            "signal 9",
+        ),
         (evidence("Error: No such option: --foo\n"), "R610", "log0:1", "No such option: --foo"),
         (
-            evidence(
-                "UserWarning: The NVIDIA driver on your system is too old (found version 11040).\n" + TRACEBACK,
-                end=End.FAILED,
-            ),
+            evidence("RuntimeError: The NVIDIA driver on your system is too old (found version 11040).\n"),
             "R616",
             "log0:1",
             "driver on your system is too old",
@@ -389,11 +403,15 @@ def test_a_finding_names_keys_of_the_program_or_of_the_loop() -> None:
     given = evidence("error[R509]: train cannot be imported\n")
     assert the_cause(given).helps == ("it is about `model.name`",)
     assert the_cause(dataclasses.replace(given, lock=OWN)).helps == ("it is about `entrypoint.script`",)
+    batch = evidence("[rank0]: error[R511]: out of memory\n[rank0]:   note: in step 3\n[rank0]:         of 9\n")
+    cause = the_cause(dataclasses.replace(batch, lock=OWN))
+    assert cause.helps == ("it is about spec.yaml:4:3: `training.batch_size`",)
+    assert cause.notes == ("in step 3 of 9",)
 
 
 def test_a_run_without_a_gpu_is_not_explained_by_its_driver() -> None:
     lock = Values({**LOCK, "hardware.device": Value("cpu", "spec")})
-    given = evidence("UserWarning: Found no NVIDIA driver on your system.\n" + TRACEBACK)
+    given = evidence("RuntimeError: Found no NVIDIA driver on your system.\n")
     assert the_cause(given).code == "R616"
     assert the_cause(dataclasses.replace(given, lock=lock)).code == "R609"
 

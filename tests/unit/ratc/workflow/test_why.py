@@ -130,6 +130,13 @@ def test_colours_of_a_log_do_not_hide_the_cause(job: Place) -> None:
     assert cause.message.startswith("`foo`")
 
 
+def test_a_progress_bar_does_not_hide_the_line_behind_it(job: Place) -> None:
+    path = job.folder / "moved/logs/5.1-node2.log"
+    path.write_bytes(b"\r 10%|#\r 20%|##\rModuleNotFoundError: No module named 'foo'\nstep 2\r\nlast\r")
+    [cause] = why(Asked(".")).found
+    assert (cause.code, cause.span and cause.span.line) == ("R605", 1)
+
+
 def test_a_finished_job_is_no_failure_after_the_spec_was_compiled_again(job: Place) -> None:
     for path in (job.folder / "moved/logs").iterdir():
         path.write_text("step 1\n")

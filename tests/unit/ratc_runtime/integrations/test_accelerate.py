@@ -78,6 +78,38 @@ def test_r503_for_a_step_that_reads_other_batches(make_plan: Any, size: int) -> 
     assert "micro_batch_size: 3, the lock says 8" in caught.value.render()
 
 
+def test_a_loop_that_was_left_does_not_count_as_the_step_s(make_plan: Any) -> None:
+    accelerator = make_accelerator(make_plan())
+    data, checks = [torch.utils.data.DataLoader(torch.arange(24.0), batch_size=number) for number in (8, 6)]
+    model, data, checks = accelerator.prepare(torch.nn.Linear(1, 1), data, checks)
+    for batch in data:
+        for check in checks:
+            model(check[:, None])
+            break
+        accelerator.backward(model(batch[:, None]).mean())
+
+
+class Numbers(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(torch.arange(24.0))
+
+
+@pytest.mark.parametrize("dispatch", [True, False])
+def test_batches_of_an_iterable_data_set_are_compared(make_plan: Any, dispatch: bool) -> None:
+    from accelerate import DataLoaderConfiguration
+
+    accelerator = make_accelerator(
+        make_plan(), dataloader_config=DataLoaderConfiguration(dispatch_batches=dispatch or None)
+    )
+    right, wrong = [torch.utils.data.DataLoader(Numbers(), batch_size=number) for number in (8, 3)]
+    model, right, wrong = accelerator.prepare(torch.nn.Linear(1, 1), right, wrong)
+    for batch in right:
+        accelerator.backward(model(batch[:, None]).mean())
+    accelerator = make_accelerator(make_plan())
+    with pytest.raises(RuntimeFinding, match=r"R503"):
+        accelerator.backward(model(next(iter(wrong))[:, None]).mean())
+
+
 def test_the_newest_undamaged_checkpoint_is_loaded(make_plan: Any) -> None:
     plan = make_plan()
     accelerator = make_accelerator(plan)

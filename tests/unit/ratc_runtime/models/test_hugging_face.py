@@ -74,6 +74,7 @@ def test_mapping_reaches_the_model_as_keyword_arguments(tmp_path):
 
 
 MINE = """
+import torch
 import transformers
 from torch import nn
 
@@ -87,6 +88,31 @@ class Two(nn.Module):
 class Whole(nn.Module):
     def forward(self, batch):
         return batch["left"]
+
+class Named(nn.Module):
+    def forward(self, *, left):
+        return left
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = pretrained()
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+class Alone(transformers.GPT2PreTrainedModel):
+    def __init__(self):
+        super().__init__(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=8))
+
+    def forward(self, batch):
+        return batch["batch"]
+
+def compiled():
+    return torch.compile(Two(), backend="eager")
+
+def traced():
+    return torch.jit.trace(nn.Linear(4, 1), torch.zeros(2, 4))
 """
 
 
@@ -100,6 +126,12 @@ def test_mapping_reaches_models_of_own_functions_as_they_take_it(tmp_path, monke
     assert two({"left": 5, "right": 2, "scale": 2}) == 8
     assert two(5, 2) == 3
     assert built(tmp_path / "c", "mapped_models:Whole", {})({"left": 5, "right": 2}) == 5
+    assert built(tmp_path / "d", "mapped_models:Named", {})({"left": 5}) == 5
+    wrapped = built(tmp_path / "e", "mapped_models:Wrapped", {}, output="logits").eval()
+    assert wrapped({"input_ids": ids}).equal(wrapped(ids))
+    assert built(tmp_path / "f", "mapped_models:Alone", {})({"batch": 5, "right": 2}) == 5
+    assert built(tmp_path / "g", "mapped_models:compiled", {})({"left": 5, "right": 2}) == 3
+    assert built(tmp_path / "h", "mapped_models:traced", {})(torch.zeros(2, 4)).shape == (2, 1)
 
 
 def test_keys_and_values_of_earlier_tokens_are_kept_only_if_asked_for(tmp_path):

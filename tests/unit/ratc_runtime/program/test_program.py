@@ -110,6 +110,12 @@ def test_results_of_a_start_that_failed_are_not_those_of_the_next(start: Any) ->
     assert silent.returncode == 0
     assert "the program wrote no results.json" in silent.stderr
     assert "accuracy" not in results()
+    # Of another lock: two failed starts do not push the finished results out.
+    assert start("{script: train.py}", "--set", "seed=1", train=reports).returncode == 1
+    assert start("{script: train.py}", "--set", "seed=1", train=reports).returncode == 1
+    assert json.loads(Path("outputs/demo/results.previous.json").read_text())["status"] == "finished"
+    again = start("{script: train.py}", "--set", "seed=1", train=reports.replace("sys.exit(3)", "pass"))
+    assert (again.returncode, results()["accuracy"]) == (0, 0.1), again.stderr
 
 
 def test_a_script_of_the_shell_may_have_the_name_of_a_module(start: Any) -> None:
@@ -242,6 +248,18 @@ def test_sigterm_to_the_whole_process_group_stops_a_program_with_a_save(start: A
         assert run.stdout is not None
         assert run.stdout.readline() == "started\n"
         os.killpg(run.pid, signal.SIGTERM)
+        assert run.wait(HANGS_S) == 0
+    assert (tmp_path / "outputs/demo/STOPPED").exists()
+
+
+def test_sigterm_to_ratc_train_stops_the_program_with_a_save(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(STOPS)
+    (tmp_path / "spec.yaml").write_text(SPEC.format(entrypoint="{script: train.py}"))
+    words = [sys.executable, "-m", "ratc", "train", "spec.yaml", "--trust"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "started\n"
+        run.terminate()
         assert run.wait(HANGS_S) == 0
     assert (tmp_path / "outputs/demo/STOPPED").exists()
 
