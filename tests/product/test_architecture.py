@@ -133,7 +133,7 @@ MAY_KNOW = {
     "consumers": {"yaml", "targets"},
     "probe": {"facts"},
     "scheduler": {"yaml", "files"},
-    "why": {"scheduler"},
+    "why": {"program", "scheduler"},
     "timing": {"memory"},
     "tracing": {"memory", "cache_folder", "files", "own_code"},
     "fitting": {
