@@ -252,8 +252,8 @@ def _carried(one: Launch) -> Iterator[Item]:
             path = "training.precision"
             if said is None or said.lower() in _ON:
                 made_of[path] = Carried(path, name, one.span, f"{one.program} --{name}")
-            elif path in made_of and made_of[path].value == name:
-                del made_of[path]
+            elif path not in made_of or made_of[path].value == name:
+                made_of[path] = Carried(path, "fp32", one.span, f"{one.program} --{name}")
             args.append(f"--{name}=${{{name}}}")
             continue
         key = _TRAINER.get(name) if is_trainer else None
@@ -267,7 +267,7 @@ def _carried(one: Launch) -> Iterator[Item]:
             ahead.pop(0)
     yield from made_of.values()
     for path, (default, options) in _DEFAULTS.items() if is_trainer else ():
-        if path not in made_of and not (path != "training.precision" and options.search(one.text)):
+        if path not in made_of and not options.search(one.text):
             yield Carried(path, default, one.span, "Hugging Face's Trainer", is_assumed=True)
     if args:
         yield Carried("entrypoint.args", args, one.span, one.text)

@@ -238,8 +238,7 @@ def _no_module(evidence: Evidence) -> Diagnostic | None:
     if found is None:
         return None
     span, match = found
-    keys = ("environment.venv", "environment.conda", "environment.container", "environment.modules")
-    given = [text for text in map(evidence.at, keys) if not text.startswith("`")]
+    given = _environments(evidence)
     where = (
         f"install it in the environment of {given[0]}"
         if given
@@ -250,6 +249,12 @@ def _no_module(evidence: Evidence) -> Diagnostic | None:
     elif "open file" in match[0]:
         where = f"name a file that the node sees, in {evidence.at('entrypoint.script')}"
     return Diagnostic("R605", f"`{match[1]}` does not exist on the node", span, (), (where,))
+
+
+def _environments(evidence: Evidence) -> list[str]:
+    """The places in the spec that choose the environment."""
+    keys = ("environment.venv", "environment.conda", "environment.container", "environment.modules")
+    return [text for text in map(evidence.at, keys) if not text.startswith("`")]
 
 
 def _no_cuda(evidence: Evidence) -> Diagnostic | None:
@@ -265,8 +270,7 @@ def _no_cuda(evidence: Evidence) -> Diagnostic | None:
     )
     if found is None:
         return None
-    keys = ("environment.venv", "environment.conda", "environment.container", "environment.modules")
-    given = [text for text in map(evidence.at, keys) if not text.startswith("`")] or ["`environment.venv`"]
+    given = _environments(evidence) or ["`environment.venv`"]
     helps = (
         f"take a PyTorch whose CUDA fits the node's driver and its GPU, in {given[0]}",
         "`nvidia-smi` on the node shows the driver; `python -c 'import torch; print(torch.version.cuda, "

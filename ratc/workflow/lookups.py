@@ -94,8 +94,10 @@ def _program(settings: Values, folder: str) -> Iterator[Diagnostic]:
     if not is_program(settings):
         return
     script, module = settings["entrypoint.script"], settings["entrypoint.module"]
-    if script.value is not None and not os.path.isfile(os.path.join(folder, str(script.value))):
-        yield _not_here("entrypoint.script", str(script.value), script.span, folder)
+    # The runtime expands no `~` of a program.
+    place = os.path.join(folder, str(script.value))
+    if script.value is not None and not os.path.isfile(place):
+        yield _not_here("entrypoint.script", str(script.value), script.span, place)
     if module.value is not None:
         path = _find(str(module.value), folder)[0]
         if path is None:
@@ -107,18 +109,17 @@ def _program(settings: Values, folder: str) -> Iterator[Diagnostic]:
     command = str(words[0]) if words else ""
     # Without a folder in it, it may be in the environment that the spec names.
     if os.path.dirname(command):
-        span = settings["entrypoint.command"].span
-        if not os.path.isfile(os.path.join(folder, command)):
-            yield _not_here("entrypoint.command", command, span, folder)
-        elif not os.access(os.path.join(folder, command), os.X_OK):
+        span, place = settings["entrypoint.command"].span, os.path.join(folder, command)
+        if not os.path.isfile(place):
+            yield _not_here("entrypoint.command", command, span, place)
+        elif not os.access(place, os.X_OK):
             message = f"`entrypoint.command` cannot be run: `{command}` is not executable"
             yield Diagnostic("R235", message, span, helps=(f"run `chmod +x {command}`",), severity=Severity.WARNING)
 
 
-def _not_here(path: str, text: str, span: Span | None, folder: str) -> Diagnostic:
+def _not_here(path: str, text: str, span: Span | None, place: str) -> Diagnostic:
     message = f"`{path}` is not on this machine: there is no `{text}`"
-    own = _path(folder, text) if path.startswith(("data.", "environment.")) else os.path.join(folder, text)
-    notes = (f"looked for at {os.path.abspath(own)}",)
+    notes = (f"looked for at {os.path.abspath(place)}",)
     helps = ("correct the path, or check the spec on the machine of the run",)
     return Diagnostic("R235", message, span, notes, helps, Severity.WARNING)
 
@@ -144,7 +145,7 @@ def _folders(settings: Values, folder: str) -> Iterator[Diagnostic]:
         ("environment.container", container if container and "://" not in container and "/" in container else None),
     ):
         if text is not None and not os.path.exists(_path(folder, text)):
-            yield _not_here(path, text, settings[path].span, folder)
+            yield _not_here(path, text, settings[path].span, _path(folder, text))
     yield from _layouts(settings, folder)
 
 

@@ -243,9 +243,13 @@ def test_options_of_a_trainer_may_have_hyphens() -> None:
     assert found["entrypoint.args"][2] == "--learning_rate=${learning_rate}"
 
 
-def test_an_accumulation_that_only_the_shell_knows_is_not_assumed() -> None:
-    line = "python train.py --per_device_train_batch_size 8 --gradient_accumulation_steps $ACC"
-    assert "training.gradient_accumulation_steps" not in carried(f"#SBATCH -N 1\n{line}\n")
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [("--gradient_accumulation_steps $ACC", "gradient_accumulation_steps"), ("--bf16 $BF", "precision")],
+)
+def test_a_value_that_only_the_shell_knows_is_not_assumed(written: str, key: str) -> None:
+    line = f"python train.py --per_device_train_batch_size 8 {written}"
+    assert f"training.{key}" not in carried(f"#SBATCH -N 1\n{line}\n")
 
 
 def test_what_a_trainer_takes_by_itself_is_not_for_the_built_in_loop() -> None:
