@@ -53,12 +53,21 @@ _TRAINER = {
 _PRECISIONS = ("bf16", "fp16")
 _ON, _OFF = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 #: How it trains without these options.
-_DEFAULTS: dict[str, tuple[object, re.Pattern[str]]] = {
-    "training.precision": ("fp32", re.compile(r"--(?:bf16|fp16)(?![\w-])")),
-    "training.gradient_accumulation_steps": (1, re.compile(r"--gradient[_-]accumulation[_-]steps(?![\w-])")),
+_DEFAULTS: dict[str, tuple[object, frozenset[str]]] = {
+    "training.precision": ("fp32", frozenset(_PRECISIONS)),
+    "training.gradient_accumulation_steps": (1, frozenset(("gradient_accumulation_steps",))),
 }
+#: Its switches: a word behind another option is that option's value.
+_SWITCH = re.compile(
+    r"(?:do|use|no|overwrite|push|trust|load)_.*|.*_full_eval|streaming|tf32|bf16|fp16|group_by_length"
+)
 #: Its option for a folder, which ratc chooses: only there it looks for what a stopped run goes on from.
 _FOLDER, _CHOSEN = "output_dir", "${checkpoint_dir}"
+#: Its options that say where a run begins, and why a job has none: each of its starts would begin there.
+_BEGINNINGS = {
+    "overwrite_output_dir": "a job that is requeued would begin from the start again",
+    "resume_from_checkpoint": "a job that is requeued would go back to this one, and not go on from its own newest",
+}
 #: The option by which such a script is known.
 _OF_A_TRAINER = "per_device_train_batch_size"
 #: What starts a program in a container, and Slurm's option that does.
@@ -245,6 +254,10 @@ def _carried(one: Launch) -> Iterator[Item]:
             why = f"`{_CHOSEN}` in its place, a folder for each program in the output folder"
             yield Left(f"{one.program}: --{name} {given}", one.span, why, deliberate=True)
             continue
+        if is_trainer and name in _BEGINNINGS:
+            said = ahead.pop(0) if alone and following and not following.startswith("-") else value
+            yield Left(f"{one.program}: --{name} {said or ''}".rstrip(), one.span, _BEGINNINGS[name])
+            continue
         if is_trainer and name in _PRECISIONS:
             said = value if not alone else following if (following or "").lower() in (*_ON, *_OFF) else None
             if alone and said is not None:
@@ -267,7 +280,7 @@ def _carried(one: Launch) -> Iterator[Item]:
             ahead.pop(0)
     yield from made_of.values()
     for path, (default, options) in _DEFAULTS.items() if is_trainer else ():
-        if path not in made_of and not options.search(one.text):
+        if path not in made_of and not _may_be_given(one, options):
             yield Carried(path, default, one.span, "Hugging Face's Trainer", is_assumed=True)
     if args:
         yield Carried("entrypoint.args", args, one.span, one.text)
@@ -277,6 +290,21 @@ def _carried(one: Launch) -> Iterator[Item]:
         yield Left(" ".join(one.own), one.span, "the program runs in a container: name it as `environment.container`")
     else:
         yield Left(" ".join(one.own), one.span, _RATCS, deliberate=True)
+
+
+def _may_be_given(one: Launch, options: frozenset[str]) -> bool:
+    """Whether a Trainer has one of these options, or may have it: by a word that only the shell knows and that is no
+    option's value, or by a file of Accelerate's.
+    """
+    if {_option(word)[0] for word in one.args if word} & options:
+        return True
+    if one.launcher == "accelerate" and options & set(_PRECISIONS) and any("config_file" in word for word in one.own):
+        return True
+    for before, word in zip(("", *one.args), one.args, strict=False):
+        name, value = _option(before or "")
+        if word is None and (not name or value is not None or _SWITCH.fullmatch(name)):
+            return True
+    return False
 
 
 def _not_carried(word: str | None) -> str:

@@ -113,16 +113,24 @@ def _engine(merged: Merged) -> None:
 
 
 def _program(merged: Merged) -> None:
-    """A program of one's own, unless files say what only the built-in loop reads: then that is what trains."""
+    """A program of one's own, unless files describe the model or the data: then that is what the built-in loop trains.
+
+    What the program decides itself, such as DeepSpeed's values, is left out.
+    """
     values = merged.values
     own = [path for path in values if path == "launcher" or path.startswith("entrypoint.")]
     if not any(f"entrypoint.{kind}" in values for kind in KINDS):
         return
-    of_the_loop = [item for path, item in values.items() if not is_used(path) and path != "training.use_accelerate"]
-    if not of_the_loop:
-        values.pop("training.use_accelerate", None)  # `launcher` says it
+    of_the_loop = [item for path, item in values.items() if not is_used(path)]
+    first = next((item for item in of_the_loop if item.path.startswith(("model.", "data."))), None)
+    if first is None:
+        for item in of_the_loop:
+            # Accelerate's is what `launcher` says, and no DeepSpeed is what a program has.
+            if item.path != "training.use_accelerate" and item.value is not False and not item.is_assumed:
+                why = "it is for the built-in loop: with an `entrypoint` the program decides it"
+                merged.left.append(Left(item.source, item.span, why))
+            del values[item.path]
         return
-    first = of_the_loop[0]
     why = (
         f"{first.span.place} says `{first.path}`, which belongs to the built-in loop: that loop trains, and not "
         "this program"

@@ -245,11 +245,45 @@ def test_options_of_a_trainer_may_have_hyphens() -> None:
 
 @pytest.mark.parametrize(
     ("written", "key"),
-    [("--gradient_accumulation_steps $ACC", "gradient_accumulation_steps"), ("--bf16 $BF", "precision")],
+    [
+        ("--gradient_accumulation_steps $ACC", "gradient_accumulation_steps"),
+        ("--bf16 $BF", "precision"),
+        ("$MORE", "precision"),
+        ("--do_train $MORE", "precision"),
+        ('--seed=1 "${ARGS[@]}"', "gradient_accumulation_steps"),
+    ],
 )
 def test_a_value_that_only_the_shell_knows_is_not_assumed(written: str, key: str) -> None:
     line = f"python train.py --per_device_train_batch_size 8 {written}"
     assert f"training.{key}" not in carried(f"#SBATCH -N 1\n{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "precision"),
+    [
+        ("accelerate launch --config_file a.yaml train.py --per_device_train_batch_size 8", None),
+        ("accelerate launch train.py --per_device_train_batch_size 8", "fp32"),
+        ("python train.py --per_device_train_batch_size 8 --model_name_or_path $MODEL", "fp32"),
+        ("python train.py --per_device_train_batch_size 8 --notes 'see --bf16'", "fp32"),
+    ],
+)
+def test_the_trainer_s_own_precision_is_taken_if_nothing_else_can_give_one(line: str, precision: str | None) -> None:
+    found = carried(f"#SBATCH -N 1\n{line}\n")
+    assert found.get("training.precision") == precision
+    assert found["training.gradient_accumulation_steps"] == 1
+
+
+@pytest.mark.parametrize(
+    "option", ["--overwrite_output_dir", "--overwrite-output-dir True", "--resume_from_checkpoint out/checkpoint-5"]
+)
+def test_options_that_would_begin_each_start_anew_are_left_out(option: str) -> None:
+    script = f"#SBATCH -N 1\npython train.py --per_device_train_batch_size 8 {option} --do_train\n"
+    assert carried(script)["entrypoint.args"][2:] == ["--do_train"]
+    (lost,) = [
+        item for item in batch.read("slurm", "run.sbatch", script) if isinstance(item, Left) and not item.deliberate
+    ]
+    assert option.split()[0].replace("-", "_").strip("_") in lost.source.replace("-", "_")
+    assert "requeued" in lost.why
 
 
 def test_what_a_trainer_takes_by_itself_is_not_for_the_built_in_loop() -> None:
@@ -372,16 +406,25 @@ def test_command_with_several_programs_gives_no_entrypoint(colon: str) -> None:
     assert not [path for path in carried(colon) if path.startswith("entrypoint")]
 
 
-def test_built_in_loop_values_exclude_an_entrypoint() -> None:
+def test_a_description_of_the_model_excludes_an_entrypoint() -> None:
     items = batch.read("slurm", "run.sbatch", "#SBATCH -N 1\naccelerate launch train.py\n")
     where = items[0].span
-    for path, value in (("model.feature_dims", 64), ("training.zero_stage", 2)):
-        merged = merge.merge([*items, Carried(path, value, where, path)])
-        assert not [name for name in merged.values if name.startswith(("entrypoint", "launcher"))]
-        assert any(f"`{path}`" in item.why for item in merged.left)
-    merged = merge.merge([*items, Carried("training.use_accelerate", True, where, "a")])
+    merged = merge.merge([*items, Carried("model.feature_dims", 64, where, "f")])
+    assert not [name for name in merged.values if name.startswith(("entrypoint", "launcher"))]
+    assert any("`model.feature_dims`" in item.why for item in merged.left)
+
+
+def test_what_launchers_say_of_the_loop_does_not_exclude_an_entrypoint() -> None:
+    items = batch.read("slurm", "run.sbatch", "#SBATCH -N 1\naccelerate launch train.py\n")
+    where = items[0].span
+    given = {"training.use_accelerate": True, "training.zero_stage": 2, "training.deepspeed": True}
+    merged = merge.merge([*items, *(Carried(path, value, where, path) for path, value in given.items())])
     assert {"entrypoint.script", "launcher"} <= merged.values.keys()
-    assert "training.use_accelerate" not in merged.values
+    assert not given.keys() & merged.values.keys()
+    lost = [item.source for item in merged.left if not item.deliberate]
+    assert lost == ["training.zero_stage", "training.deepspeed"]
+    merged = merge.merge([*items, Carried("training.deepspeed", False, where, "a")])
+    assert not [item for item in merged.left if not item.deliberate], "a program has none anyway"
     text, found = write(merged, ["run.sbatch"])
     assert "data_dir" not in text
     assert not [item for item in found if "data_dir" in item.message]
