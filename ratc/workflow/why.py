@@ -25,6 +25,8 @@ from ratc.why.causes import the_cause
 from ratc.why.evidence import Evidence
 from ratc.workflow import inputs, recorded
 
+#: What an output folder has from the first start on, or has of a run that ended.
+_OUTPUTS = ("logs", "starts.jsonl", "checkpoints", "results.json", "DONE", "STOPPED")
 #: Bytes of a log that are looked through, from its end.
 _MOST = 8 << 20
 _JOB = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+)|\[(?P<index>\d+)\])?")
@@ -130,13 +132,15 @@ def _of_folder(path: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
         return None, (Diagnostic("R001", f"there is no `{path}`"),)
     if os.path.isfile(path) and not read_lock.is_compiled(path):
         return _of_spec(path)
-    folders = list(find.compiled((path,))) if os.path.isdir(path) else []
-    if folders and not os.path.exists(os.path.join(path, lock.NAME)):
+    if not os.path.isdir(path) or os.path.exists(os.path.join(path, lock.NAME)):
+        return read_lock.read(path)
+    # Below an output folder, too, there may be locks: those that were handed to MLflow or to TensorBoard.
+    is_output = any(os.path.exists(os.path.join(path, name)) for name in _OUTPUTS)
+    folders = list(find.compiled((path,)))
+    if (is_output or not folders) and (writer := next(_writers(path), None)) is not None:
+        return writer, ()
+    if folders:
         return read_lock.read(max(folders, key=lambda folder: (_submitted(folder), os.path.getmtime(folder))))
-    if os.path.isdir(path) and not folders:
-        writer = next(_writers(path), None)
-        if writer is not None:
-            return writer, ()
     return read_lock.read(path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -95,6 +96,20 @@ def test_run_is_found_by_its_output_folder(job: Place) -> None:
     (job.folder / "demo-5.out").unlink()
     told = why(Asked("outputs/demo"))
     assert (told.found[0].code, told.about.endswith("in outputs/demo")) == ("R600", True)
+
+
+@pytest.mark.parametrize("place", ["tracking/40b5", "tracking/mlartifacts/1/a/artifacts"])
+def test_a_copy_of_the_lock_in_an_output_folder_is_not_the_run_s(job: Place, place: str) -> None:
+    """The lock is handed to MLflow, and beside TensorBoard's files lies one."""
+    output = job.folder / "outputs/demo"
+    (output / "logs").mkdir(parents=True)
+    (output / place).mkdir(parents=True)
+    shutil.copy(job.artifacts / "lock.yaml", output / place)
+    (job.folder / "demo-5.out").unlink()
+    (output / "logs/5.0-node0.log").write_text("error[R506]: train7 cannot be loaded\n")
+    told = why(Asked("outputs/demo"))
+    assert (told.found[0].code, told.about.endswith("in outputs/demo")) == ("R506", True)
+    assert any("spec.yaml:" in text for text in told.found[0].helps)
 
 
 @pytest.mark.parametrize("what", ["nowhere", "moved"])
