@@ -185,11 +185,13 @@ def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> 
     R567.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    # A job's script has SIGTERM ignored, and whatever it starts, too.
+    ends = signal.SIGTERM if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN else signal.SIGINT
 
     def end_with_parent() -> None:
         # PR_SET_PDEATHSIG (prctl(2)): if this process is killed, nobody holds the output folder any more.
         if library is not None:
-            library.prctl(1, signal.SIGTERM)
+            library.prctl(1, ends)
 
     try:
         # In a session of its own: the terminal's Ctrl-C reaches this process alone, which decides.

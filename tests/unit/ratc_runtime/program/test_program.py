@@ -284,11 +284,13 @@ def test_a_second_interrupt_kills_a_program_that_ignores_the_first(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
-def test_a_program_ends_when_its_parent_is_killed(start: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", "trap '' TERM USR2; "], ids=["in a terminal", "in a job"])
+def test_a_program_ends_when_its_parent_is_killed(start: Any, tmp_path: Path, before: str) -> None:
     """Else it would write into a folder that another run may take."""
     (tmp_path / "train.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(1000)\n")
     lock_of(tmp_path, "{script: train.py}")
     words = [sys.executable, "-m", "ratc_runtime.program", "--lock", "out/lock.yaml", "--", "{}"]
+    words = ["sh", "-c", f'{before}exec "$@"', "sh", *words]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == "started\n"
