@@ -14,7 +14,7 @@ from ratc.program import is_used
 from ratc.scheduler.dialect import End
 from ratc.units import counted, duration, size_text, walltime_text
 from ratc.why import tracebacks
-from ratc.why.evidence import Evidence, Finding, place
+from ratc.why.evidence import RANK, Evidence, Finding, place
 
 #: Findings that follow from another one, which is the cause if it is there.
 _FOLLOW = ("R514", "R561", "R567", "R528", "R566")
@@ -50,6 +50,10 @@ _ERROR = (
     r"|faults?|signal|dumped|panic|cannot|could not|can't|unable|refused|denied|not found|no such|invalid|illegal"
     r"|unrecognized|unknown|missing|usage|assert(?:ion)?|unreachable|timeout|timed out|terminated|nan|oom)\b))"
 )
+#: Files that are not the user's own.
+_OF_OTHERS = re.compile(r"(?:site|dist)-packages|/lib/python3|<frozen|ratc_runtime/")
+#: What STOPPED says if a rank has lost its launcher: on the first node, and on another one.
+_WITHOUT_LAUNCHER = ("the launcher is gone", "another rank")
 #: Seconds of an epoch that no run takes: a year. A file that somebody changed may hold any number.
 _LONGEST_EPOCH_S = 365 * 86_400
 
@@ -210,6 +214,9 @@ def _stopped(evidence: Evidence) -> Diagnostic | None:
     elif record and record.end is End.CANCELLED:
         what = f"the job was cancelled {record.reason}".rstrip()
     elif evidence.stopped:
+        # The ranks that a killed launcher leaves behind ask the others to stop.
+        if any(words in evidence.stopped for words in _WITHOUT_LAUNCHER) and (killed := _was_killed(evidence)):
+            return replace(killed, notes=(*killed.notes, _kept(evidence)))
         what = f"the run was asked to stop, by {evidence.stopped.strip().splitlines()[0]}"
         line = evidence.first(r"saved, not finished|asking the run to save")
     else:
@@ -221,6 +228,23 @@ def _kept(evidence: Evidence) -> str:
     if evidence.stopped:
         return "it saved before it ended"
     return f"its newest checkpoint is {evidence.checkpoint}" if evidence.checkpoint else "it has made no checkpoint"
+
+
+def _held(evidence: Evidence) -> Diagnostic | None:
+    """A process that faulthandler's timer has ended, since nothing in it could run any more. Code: R525."""
+    found = evidence.first(rf"^{RANK}Timeout \((\d+:\d\d:\d\d)(?:\.\d+)?\)!$")
+    if found is None:
+        return None
+    span, match = found
+    after = span.source.text.split("\n")[span.line :]
+    begins = [number for number, line in enumerate(after) if "(most recent call first)" in line]
+    frames = re.findall(
+        r'^.*  File "(.+)", line (\d+) in (.+)$', "\n".join(after[begins[-1] :] if begins else ()), re.M
+    )
+    innermost = next((frame for frame in frames if not _OF_OTHERS.search(frame[0])), frames[0] if frames else None)
+    notes = ("{}:{}, in {}, keeps all other code from running".format(*innermost),) if innermost else ()
+    helps = ("look at the stack in the log for code outside of Python that waits, and never lets Python go on",)
+    return Diagnostic("R525", f"no progress: the process's own timer ended it after {match[1]}", span, notes, helps)
 
 
 def _no_module(evidence: Evidence) -> Diagnostic | None:
@@ -261,7 +285,7 @@ def _no_cuda(evidence: Evidence) -> Diagnostic | None:
     """PyTorch cannot use the GPU that the lock wants. Code: R616."""
     if "hardware.device" in evidence.lock and evidence.lock["hardware.device"].value != "cuda":
         return None
-    found = evidence.first_cause(
+    found = evidence.first(r"(?<=CUDA initialization: )[^(\n]*[^(\n .]") or evidence.first_cause(
         r"The NVIDIA driver on your system is too old|CUDA driver version is insufficient",
         r"no kernel image is available for execution on the device",
         r"Torch not compiled with CUDA enabled",
@@ -344,14 +368,18 @@ def _own_error(evidence: Evidence) -> Diagnostic | None:
     """An exception that nobody caught, with the innermost line that is of no installed package. Code: R609."""
     if not evidence.raised:
         return None
-    span = evidence.raised[0]
+    span = evidence.raised[0].span
+    if evidence.raised[0].is_late and (killed := _was_killed(evidence)):
+        return killed
     message = span.source.line(span.line)[span.column - 1 :]
-    if "is killed by signal: Killed" in message:  # of a loader process
-        return _killed(evidence, span)
+    # Of a loader process: torch raises an exception that says so, and below it often one that does not.
+    worker = evidence.first(r"DataLoader worker .* is killed by signal: Killed")
+    if worker is not None and "DataLoader worker" in message:
+        return _killed(evidence, worker[0])
     lines = span.source.text.split("\n")[: span.line]
     for number in range(len(lines), max(0, len(lines) - 400), -1):
         frame = tracebacks.FRAME.match(lines[number - 1])
-        if frame and not re.search(r"(?:site|dist)-packages|/lib/python3|<frozen|ratc_runtime/", frame["file"]):
+        if frame and not _OF_OTHERS.search(frame["file"]):
             where = f", in {frame['name']}" if frame["name"] else ""
             return Diagnostic("R609", message, span, (f"raised below {frame['file']}:{frame['line']}{where}",))
     return Diagnostic("R609", message, span)
@@ -454,6 +482,7 @@ CAUSES: Sequence[Callable[[Evidence], Diagnostic | None]] = (
     _out_of_host_memory,
     _lost_a_node,
     _stopped,
+    _held,
     _out_of_gpu_memory,
     _refused_arguments,
     _no_cuda,

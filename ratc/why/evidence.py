@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,11 +17,14 @@ from ratc.why.tracebacks import Raised
 #: Characters of a finding's notes and helps that are read.
 _LONGEST = 10_000
 _REST = re.compile(r"^ {2,}(note|help): (.*)")
+#: What begins further lines of a note. More of it begins those of a stack.
+_BELOW = " " * 8
 #: Accelerate and torchrun put the rank before what a process prints.
-_RANK = r"(?:\[\w+\d+\]:[ \t]?)?"
-_OF_A_RANK = re.compile(rf"^{_RANK}")
-#: A finding, also one that a program did not catch.
-_HEAD = re.compile(rf"^{_RANK}(?:[\w.]*RuntimeFinding: )?error\[(R\d{{3}})\]: (.*)", re.MULTILINE)
+RANK = r"(?:\[\w+\d+\]:[ \t]?)?"
+_OF_A_RANK = re.compile(rf"^{RANK}")
+#: A finding, also one that a program did not catch, and one behind a progress bar, whose line has no end.
+_BAR = r"(?:[^\n]{0,200}?\d{1,12}/\d{1,12} \[[^\]\n]{0,80}\])?"
+_HEAD = re.compile(rf"^{RANK}{_BAR}(?:[\w.]*RuntimeFinding: )?error\[(R\d{{3}})\]: (.*)", re.MULTILINE)
 #: Errors that hardly a program goes on after, and words of one that does.
 _SERIOUS = re.compile(r"(?i)out of memory|OutOfMemoryError|no space left|quota exceeded|read-only file|bus error")
 _GOES_ON = re.compile(
@@ -93,9 +96,9 @@ class Evidence:
         return tuple(one for log in self.logs for one in reversed(tracebacks.raised(log)))
 
     @cached_property
-    def raised(self) -> tuple[Span, ...]:
-        """The last lines of tracebacks, in the order of `lines`; those last that seem to follow from another one."""
-        return tuple(one.span for one in sorted(self._raised, key=lambda one: one.is_late))
+    def raised(self) -> tuple[Raised, ...]:
+        """The exceptions, in the order of `lines`; those last that seem to follow from another one."""
+        return tuple(sorted(self._raised, key=lambda one: one.is_late))
 
     @cached_property
     def _ended(self) -> dict[str, int]:
@@ -151,14 +154,24 @@ def _found(log: Source, pattern: re.Pattern[str]) -> Iterator[tuple[Span, re.Mat
 def _findings(log: Source) -> Iterator[Finding]:
     for span, head in _found(log, _HEAD):
         parts: list[tuple[str, str]] = []
+        stack: list[str] = []
         for line in log.text[head.end() + 1 : head.end() + _LONGEST].split("\n"):
             following = _OF_A_RANK.sub("", line, count=1)
             rest = _REST.match(following)
-            if rest:
-                parts.append((rest[1], rest[2]))
-            elif parts and following.startswith(" " * 8):
-                parts[-1] = (parts[-1][0], f"{parts[-1][1]} {following.strip()}")
-            else:
+            if not rest and not (parts and following.startswith(_BELOW)):
                 break
+            if not rest and following.startswith(" ", len(_BELOW)):
+                stack.append(following.strip())
+                continue
+            parts += _innermost(parts, stack)
+            parts.append((rest[1], rest[2]) if rest else (parts[-1][0], following.strip()))
+            stack = []
+        parts += _innermost(parts, stack)
         notes, helps = (tuple(text for kind, text in parts if kind == wanted) for wanted in ("note", "help"))
         yield Finding(head[1], head[2], span, notes, helps)
+
+
+def _innermost(parts: Sequence[tuple[str, str]], stack: Sequence[str]) -> list[tuple[str, str]]:
+    """The innermost frame of a stack, as one more part: all of it stands in the log."""
+    frames = [number for number, line in enumerate(stack) if line.startswith("File ")]
+    return [(parts[-1][0], " ".join(stack[frames[-1] if frames else 0 :]))] if stack else []

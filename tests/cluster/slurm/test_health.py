@@ -80,5 +80,6 @@ def test_a_job_that_may_exclude_no_more_nodes_fails(slurm: Slurm, tmp_path: Path
     assert slurm.wait_for_end(ended)["JobState"] == "FAILED"
     assert "error[R621]: 1 node of this job is not healthy, and 0 more may be left out" in log(tmp_path / "ended")
     assert slurm.facts(ended)["ExcNodeList"] == "(null)"
+    assert jobs.ratc(tmp_path / "ended", "why", ended).stdout.startswith("error[R621]: ")
     (check,) = checks(tmp_path / "ended")
     assert (list(check["bad"]), check["excluded"]) == (["ratc-n2"], [])

@@ -172,6 +172,7 @@ def test_a_head_node_that_another_node_cannot_resolve_ends_the_job(user: User) -
         hosts.write_text(before)
     assert facts["JobState"] == "FAILED", log(folder)
     assert "error[R563]: the head node ratc-n1 cannot be resolved on the node ratc-n2" in log(folder)
+    assert user.ratc(folder, "why", job).stdout.startswith("error[R563]: ")
     hours, minutes, _ = facts["RunTime"].split(":")
     assert (int(hours), int(minutes)) < (0, 2)
 

@@ -1,141 +1,142 @@
-"""`ratc why` for jobs of a real Slurm that failed for different reasons."""
+"""`ratc why` for jobs of a real Slurm that failed, each for another reason."""
 
 from __future__ import annotations
 
-import os
+import re
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.cluster.slurm.cluster import Slurm
-from tests.cluster.slurm.test_jobs import CLUSTER, ONE, TWO
-from tests.helpers.jobs import for_jobs, spec, write_project
-from tests.helpers.waiting import wait_until
+from ratc.cli import main
+from ratc.fitting.check_batch import SKIP
+from ratc.own_code import trust
+from tests.cluster.slurm.cluster import ENDED, Slurm
+from tests.cluster.slurm.faults import FAULTS, OTHERS, Fault, Job
+from tests.cluster.slurm.test_jobs import CLUSTER
+from tests.helpers import jobs
+from tests.helpers.jobs import SLOW, as_soon_as, for_jobs, spec, write_project
 from tests.places import ROOT
 
-pytestmark = pytest.mark.slow
-
-
-def ratc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command in a folder; it knows the tests' Python as a job does."""
-    path = os.pathsep.join((str(ROOT), str(ROOT / "runtime")))
-    variables = {**os.environ, **for_jobs(), "PYTHONPATH": path, "RATC_TRUST": "1"}
-    command = [sys.executable, "-m", "ratc", *arguments]
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
-
-
-def submitted(folder: Path, own: str = "", slow: float | None = None, sample: str = "", **changes: Any) -> str:
-    """Submit a project whose data set begins with other code, or gives its samples by it; returns the job's number."""
-    write_project(folder, spec(**{"resources__cluster": CLUSTER, **ONE, **changes}), slow)
-    text = (folder / "mine.py").read_text()
-    (folder / "mine.py").write_text(
-        own + "asked = []\n" + text.replace("        return super()", f"        {sample}\n        return super()")
-    )
-    return resubmitted(folder)
-
-
-def resubmitted(folder: Path, *options: str) -> str:
-    done = ratc(folder, "submit", "spec.yaml", *options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_why_names_the_cause_of_each_failed_job(slurm: Slurm, tmp_path: Path) -> None:
-    out_of_time = submitted(
-        tmp_path / "time", slow=2.0, resources__walltime="00:02", checkpoint__requeue="never", training__epochs=50
-    )
-    own = submitted(tmp_path / "own", "raise ValueError('an odd start')\n")
-    missing = submitted(tmp_path / "module", "import not_there\n")
-    data = submitted(tmp_path / "data", data__data_dir="nowhere")
-    cancelled = submitted(tmp_path / "cancelled", slow=2.0, training__epochs=50)
-
-    slurm.jobs += [out_of_time, own, missing, data, cancelled]
-    running = tmp_path / "cancelled"
-    wait_until(lambda: any("global batch" in path.read_text() for path in running.glob("demo-*.out")), "it trains")
-    told = ratc(running, "why")
-    assert (told.returncode, f"job {cancelled} is running" in told.stdout) == (0, True), told.stdout
-    slurm.cancel(cancelled)
-
-    wanted = {
-        "own": (own, "R509", "an odd start"),
-        "module": (missing, "R509", "not_there"),
-        "data": (data, "R506", "spec.yaml:"),
-        "cancelled": (cancelled, "R604", "was cancelled"),
-        "time": (out_of_time, "R601", "it saved before it ended"),
-    }
-    for name, (job, code, words) in wanted.items():
-        slurm.wait_for_end(job)
-        told = ratc(tmp_path / name, "why", job)
-        assert told.returncode == 1, told.stderr
-        assert told.stdout.startswith(f"error[{code}]: "), (name, told.stdout)
-        assert words in told.stdout
-        assert f"job {job} is " in told.stdout
-
-
-#: Faults of `docs/develop/faults.md` in a sample: what it does, the cause that is named, and words of it.
-FAULTS = {
-    "exits": ("import sys; sys.exit(3)", "R565", "mine.py"),
-    "killed": ("import signal; os.kill(os.getpid(), signal.SIGKILL)", "R615", "resources.memory"),
-    "not-a-number": ("", "R507", "training.learning_rate"),
-    # After the first step, which may take longer than the others.
-    "hangs": ("asked.append(index); time.sleep(900 if len(asked) > 40 else 0)", "R525", ""),
+#: The code of a project: what the fault has of its own, and the data set of other tests with a line of the fault's.
+CODE = """import ctypes, multiprocessing, os, signal, sys, time
+import torch
+{own}
+asked = []
+{data}
+def odd():
+    def loss(output, target):
+        {loss}
+        return torch.nn.functional.binary_cross_entropy_with_logits(output, target)
+    return loss
+"""
+#: Eight of them run at once on the cluster's four nodes.
+CHANGES = {"resources__cluster": CLUSTER, "resources__cpus": 8, "data__num_workers": 0}
+#: What a spec of a program has, in place of that of ratc's own loop.
+PROGRAM = {
+    "entrypoint": {"script": "train.py"},
+    "launcher": "torchrun",
+    "training": {"epochs": 1, "learning_rate": 3e-3, "target_batch_size": 8, "batch_size": 4},
 }
+ALL = {**OTHERS, **FAULTS}
+TABLE = ROOT / "docs/develop/faults.md"
 
 
-def test_why_names_the_fault_of_each_failed_job(slurm: Slurm, tmp_path: Path) -> None:
-    odd = "def odd():\n    return lambda output, target: output.mean() * float('nan')\n"
-    options: dict[str, dict[str, Any]] = {
-        "hangs": {"distributed__timeout_seconds": 20},
-        "not-a-number": {"own": odd, "training__loss": "mine:odd"},
-    }
-    jobs = {
-        name: submitted(tmp_path / name, sample=sample, **options.get(name, {}))
-        for name, (sample, _, _) in FAULTS.items()
-    }
-    first = submitted(tmp_path / "twice", slow=2.0, training__epochs=50)
-    (tmp_path / "no-place").mkdir()
-    (tmp_path / "no-place/taken").touch()
-    no_place = submitted(tmp_path / "no-place/project", output_dir="../taken/outputs")
-    slurm.jobs += [*jobs.values(), first, no_place]
-    wait_until(lambda: any("global batch" in path.read_text() for path in (tmp_path / "twice").glob("*.out")), "trains")
-    second = resubmitted(tmp_path / "twice", "--again")
-    slurm.jobs.append(second)
+class Started:
+    """The jobs of all faults, submitted at once; those that follow another one when they are asked for."""
 
-    wanted = {name: (jobs[name], tmp_path / name, code, words) for name, (_, code, words) in FAULTS.items()}
-    wanted["twice"] = (second, tmp_path / "twice", "R517", first)
-    wanted["no-place"] = (no_place, tmp_path / "no-place/project", "R607", "spec.yaml:")
-    for name, (job, folder, code, words) in wanted.items():
-        slurm.wait_for_end(job)
-        told = ratc(folder, "why", job)
-        assert told.returncode == 1, (name, told.stdout, told.stderr)
-        assert told.stdout.startswith(f"error[{code}]: "), (name, told.stdout)
-        assert words in told.stdout, (name, told.stdout)
-    slurm.cancel(first)
+    def __init__(self, slurm: Slurm, folder: Path) -> None:
+        self.slurm = slurm
+        self.jobs: dict[str, Job] = {}
+        for number, (name, fault) in enumerate(ALL.items()):
+            if not fault.after:
+                write(folder / str(number), fault)
+                self.jobs[name] = self._submit(folder / str(number), fault)
+        waiting = {job.folder: name for name, job in self.jobs.items() if ALL[name].then}
+        as_soon_as(self._trains, {folder: lambda name=name: self._act(name) for folder, name in waiting.items()})
+
+    def __getitem__(self, name: str) -> Job:
+        """The job of a fault, which has ended."""
+        if name not in self.jobs:
+            self.jobs[name] = self._submit(self[ALL[name].after].folder, ALL[name])
+        self.slurm.wait_for_end(self.jobs[name].number)
+        return self.jobs[name]
+
+    def _submit(self, folder: Path, fault: Fault) -> Job:
+        if fault.prepare:
+            fault.prepare(folder)
+        assert main(["compile", str(folder / "spec.yaml"), "--target", "slurm", "-o", str(folder / "job")]) == 0
+        given = {**for_jobs(), **fault.variables}
+        return Job(self.slurm, folder, self.slurm.submit("job/job.sbatch", *fault.options, folder=folder, **given))
+
+    def _trains(self, folder: Path) -> bool:
+        log = "".join(path.read_text() for path in folder.glob("demo-*.out"))
+        number = next(job.number for job in self.jobs.values() if job.folder == folder)
+        assert self.slurm.state(number) not in ENDED, log
+        return "  step " in log
+
+    def _act(self, name: str) -> None:
+        act, job = ALL[name].then, self.jobs[name]
+        assert act is not None
+        self.jobs[name] = act(job) or job
 
 
-#: Faults of one process of two, each on a node of its own: what it does, the cause that is named, and words of it.
-ON_ONE_NODE = {
-    "killed": ("import signal; os.kill(os.getpid(), signal.SIGKILL)", "R615", "signal 9"),
-    "raises": ("raise LookupError('no such slide')", "R506", "no such slide"),
-    "hangs": ("asked.append(index); time.sleep(900 if len(asked) > 20 else 0)", "R525", "rank 1"),
-    "exits": ("import sys; sys.exit(3)", "R565", "mine.py"),
-}
+def write(folder: Path, fault: Fault) -> None:
+    """Write the project of a fault."""
+    changes = {**CHANGES, **fault.changes, **({"training__loss": "mine:odd"} if fault.loss else {})}
+    slow = changes.pop("slow", None)
+    content = spec(**changes)
+    if fault.program:
+        content = {**{key: content[key] for key in ("experiment_name", "resources", "checkpoint")}, **PROGRAM}
+    write_project(folder, content, slow)
+    data = SLOW.replace("        return super()", f"        {fault.sample}\n        return super()")
+    (folder / "mine.py").write_text(CODE.format(own=fault.own, data=data, loss=fault.loss))
+    (folder / "train.py").write_text(fault.program)
 
 
-def test_why_names_the_fault_of_one_node_of_two(slurm: Slurm, tmp_path: Path) -> None:
-    jobs = {
-        name: submitted(
-            tmp_path / name, sample=f"if os.environ['RANK'] == '1': {fault}", **TWO, distributed__timeout_seconds=20
-        )
-        for name, (fault, _, _) in ON_ONE_NODE.items()
-    }
-    slurm.jobs += jobs.values()
-    for name, (_, code, words) in ON_ONE_NODE.items():
-        slurm.wait_for_end(jobs[name])
-        told = ratc(tmp_path / name, "why", jobs[name])
-        assert told.returncode == 1, (name, told.stdout, told.stderr)
-        assert told.stdout.startswith(f"error[{code}]: "), (name, told.stdout)
-        assert words in told.stdout, (name, told.stdout)
+@pytest.fixture(scope="module")
+def started(_daemons: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    slurm, folder = Slurm(), tmp_path_factory.mktemp("why")
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            # As for a test alone, which begins later.
+            for name, value in {trust.VARIABLE: "1", SKIP: "1", "RATC_CACHE": str(folder / "cache")}.items():
+                patch.setenv(name, value)
+            yield Started(slurm, folder)
+    finally:
+        slurm.cancel_all()
+        for disk in folder.glob("*/outputs/demo"):
+            if disk.is_mount():
+                subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.slow(every=True)
+@pytest.mark.parametrize("name", ALL)
+def test_why_names_the_cause_of_each_failed_job(started: Started, name: str) -> None:
+    job, fault = started[name], ALL[name]
+    told = jobs.ratc(job.folder, "why", job.number)
+    assert told.stdout.startswith(f"{'note' if fault.code == 'R600' else 'error'}[{fault.code}]: "), told.stdout
+    assert fault.words in told.stdout, told.stdout
+    assert f"job {job.number} is " in told.stdout
+    assert told.returncode == (fault.code != "R600"), told.stderr
+
+
+def test_a_job_that_trains_has_no_cause(started: Started) -> None:
+    """Of two runs with one output folder, the first goes on."""
+    folder = started["two runs with one output folder"].folder
+    first = min(folder.glob("demo-*.out"), key=lambda path: int(path.stem.removeprefix("demo-")))
+    told = jobs.ratc(folder, "why", first.stem.removeprefix("demo-"))
+    assert (told.returncode, "is running" in told.stdout) == (0, True), told.stdout
+
+
+def test_the_table_of_faults_says_what_why_names() -> None:
+    """Those without a code end no job. Some name another row, or another file of tests on Slurm."""
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in TABLE.read_text().splitlines() if line[:2] == "| "]
+    told = {row[0].removeprefix("| "): row[2] for row in rows[2:]}
+    known = {name: code for name, code in told.items() if re.fullmatch(r"R\d{3}", code)}
+    assert known == {name: fault.code for name, fault in FAULTS.items()}
+    for code in set(told.values()) - set(known.values()):
+        other = re.fullmatch(r"(R\d{3}), as (.*)|R\d{3} \(`test_\w+\.py`\)|none", code)
+        assert other, code
+        assert other[1] is None or known[other[2]] == other[1]

@@ -322,7 +322,7 @@ error[R561]: the launcher ended with status 0
 def test_finding_of_the_run_precedes_its_consequences() -> None:
     cause = the_cause(evidence(FOUND + TRACEBACK, "srun: error: Node failure on n2", end=End.NODE))
     assert (cause.code, cause.message, cause.span and cause.span.line) == ("R506", "train7 cannot be loaded", 2)
-    assert cause.notes[0] == "ValueError: the seventh image is odd"
+    assert cause.notes[:2] == ("ValueError: the seventh image", "is odd")
     assert "NODE" in cause.notes[-1]
     assert cause.helps == ("repair it", "it is about spec.yaml:3:3: `data.data_dir`")
 
@@ -406,7 +406,94 @@ def test_a_finding_names_keys_of_the_program_or_of_the_loop() -> None:
     batch = evidence("[rank0]: error[R511]: out of memory\n[rank0]:   note: in step 3\n[rank0]:         of 9\n")
     cause = the_cause(dataclasses.replace(batch, lock=OWN))
     assert cause.helps == ("it is about spec.yaml:4:3: `training.batch_size`",)
-    assert cause.notes == ("in step 3 of 9",)
+    assert cause.notes == ("in step 3", "of 9")
+
+
+HANG = """\
+error[R525]: no progress for 20 s in epoch 1, step 2: rank 1 on n2 hangs in `loader`
+  note: rank 1 on n2, process 77, has been in `loader` for 20 s:
+          File "/opt/ratc_runtime/training/loop.py", line 273, in feed
+            for expected, batch in zip(sizes, batches):
+          File "/home/me/mine.py", line 14, in __getitem__
+            time.sleep(900)
+        rank 0 waits in `backward` on n1
+  help: look at the stack
+        run the same command again
+"""
+
+
+def test_of_a_stack_in_a_finding_the_innermost_frame_is_shown() -> None:
+    cause = the_cause(evidence(HANG))
+    assert cause.notes == (
+        "rank 1 on n2, process 77, has been in `loader` for 20 s:",
+        'File "/home/me/mine.py", line 14, in __getitem__ time.sleep(900)',
+        "rank 0 waits in `backward` on n1",
+    )
+    assert cause.helps == ("look at the stack", "run the same command again")
+
+
+def test_a_finding_behind_a_progress_bar_is_one() -> None:
+    log = " 25%|##5       | 5/20 [00:00<00:02]error[R567]: the program ended with status 3\n"
+    assert the_cause(evidence(log, end=End.FAILED)).code == "R567"
+    assert the_cause(evidence(f"see error[R567]: {'5/2 ' * 9}\n", end=End.FAILED)).code != "R567"
+
+
+WORKER = """\
+Traceback (most recent call last):
+  File "/opt/venv/lib/python3.11/site-packages/torch/utils/data/dataloader.py", line 1284, in _try_get_data
+    data = self._data_queue.get(timeout=timeout)
+  File "/opt/venv/lib/python3.11/site-packages/torch/utils/data/_utils/signal_handling.py", line 73, in handler
+    _error_if_any_worker_fails()
+RuntimeError: DataLoader worker (pid 13) is killed by signal: Killed.
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "/home/me/train.py", line 12, in <module>
+    for batch in loader:
+RuntimeError: DataLoader worker (pid(s) 13) exited unexpectedly
+"""
+
+
+def test_a_killed_loader_process_is_the_cause_of_the_exception_after_it() -> None:
+    assert the_cause(evidence(WORKER, end=End.FAILED)).code == "R615"
+    assert the_cause(evidence(f"{WORKER}Traceback (most recent call last):\n{TRACEBACK}")).code == "R609"
+
+
+def test_what_pytorch_warns_of_a_gpu_is_the_cause_of_what_is_raised_after_it() -> None:
+    warned = "c10: UserWarning: CUDA initialization: No CUDA GPUs are available (Triggered internally at x.cpp:9.)\n"
+    gpu = Values({**OWN, "hardware.device": Value("cuda", "spec")})
+    cause = the_cause(dataclasses.replace(evidence(warned + TRACEBACK, end=End.FAILED), lock=gpu))
+    assert (cause.code, cause.message) == ("R616", "PyTorch cannot use the node's GPU: No CUDA GPUs are available")
+
+
+HELD = """\
+epoch 1/3  step 1/3
+Timeout (0:02:30)!
+Thread 0x00007fe0acdff6c0 (most recent call first):
+  File "/opt/python/lib/python3.11/threading.py", line 331 in wait
+
+Thread 0x00007fe0d39beb80 (most recent call first):
+  File "/opt/venv/lib/python3.11/site-packages/numpy/core.py", line 9 in solve
+  File "/home/me/mine.py", line 14 in __getitem__
+  File "/opt/ratc_runtime/data/samples.py", line 113 in _read
+"""
+
+
+def test_code_that_holds_the_interpreter_is_named_by_the_stack_of_its_timer() -> None:
+    cause = the_cause(evidence(HELD, end=End.FAILED))
+    assert (cause.code, cause.span and cause.span.line) == ("R525", 2)
+    assert "after 0:02:30" in cause.message
+    assert cause.notes[0] == "/home/me/mine.py:14, in __getitem__, keeps all other code from running"
+    assert the_cause(evidence("Timeout (0:02:30)!\n", end=End.FAILED)).code == "R525"
+
+
+def test_a_killed_launcher_is_the_cause_of_the_stop_that_its_ranks_ask_for() -> None:
+    killed = "node.sh: line 67: 23105 Killed                  python -m accelerate.commands.launch"
+    for said in ("the launcher is gone\n", "a signal to another rank\n"):
+        cause = the_cause(evidence("saved, not finished", killed, end=End.FAILED, stopped=said))
+        assert (cause.code, cause.notes[0]) == ("R615", "it saved before it ended")
+        assert the_cause(evidence("saved, not finished", end=End.FAILED, stopped=said)).code == "R604"
 
 
 def test_a_run_without_a_gpu_is_not_explained_by_its_driver() -> None:
