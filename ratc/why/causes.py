@@ -386,10 +386,13 @@ def _own_error(evidence: Evidence) -> Diagnostic | None:
 
 
 def _refused_arguments(evidence: Evidence) -> Diagnostic | None:
-    """A program ended because it does not take its arguments, in the words of argparse and click. Code: R610."""
+    """A program ended because it does not take its arguments, in the words of argparse, click and transformers. Code:
+    R610.
+    """
     found = evidence.first_cause(
         r"^(?:\[\w+\d+\]:[ \t]?)?(?:\S+ ){0,4}?(?:\S+: )?error: ((?i:unrecognized arguments|the following arguments are"
         r" required|one of the arguments|argument \S+:|ambiguous option).*)",
+        r"ValueError: (Some specified arguments are not used by the HfArgumentParser.*)",
         r"^Error: ((?:No such option|Missing option|Missing argument|Invalid value for|Got unexpected extra arg).*)",
     )
     if found is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
@@ -33,6 +34,9 @@ _SLIPS = {
     "loss": ("name a class, or a function that takes `loss_args` and returns the loss",),
     "score": ("name a class, or a function that returns the score",),
 }
+#: A command that reads the file which follows, and a word that names one.
+_INTERPRETER = re.compile(r"(?:ba|da|z)?sh|python[\d.]*")
+_FILE = re.compile(r"[^-$][^$]*\.(?:sh|bash|py)")
 #: The largest module that is read.
 _MAX_BYTES = 4 << 20
 
@@ -99,13 +103,8 @@ def _program(settings: Values, folder: str) -> Iterator[Diagnostic]:
     if script.value is not None and not os.path.isfile(place):
         yield _not_here("entrypoint.script", str(script.value), script.span, place)
     if module.value is not None:
-        path = _find(str(module.value), folder)[0]
-        if path is None:
-            yield _no_module(str(module.value), "`entrypoint.module`", module.span, False)
-        elif path.endswith("__init__.py") and not os.path.isfile(os.path.join(os.path.dirname(path), "__main__.py")):
-            message = f"the module `{module.value}` of `entrypoint.module` is a package without `__main__`"
-            yield Diagnostic("R236", message, module.span, (f"it is {path}",), severity=Severity.WARNING)
-    words = settings["entrypoint.command"].value or ()
+        yield from _started_module(str(module.value), module.span, folder)
+    words = list(settings["entrypoint.command"].value or ())
     command = str(words[0]) if words else ""
     # Without a folder in it, it may be in the environment that the spec names.
     if os.path.dirname(command):
@@ -115,6 +114,20 @@ def _program(settings: Values, folder: str) -> Iterator[Diagnostic]:
         elif not os.access(place, os.X_OK):
             message = f"`entrypoint.command` cannot be run: `{command}` is not executable"
             yield Diagnostic("R235", message, span, helps=(f"run `chmod +x {command}`",), severity=Severity.WARNING)
+    elif _INTERPRETER.fullmatch(command) and len(words) > 1 and _FILE.fullmatch(read := str(words[1])):
+        place = os.path.join(folder, read)
+        if not os.path.isfile(place):
+            yield _not_here("entrypoint.command", read, settings["entrypoint.command"].span, place)
+
+
+def _started_module(module: str, span: Span | None, folder: str) -> Iterator[Diagnostic]:
+    """Yield a warning if `python -m MODULE` would not run."""
+    path, main = _find(module, folder)[0], _find(f"{module}.__main__", folder)[0]
+    if path is None and main is None:  # a folder without `__init__.py` is a package, too
+        yield _no_module(module, "`entrypoint.module`", span, False)
+    elif path is not None and path.endswith("__init__.py") and main is None:
+        message = f"the module `{module}` of `entrypoint.module` is a package without `__main__`"
+        yield Diagnostic("R236", message, span, (f"it is {path}",), severity=Severity.WARNING)
 
 
 def _not_here(path: str, text: str, span: Span | None, place: str) -> Diagnostic:

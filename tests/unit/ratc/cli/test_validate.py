@@ -97,9 +97,16 @@ def test_validate_reports_the_same_errors_as_compile_in_the_error_cases(case, tm
         ("{script: own.py}", None),
         ("{module: own}", None),
         ("{command: [nope]}", None),
+        ("{command: [bash, nope.sh]}", "R235"),
+        ("{command: [python3.11, nope.py, a]}", "R235"),
+        ("{command: [python, own.py]}", None),
+        ("{command: [bash, -c, nope.sh]}", None),
+        ("{module: space}", None),
     ],
 )
 def test_an_entrypoint_that_is_not_here_is_a_warning(validate, entrypoint, code):
+    Path("space").mkdir()
+    Path("space/__main__.py").touch()
     settings = "training: {target_batch_size: 8, batch_size: 4}\nresources: {num_gpus: 0}"
     status, said = validate(f"entrypoint: {entrypoint}\n{settings}")
     assert (status, codes(said)) == (0, {("warning", code)} if code else set())

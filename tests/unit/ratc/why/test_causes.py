@@ -159,6 +159,12 @@ ValueError: odd
         ),
         (evidence("[rank0]: t.py: error: unrecognized arguments: --x\n"), "R610", "log0:1", "unrecognized"),
         (evidence("error: Unrecognized arguments: --x\n"), "R610", "log0:1", "Unrecognized arguments"),
+        (
+            evidence(TRACEBACK.replace("odd", "Some specified arguments are not used by the HfArgumentParser: ['-x']")),
+            "R610",
+            "log0:7",
+            "['-x']",
+        ),
         (evidence("t.py: error: unrecognized arguments: --x\ngoing on\n" + TRACEBACK), "R609", "log0:9", "odd"),
         (evidence("cuInit: no CUDA-capable device is detected\nepoch 1\n" + TRACEBACK), "R609", "log0:9", "odd"),
         (evidence("x.sh: line 3: 12 Killed  helper\ngoing on\n" + TRACEBACK), "R609", "log0:9", "odd"),
