@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +38,45 @@ class PlannedAccelerator(Accelerator):  # type: ignore[misc]  # the package has 
 
     def __init__(self, plan: ProgramPlan, **given: Any) -> None:
         super().__init__(**given)
-        self._plan, self._is_compared = plan, False
+        self._plan = plan
+        #: The loaders that gave a batch since the last backward pass, in their order.
+        self._read: list[Any] = []
+
+    def prepare_data_loader(self, *given: Any, **more: Any) -> Any:
+        """As Accelerate's. The loader that is returned lets this object know of each batch."""
+        loader = super().prepare_data_loader(*given, **more)
+        kind, read = type(loader), self._read
+
+        def batches(own: Any) -> Iterator[Any]:
+            for batch in kind.__iter__(own):
+                read.append(own)
+                yield batch
+
+        if not hasattr(kind, "tells_batches"):  # a loader may be prepared twice
+            # `__iter__` is looked up in the class, and Accelerate's loaders hide theirs behind the one of torch.
+            own_class = type(kind.__name__, (kind,), {"__iter__": batches, "tells_batches": True})
+            object.__dict__["__class__"].__set__(loader, own_class)
+        return loader
 
     def backward(self, loss: Any, **given: Any) -> None:
-        """As Accelerate's. Raises R503 if no prepared loader that is read at the time has the plan's micro-batch."""
-        if not self._is_compared:
-            # A loop that was left by `break` counts as read: then there are several.
-            loaders = [loader for loader in self.gradient_state.dataloader_references if loader is not None]
-            sizes = [self._batch_of(loader) for loader in loaders]
-            self._is_compared = bool(sizes)
-            if sizes and None not in sizes and self._plan["micro_batch_size"] not in sizes:
-                self._plan.verify(micro_batch_size=sizes[-1])
+        """As Accelerate's. Raises R503 if no loader that gave a batch for it has the plan's micro-batch."""
+        # A step may read several: a peek at the validation data, or images without labels beside those with labels.
+        # Those that `skip_first_batches` makes tell nothing: what is begun and not ended counts as read.
+        begun = [loader for loader in self.gradient_state.dataloader_references if loader is not None]
+        silent = [loader for loader in begun if not hasattr(type(loader), "tells_batches")]
+        sizes = [self._batch_of(loader) for loader in (*silent, *self._read)]
+        self._read.clear()
+        if sizes and None not in sizes and self._plan["micro_batch_size"] not in sizes:
+            self._plan.verify(micro_batch_size=sizes[-1])
         super().backward(loss, **given)
 
     def _batch_of(self, loader: Any) -> int | float | None:
         """The samples of a process in a batch of a loader; None if nothing tells them."""
         sampler = getattr(loader, "batch_sampler", None)
-        given = (getattr(one, "batch_size", None) for one in (sampler, loader))
+        inner = getattr(sampler, "batch_sampler", None)  # of `skip_first_batches`
+        given = (getattr(one, "batch_size", None) for one in (sampler, inner, loader))
         size = next((one for one in given if isinstance(one, int)), None)
-        parts = (sampler, loader, getattr(loader, "dataset", None))
+        parts = (sampler, inner, loader, getattr(loader, "dataset", None))
         if size is None or not any(getattr(one, "split_batches", False) for one in parts):
             return size
         whole, rest = divmod(size, self.num_processes)
@@ -65,7 +86,7 @@ class PlannedAccelerator(Accelerator):  # type: ignore[misc]  # the package has 
 def make_accelerator(plan: ProgramPlan, **more: Any) -> PlannedAccelerator:
     """Return the Accelerator of a plan, with the plan's seed set; `more` are further arguments of it.
 
-    Raises R503 if its behaviour differs from the lock, here or in the first step, and TypeError for an argument that
+    Raises R503 if its behaviour differs from the lock, here or in a step, and TypeError for an argument that
     the plan decides.
     """
     precision = plan["precision"]

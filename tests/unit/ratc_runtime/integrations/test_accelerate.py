@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,6 +90,35 @@ def test_a_loop_that_was_left_does_not_count_as_the_step_s(make_plan: Any) -> No
         accelerator.backward(model(batch[:, None]).mean())
 
 
+def test_a_look_at_other_data_before_does_not_hide_the_step_s_batches(make_plan: Any) -> None:
+    accelerator = make_accelerator(make_plan())
+    data, checks = [torch.utils.data.DataLoader(torch.arange(24.0), batch_size=number) for number in (3, 8)]
+    model, data, checks = accelerator.prepare(torch.nn.Linear(1, 1), data, checks)
+    next(iter(checks))
+    with pytest.raises(RuntimeFinding, match="R503"):  # noqa: PT012
+        for batch in data:
+            accelerator.backward(model(batch[:, None]).mean())
+
+
+@pytest.mark.parametrize("size", [8, 3])
+def test_what_is_left_of_an_epoch_is_compared_too(make_plan: Any, size: int) -> None:
+    from accelerate import skip_first_batches
+
+    accelerator = make_accelerator(make_plan())
+    data = torch.utils.data.DataLoader(torch.arange(24.0), batch_size=size)
+    model, data = accelerator.prepare(torch.nn.Linear(1, 1), data)
+    rest = iter(skip_first_batches(data, 1))
+    with contextlib.nullcontext() if size == 8 else pytest.raises(RuntimeFinding, match="R503"):
+        accelerator.backward(model(next(rest)[:, None]).mean())
+
+
+def test_a_loader_may_be_prepared_twice(make_plan: Any) -> None:
+    accelerator = make_accelerator(make_plan())
+    once = accelerator.prepare(torch.utils.data.DataLoader(torch.arange(24.0), batch_size=8))
+    assert [len(batch) for batch in accelerator.prepare(once)] == [8, 8, 8]
+    assert len(once) == 3
+
+
 class Numbers(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter(torch.arange(24.0))
@@ -105,7 +135,6 @@ def test_batches_of_an_iterable_data_set_are_compared(make_plan: Any, dispatch: 
     model, right, wrong = accelerator.prepare(torch.nn.Linear(1, 1), right, wrong)
     for batch in right:
         accelerator.backward(model(batch[:, None]).mean())
-    accelerator = make_accelerator(make_plan())
     with pytest.raises(RuntimeFinding, match=r"R503"):
         accelerator.backward(model(next(iter(wrong))[:, None]).mean())
 
