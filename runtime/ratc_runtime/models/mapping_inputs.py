@@ -33,7 +33,9 @@ def accept(model: nn.Module) -> None:
     takes_any = any(one.kind is kinds.VAR_KEYWORD for one in known.values())
     if several or _has_hugging_face(inner):
         # A hook, so that the weights keep their names.
-        model.register_forward_pre_hook(partial(_unpacked, frozenset(named), takes_any), with_kwargs=True)
+        alone = needed[0].name if len(needed) == 1 else None
+        unpacked = partial(_unpacked, frozenset(named), alone, takes_any)
+        model.register_forward_pre_hook(unpacked, with_kwargs=True)
 
 
 def _has_hugging_face(model: nn.Module) -> bool:
@@ -43,10 +45,17 @@ def _has_hugging_face(model: nn.Module) -> bool:
 
 
 def _unpacked(
-    named: frozenset[str], takes_any: bool, _module: nn.Module, given: tuple[Any, ...], more: dict[str, Any]
+    named: frozenset[str],
+    alone: str | None,
+    takes_any: bool,
+    _module: nn.Module,
+    given: tuple[Any, ...],
+    more: dict[str, Any],
 ) -> tuple[tuple[Any, ...], Any]:
-    """Return a mapping with names of arguments as keyword arguments; of one argument alone it is the value."""
-    if len(given) == 1 and isinstance(given[0], Mapping):
+    """Return a mapping with names of arguments as keyword arguments. It is itself the value of an argument that stands
+    alone, or of the only one (`alone`) that is needed and that the mapping does not name.
+    """
+    if len(given) == 1 and isinstance(given[0], Mapping) and (alone is None or alone in given[0]):
         is_alone = len(named) == 1 and not takes_any and set(given[0]) != named
         if not is_alone and (takes_any or named & given[0].keys()):
             return (), {**given[0], **more}

@@ -108,6 +108,14 @@ class Alone(transformers.GPT2PreTrainedModel):
     def forward(self, batch):
         return batch["batch"]
 
+class Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = pretrained()
+
+    def forward(self, batch, attention_mask=None, **more):
+        return self.inner(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+
 def compiled():
     return torch.compile(Two(), backend="eager")
 
@@ -130,6 +138,8 @@ def test_mapping_reaches_models_of_own_functions_as_they_take_it(tmp_path, monke
     wrapped = built(tmp_path / "e", "mapped_models:Wrapped", {}, output="logits").eval()
     assert wrapped({"input_ids": ids}).equal(wrapped(ids))
     assert built(tmp_path / "f", "mapped_models:Alone", {})({"batch": 5, "right": 2}) == 5
+    around = built(tmp_path / "i", "mapped_models:Around", {}, output="logits").eval()
+    assert around({"input_ids": ids, "attention_mask": torch.ones_like(ids)}).shape == (1, 3, 8)
     assert built(tmp_path / "g", "mapped_models:compiled", {})({"left": 5, "right": 2}) == 3
     assert built(tmp_path / "h", "mapped_models:traced", {})(torch.zeros(2, 4)).shape == (2, 1)
 
