@@ -137,7 +137,17 @@ def score_of_exported(checkpoint: Path, project: Path) -> float:
 
 
 NORMED = """
+import json, torch
 from torch import nn
+from ratc_runtime.callbacks import Callback
+
+class Looks(Callback):
+    "Predicts after a step, on the main process alone, and writes whether the next step trains in training mode."
+    def step(self, run, loss):
+        if run.world.main:
+            with open("modes.txt", "a") as file:
+                file.write(f"{run.engine.module.training} ")
+            run.engine.predict(torch.zeros(1, 1, 32, 32))
 
 def net():
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4, momentum=0.5), nn.ReLU(), nn.Conv2d(4, 1, 1))
@@ -153,6 +163,7 @@ def test_every_rank_scores_the_running_means_that_the_checkpoint_has(tmp_path: P
         engine={**BASE["engine"], "use_accelerate": False},
         parallel=TWO,
         model={**BASE["model"], "name": "normed:net", "args": {}},
+        training__callbacks=["normed:Looks"],
         training__micro_batch_size=2,
         training__gradient_accumulation_steps=1,
         output_dir="out-two",
@@ -162,6 +173,7 @@ def test_every_rank_scores_the_running_means_that_the_checkpoint_has(tmp_path: P
     command = [sys.executable, "-m", "ratc_runtime", "evaluate", "out-two", "--trust", "--device", "cpu"]
     scored = run([*command, "--split", "val", "-o", "scores.json"], tmp_path)
     assert scored.returncode == 0, scored.stderr
+    assert set((tmp_path / "modes.txt").read_text().split()) == {"True"}
     found, told = json.loads((tmp_path / "scores.json").read_text()), results(tmp_path / "out-two")
     assert found["scores"]["loss"] == pytest.approx(told["epochs"][told["best_epoch"] - 1]["val_loss"], rel=1e-5)
 

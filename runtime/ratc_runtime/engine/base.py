@@ -35,8 +35,6 @@ class BaseEngine:
     optimizer: Any
     #: True while the optimizer changes weights: an error then leaves some changed and some not.
     updating = False
-    #: Whether a rank may have buffers of its own: running means after a step.
-    _unsynced = True
 
     def __init__(self, lock: Lock, world: World) -> None:
         self.world = world
@@ -120,25 +118,38 @@ class BaseEngine:
 
     def train(self) -> None:
         """Switch to training mode (dropout, batch norm)."""
-        self._unsynced = True
         self.module.train()
+
+    def evaluate(self) -> None:
+        """Switch to evaluation mode, with rank 0's buffers. Every rank calls this."""
+        self.share_buffers()
+        self.module.eval()
 
     def share_buffers(self) -> None:
         """Take rank 0's buffers, which its checkpoints have: every rank then scores the same model. Every rank calls
         this.
         """
-        if self._unsynced and self.world.size > 1:
+        if self.world.size > 1:
             for buffer in self.module.buffers():
                 if buffer.is_floating_point() and buffer.is_contiguous():  # others are constants, or counts
                     dist.broadcast(buffer, 0)
-        self._unsynced = False
+
+    @contextlib.contextmanager
+    def predicting(self) -> Iterator[None]:
+        """Be in evaluation mode and without gradients, and then in the mode of before."""
+        was = self.module.training
+        self.module.eval()
+        try:
+            # Not inference_mode: RAT caches position tensors, and cached inference tensors break training.
+            with torch.no_grad():
+                yield
+        finally:
+            if was:
+                self.module.train()
 
     def predict(self, image: Any) -> Any:
         """Return the model's outputs in float32, without gradients. Every rank makes as many calls (ZeRO-3)."""
-        self.share_buffers()
-        self.module.eval()
-        # Not inference_mode: RAT caches position tensors, and cached inference tensors break training.
-        with torch.no_grad(), self.autocast():
+        with self.predicting(), self.autocast():
             return pytree.to_float(self.module(image))
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:

@@ -100,7 +100,6 @@ class ShardedEngine(BaseEngine):
         where = folder / distributed.FOLDER
         self._make_state(set(distributed.contents(where).state_dict_metadata))
         distributed.read_into(where, self._tensors())
-        self._unsynced = False
 
     def _make_state(self, names: set[str]) -> None:
         """Give the optimizer the states that a checkpoint has, before they are read, and no others."""

@@ -135,9 +135,7 @@ class DeepSpeedEngine(BaseEngine):
         return norm if norm is None else torch.as_tensor(norm).detach()
 
     def predict(self, image: Any) -> Any:
-        self.share_buffers()
-        self.module.eval()
-        with torch.no_grad():
+        with self.predicting():
             return pytree.to_float(self._forward(image))
 
     def save_shards(self, folder: Path) -> None:

@@ -57,6 +57,7 @@ def evaluate(engine: Any, loader: Loader | JointLoader, criterion: Any, task: Ta
     The loss is the mean over samples, with several tasks their weighted sum. `pictures` is the number of samples per
     task to make a picture of.
     """
+    engine.evaluate()
     if not isinstance(loader, JointLoader):
         return _score(engine.predict, engine.world, loader, criterion, task, pictures)
     found: dict[str, Evaluation] = {}
