@@ -18,7 +18,9 @@ from ratc_runtime.output import atomic
 RESULTS_FILE = "results.json"
 #: The results of an earlier run of the same folder, kept while another one trains from the start.
 PREVIOUS_FILE = "results.previous.json"
-#: The same of a run that has not ended.
+#: What another program's start wrote that did not end well.
+UNFINISHED_FILE = "results.unfinished.json"
+#: The scores of each epoch of a run that has not ended.
 EPOCHS_FILE = "epochs.json"
 
 
@@ -94,13 +96,13 @@ def confirm(output_dir: Path, lock_digest: str) -> None:
         write_results(output_dir, {**results, "finished_locks": [*known, lock_digest]})
 
 
-def set_aside(output_dir: Path) -> None:
+def set_aside(output_dir: Path, name: str = PREVIOUS_FILE) -> None:
     """Rename the results of an earlier run, because this one starts from the beginning. Raises R510 if it cannot
     be renamed.
     """
     path = output_dir / RESULTS_FILE
     try:
-        path.replace(output_dir / PREVIOUS_FILE)
+        path.replace(output_dir / name)
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -27,11 +27,14 @@ from ratc_runtime.distributed.stop import STOP_FILE, STOPPED_FILE
 from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.health import record as health
 from ratc_runtime.output import results
+from ratc_runtime.output.atomic import write_text
 from ratc_runtime.output.folder_lock import FolderLock
 from ratc_runtime.program import plan
 
 #: Stands for the program in the words of a launcher.
 HERE = "{}"
+#: Says which program was started in an output folder last.
+IDENTITY_FILE = "identity"
 #: Seconds for the other nodes to end after the first one did: file systems may show their word later.
 PATIENCE = 60.0
 #: What decides the optimizer step: results that say it otherwise are of another run than the reviewed one.
@@ -92,6 +95,9 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
             return 0
         if results.read_results(output).get("lock_sha256") is not None:
             results.set_aside(output)  # of another lock, or of this one if it starts again from nothing
+        elif _identity(output) not in (None, lock.identity()):
+            results.set_aside(output, results.UNFINISHED_FILE)
+        _write(output / IDENTITY_FILE, lock.identity())
         there = results.written(output)
         if from_scratch:
             _set_aside(Path(told["checkpoint_dir"]))
@@ -105,7 +111,7 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         raise RuntimeFinding("R567", f"the program {how}", " ".join(command)[:500], "its messages are above")
-    _mark(mark)
+    _write(mark)  # it ended well on this node
     if first:
         _wait_for_others(lock, mark)
         _finish(lock, output, digest, there)
@@ -123,6 +129,14 @@ def at_start(lock: ProgramLock, given: argparse.Namespace) -> dict[str, str]:
         "resume": "false" if from_scratch else "true",
         "lock": os.path.abspath(given.lock),
     }
+
+
+def _identity(output: Path) -> str | None:
+    """The identity of the program that was started here last; None for the first one."""
+    try:
+        return (output / IDENTITY_FILE).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
 
 
 def _set_aside(checkpoints: Path) -> None:
@@ -220,13 +234,13 @@ def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> 
     return child.wait()
 
 
-def _mark(mark: Path) -> None:
-    """Leave word that the program ended well on this node."""
+def _write(path: Path, text: str = "") -> None:
+    """Leave word for a later start or for other nodes. Raises R510."""
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
     except OSError as error:
-        raise RuntimeFinding("R510", f"cannot write {mark}", error.strerror or str(error), everywhere=False) from None
+        raise RuntimeFinding("R510", f"cannot write {path}", error.strerror or str(error), everywhere=False) from None
 
 
 def _wait_for_others(lock: ProgramLock, mark: Path) -> None:

@@ -118,6 +118,23 @@ def test_results_of_a_start_that_failed_are_not_those_of_the_next(start: Any) ->
     assert (again.returncode, results()["accuracy"]) == (0, 0.1), again.stderr
 
 
+def test_a_program_does_not_add_to_what_a_failed_start_of_another_lock_wrote(start: Any) -> None:
+    adds = """import json, os, sys
+path = os.environ["RATC_OUTPUT_DIR"] + "/results.json"
+found = json.load(open(path)) if os.path.exists(path) else {}
+found[os.environ["RATC_SEED"]] = len(found)
+json.dump(found, open(path, "w"))
+sys.exit(1)
+"""
+    assert start("{script: train.py}", "--set", "seed=8", train=adds).returncode == 1
+    assert start("{script: train.py}", "--set", "seed=9", train=adds).returncode == 1
+    assert results() == {"9": 0}
+    assert json.loads(Path("outputs/demo/results.unfinished.json").read_text()) == {"8": 0}
+    # The same lock goes on from what it wrote.
+    assert start("{script: train.py}", "--set", "seed=9", train=adds).returncode == 1
+    assert results() == {"9": 1}
+
+
 def test_a_script_of_the_shell_may_have_the_name_of_a_module(start: Any) -> None:
     Path("train.sh").write_text("echo of the shell\n")
     done = start("{command: [bash, train.sh]}", train="print('of Python')\n")
