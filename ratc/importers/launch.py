@@ -321,10 +321,21 @@ def _variables(one: Launch) -> Iterator[Item]:
             yield Left(f"{name}={value}", one.span, OF_A_SECRET)
         elif value is None:
             yield Left(f"{name}=", one.span, "the variables of the shell are not known here")
-        elif (why := launch_variables.reason(name)) is not None:
-            yield Left(f"{name}={value}", one.span, f"it {why}")
         else:
-            yield Carried(f"environment.variables.{name}", value, one.span, f"{name}={value}")
+            source = f"{name}={value}"
+            yield of_launcher(name, value, one.span, source) or Carried(
+                f"environment.variables.{name}", value, one.span, source
+            )
+
+
+def of_launcher(name: str, value: str, span: Span, source: str) -> Item | None:
+    """Return the item of a variable that launchers read; None for another one. The spec has a key for Accelerate's
+    precision; all others ratc decides.
+    """
+    why = launch_variables.reason(name)
+    if name == "ACCELERATE_MIXED_PRECISION" and value in ("no", *_PRECISIONS):
+        return Carried("training.precision", "fp32" if value == "no" else value, span, source)
+    return None if why is None else Left(source, span, f"it {why}")
 
 
 def _of_manager(one: Launch) -> Iterator[Item]:

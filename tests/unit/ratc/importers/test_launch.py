@@ -274,6 +274,20 @@ def test_the_trainer_s_own_precision_is_taken_if_nothing_else_can_give_one(line:
 
 
 @pytest.mark.parametrize(
+    "lines",
+    [
+        "export ACCELERATE_MIXED_PRECISION=bf16\npython train.py",
+        "ACCELERATE_MIXED_PRECISION=bf16 python train.py",
+    ],
+)
+def test_a_variable_of_accelerate_s_gives_the_precision(lines: str) -> None:
+    script = f"#SBATCH -N 1\n{lines} --per_device_train_batch_size 8\n"
+    merged = merge.merge(batch.read("slurm", "run.sbatch", script))
+    assert merged.values["training.precision"].value == "bf16"
+    assert not [path for path in merged.values if "variables" in path]
+
+
+@pytest.mark.parametrize(
     "option", ["--overwrite_output_dir", "--overwrite-output-dir True", "--resume_from_checkpoint out/checkpoint-5"]
 )
 def test_options_that_would_begin_each_start_anew_are_left_out(option: str) -> None:
