@@ -99,6 +99,10 @@ class _Sliding:
         self.world = World(0, 1, torch.device("cpu"))
         self._model, self._overlap = model, overlap
 
+    def evaluate(self) -> None:
+        """Switch to evaluation mode."""
+        self._model.engine.evaluate()
+
     def predict(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logits (1, 1 or K, ...) of one whole image (1, C, ...)."""
         return slide(partial(outputs_of, self._model), image[0], self._model.lock, self._overlap)
