@@ -25,7 +25,7 @@ from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.models import trusted
 from ratc_runtime.output.results import RESULTS_FILE
 from ratc_runtime.output.sizes import counted
-from ratc_runtime.tasks import make_task
+from ratc_runtime.tasks import make_task, names
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.training.out_of_memory import explain
 
@@ -154,6 +154,7 @@ def open_checkpoint(
     model = restored(lock, path, trust)
     progress = header["progress"] if header else {}
     engine, task = Predictor(lock, model, where), make_task(lock)
+    names.give(task, progress.get("class_names"))
     return OpenCheckpoint(path, lock, engine, task, fingerprint, progress.get("epoch"), progress.get("step"), trust)
 
 

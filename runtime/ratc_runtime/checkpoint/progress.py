@@ -49,6 +49,7 @@ class _Progress(BaseModel):
     skipped: list[str] = []
     data_changes: list[dict[str, Any]] = []
     account: dict[str, _Number] = {}
+    class_names: dict[str, list[str]] = {}
 
 
 def checked(progress: dict[str, Any], epochs: int) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from ratc_runtime.output.memory_report import start_measuring
 from ratc_runtime.output.progress import Reporter
 from ratc_runtime.output.results import prepare_output, read_results, set_aside
 from ratc_runtime.output.run_history import RunHistory
+from ratc_runtime.tasks import names
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tracking import Tracker
 from ratc_runtime.training import batch_norm, compiling, memory_rehearsal
@@ -118,6 +119,7 @@ def open_run(
     stop.listen()
     saved = checkpoints.load_last()
     progress = Progress(**saved) if saved is not None else Progress()
+    progress.class_names = names.of_task(task)
     if checkpoints.extends:
         # Trackers keep the values of a run: a plan of its own is a run of its own to them.
         progress.tracking_id = None

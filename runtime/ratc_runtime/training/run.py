@@ -52,6 +52,7 @@ class Progress:
     skipped: list[str] = field(default_factory=list)  # names of bad samples left out, by any rank
     data_changes: list[dict[str, Any]] = field(default_factory=list)  # found by later starts: epoch, step, changes
     account: dict[str, float] = field(default_factory=dict)  # see accounting.py
+    class_names: dict[str, list[str]] = field(default_factory=dict)  # see tasks/names.py
 
 
 @dataclass

@@ -30,6 +30,7 @@ from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.classification.losses import CrossEntropy
 from ratc_runtime.tasks.classification.metrics import Confusion, scores
+from ratc_runtime.tasks.classification.task import unnamed
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import environment, lock_content, results, run_training, train_command, write_data
@@ -222,7 +223,9 @@ def test_classification_of_one_class_is_refused() -> None:
 
 def test_a_run_learns_and_its_checkpoint_evaluates_and_predicts(tmp_path: Path) -> None:
     data(tmp_path / "data")
-    made = run_training(write(tmp_path / "compiled", content(training__epochs=6, training__learning_rate=0.01)))
+    # As a spec without names is compiled: the folders give them, and the checkpoint keeps them.
+    changes = {"training__epochs": 6, "training__learning_rate": 0.01, "data__class_names": unnamed(3)}
+    made = run_training(write(tmp_path / "compiled", content(**changes)))
     assert made.returncode == 0, made.stderr
     assert "test accuracy" in made.stdout
     found = results(tmp_path / "out")
