@@ -57,10 +57,13 @@ _DEFAULTS: dict[str, tuple[object, frozenset[str]]] = {
     "training.precision": ("fp32", frozenset(_PRECISIONS)),
     "training.gradient_accumulation_steps": (1, frozenset(("gradient_accumulation_steps",))),
 }
-#: Its switches: a word behind another option is that option's value.
-_SWITCH = re.compile(
-    r"(?:do|use|no|overwrite|push|trust|load)_.*|.*_full_eval|streaming|tf32|bf16|fp16|group_by_length"
+#: Options whose values are words: a word that only the shell knows is one of them behind such an option.
+_VALUED = re.compile(
+    r".*_(?:dir|file|files|name|path|id|size|steps|epochs|rate|ratio|length|workers|seed|to|type|split|column|token)"
+    r"|seed|deepspeed|task|model|dataset"
 )
+#: Options for a file with further options.
+_WITH_FILE = frozenset(("config", "config_file", "args_file"))
 #: Its option for a folder, which ratc chooses: only there it looks for what a stopped run goes on from.
 _FOLDER, _CHOSEN = "output_dir", "${checkpoint_dir}"
 #: Its options that say where a run begins, and why a job has none: each of its starts would begin there.
@@ -294,15 +297,14 @@ def _carried(one: Launch) -> Iterator[Item]:
 
 def _may_be_given(one: Launch, options: frozenset[str]) -> bool:
     """Whether a Trainer has one of these options, or may have it: by a word that only the shell knows and that is no
-    option's value, or by a file of Accelerate's.
+    option's value, or by a file of options. Accelerate's launcher gives a precision by its own file or its default one.
     """
-    if {_option(word)[0] for word in one.args if word} & options:
-        return True
-    if one.launcher == "accelerate" and options & set(_PRECISIONS) and any("config_file" in word for word in one.own):
+    named = {_option(word)[0] for word in one.args if word}
+    if named & (options | _WITH_FILE) or (one.launcher == "accelerate" and options & set(_PRECISIONS)):
         return True
     for before, word in zip(("", *one.args), one.args, strict=False):
         name, value = _option(before or "")
-        if word is None and (not name or value is not None or _SWITCH.fullmatch(name)):
+        if word is None and (value is not None or not _VALUED.fullmatch(name)):
             return True
     return False
 

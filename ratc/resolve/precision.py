@@ -27,9 +27,13 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         if not runs:
             usable = [kind for kind in ("bf16", "fp16") if has[kind]] + ["fp32"]
             helps = (f"use {' or '.join(f'`{kind}`' for kind in usable)}, or `auto`",)
+            message = f"{name} cannot train in {asked.value}"
+            if name is None:
+                message = f"the card is not known, and so not whether it can train in {asked.value}"
+                helps = ("name the card in `resources.gpu`, or the cluster in `resources.cluster`", *helps)
             yield Diagnostic(
                 "R302",
-                f"{name} cannot train in {asked.value}",
+                message,
                 asked.span,
                 (where,) if where != name else (),
                 helps,

@@ -50,8 +50,6 @@ _ERROR = (
     r"|faults?|signal|dumped|panic|cannot|could not|can't|unable|refused|denied|not found|no such|invalid|illegal"
     r"|unrecognized|unknown|missing|usage|assert(?:ion)?|unreachable|timeout|timed out|terminated|nan|oom)\b))"
 )
-#: Files that are not the user's own.
-_OF_OTHERS = re.compile(r"(?:site|dist)-packages|/lib/python3|<frozen|ratc_runtime/")
 #: What STOPPED says if a rank has lost its launcher: on the first node, and on another one.
 _WITHOUT_LAUNCHER = ("the launcher is gone", "another rank")
 #: Seconds of an epoch that no run takes: a year. A file that somebody changed may hold any number.
@@ -231,7 +229,7 @@ def _kept(evidence: Evidence) -> str:
 
 
 def _held(evidence: Evidence) -> Diagnostic | None:
-    """A process that faulthandler's timer has ended, since nothing in it could run any more. Code: R525."""
+    """A process whose stacks faulthandler's timer has printed, since nothing in it could run any more. Code: R525."""
     found = evidence.first(rf"^{RANK}Timeout \((\d+:\d\d:\d\d)(?:\.\d+)?\)!$")
     if found is None:
         return None
@@ -241,10 +239,14 @@ def _held(evidence: Evidence) -> Diagnostic | None:
     frames = re.findall(
         r'^.*  File "(.+)", line (\d+) in (.+)$', "\n".join(after[begins[-1] :] if begins else ()), re.M
     )
-    innermost = next((frame for frame in frames if not _OF_OTHERS.search(frame[0])), frames[0] if frames else None)
+    innermost = next(
+        (frame for frame in frames if not tracebacks.OF_OTHERS.search(frame[0])), frames[0] if frames else None
+    )
     notes = ("{}:{}, in {}, keeps all other code from running".format(*innermost),) if innermost else ()
     helps = ("look at the stack in the log for code outside of Python that waits, and never lets Python go on",)
-    return Diagnostic("R525", f"no progress: the process's own timer ended it after {match[1]}", span, notes, helps)
+    return Diagnostic(
+        "R525", f"no progress: a timer of the process printed its stacks after {match[1]}", span, notes, helps
+    )
 
 
 def _no_module(evidence: Evidence) -> Diagnostic | None:
@@ -285,7 +287,7 @@ def _no_cuda(evidence: Evidence) -> Diagnostic | None:
     """PyTorch cannot use the GPU that the lock wants. Code: R616."""
     if "hardware.device" in evidence.lock and evidence.lock["hardware.device"].value != "cuda":
         return None
-    found = evidence.first(r"(?<=CUDA initialization: )[^(\n]*[^(\n .]") or evidence.first_cause(
+    found = _cuda_warning(evidence) or evidence.first_cause(
         r"The NVIDIA driver on your system is too old|CUDA driver version is insufficient",
         r"no kernel image is available for execution on the device",
         r"Torch not compiled with CUDA enabled",
@@ -301,6 +303,15 @@ def _no_cuda(evidence: Evidence) -> Diagnostic | None:
         "torch.cuda.get_arch_list())'` what PyTorch is built for",
     )
     return Diagnostic("R616", f"PyTorch cannot use the node's GPU: {found[1][0]}", found[0], (), helps)
+
+
+def _cuda_warning(evidence: Evidence) -> tuple[Span, re.Match[str]] | None:
+    """Torch's warning that it finds no GPU, unless the program trained after it."""
+    found = evidence.first(r"(?<=CUDA initialization: )[^(\n]*[^(\n .]")
+    if found is None:
+        return None
+    after = "\n".join(found[0].source.text.split("\n")[found[0].line :])
+    return None if re.search(r"(?i)\b(?:epochs?|steps?|iter\w*|loss)\b|\d/\d", after) else found
 
 
 def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
@@ -369,17 +380,19 @@ def _own_error(evidence: Evidence) -> Diagnostic | None:
     if not evidence.raised:
         return None
     span = evidence.raised[0].span
-    if evidence.raised[0].is_late and (killed := _was_killed(evidence)):
-        return killed
+    # A program whose launcher is killed is interrupted.
+    if evidence.raised[0].is_late and (line := evidence.first(r"node\.sh: line \d+: +\d+ Killed\b")) is not None:
+        return _killed(evidence, line[0])
     message = span.source.line(span.line)[span.column - 1 :]
     # Of a loader process: torch raises an exception that says so, and below it often one that does not.
-    worker = evidence.first(r"DataLoader worker .* is killed by signal: Killed")
-    if worker is not None and "DataLoader worker" in message:
+    pids = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", message)
+    worker = pids and evidence.first(rf"DataLoader worker \(pid {pids[1].split(',')[0]}\) is killed by signal: Killed")
+    if worker:
         return _killed(evidence, worker[0])
     lines = span.source.text.split("\n")[: span.line]
     for number in range(len(lines), max(0, len(lines) - 400), -1):
         frame = tracebacks.FRAME.match(lines[number - 1])
-        if frame and not _OF_OTHERS.search(frame["file"]):
+        if frame and not tracebacks.OF_OTHERS.search(frame["file"]):
             where = f", in {frame['name']}" if frame["name"] else ""
             return Diagnostic("R609", message, span, (f"raised below {frame['file']}:{frame['line']}{where}",))
     return Diagnostic("R609", message, span)
@@ -485,13 +498,13 @@ CAUSES: Sequence[Callable[[Evidence], Diagnostic | None]] = (
     _out_of_host_memory,
     _lost_a_node,
     _stopped,
-    _held,
     _out_of_gpu_memory,
     _refused_arguments,
     _no_cuda,
     _no_module,
     _no_place,
     _own_error,
+    _held,
     _was_killed,  # the others then lose the connection to it
     _no_network,
     _refused,

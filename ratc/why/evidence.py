@@ -23,7 +23,7 @@ _BELOW = " " * 8
 RANK = r"(?:\[\w+\d+\]:[ \t]?)?"
 _OF_A_RANK = re.compile(rf"^{RANK}")
 #: A finding, also one that a program did not catch, and one behind a progress bar, whose line has no end.
-_BAR = r"(?:[^\n]{0,200}?\d{1,12}/\d{1,12} \[[^\]\n]{0,80}\])?"
+_BAR = r"(?:[^\n]{0,300}?\[\d+:\d\d[^\n]{0,300}?\])?"
 _HEAD = re.compile(rf"^{RANK}{_BAR}(?:[\w.]*RuntimeFinding: )?error\[(R\d{{3}})\]: (.*)", re.MULTILINE)
 #: Errors that hardly a program goes on after, and words of one that does.
 _SERIOUS = re.compile(r"(?i)out of memory|OutOfMemoryError|no space left|quota exceeded|read-only file|bus error")
@@ -172,6 +172,12 @@ def _findings(log: Source) -> Iterator[Finding]:
 
 
 def _innermost(parts: Sequence[tuple[str, str]], stack: Sequence[str]) -> list[tuple[str, str]]:
-    """The innermost frame of a stack, as one more part: all of it stands in the log."""
+    """The user's innermost frame in a stack, or else the innermost, as one more part: the stack stands in the log.
+    Lines that are none are parts as they are.
+    """
     frames = [number for number, line in enumerate(stack) if line.startswith("File ")]
-    return [(parts[-1][0], " ".join(stack[frames[-1] if frames else 0 :]))] if stack else []
+    if not frames:
+        return [(parts[-1][0], line) for line in stack]
+    own = [number for number in frames if not tracebacks.OF_OTHERS.search(stack[number])] or frames
+    end = next((number for number in frames if number > own[-1]), len(stack))
+    return [(parts[-1][0], " ".join(stack[own[-1] : end]))]

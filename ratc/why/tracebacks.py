@@ -10,6 +10,8 @@ from ratc.diagnostics import Source, Span
 
 #: A frame, and the text before it: a rank, a label, a time, the bar of a group of exceptions.
 FRAME = re.compile(r'^(?P<before>.{0,120}?)  File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<name>.*))?\r?$')
+#: Files that are not the user's own.
+OF_OTHERS = re.compile(r"(?:site|dist)-packages|/lib/python3|<frozen|ratc_runtime/")
 #: Lines below a frame that are looked at for the next one or for the exception.
 _LONGEST = 60
 #: An exception that is known by its name. Accelerate and torchrun put the rank before what a process prints.

@@ -26,7 +26,9 @@ from ratc.why.evidence import Evidence
 from ratc.workflow import inputs, recorded
 
 #: What an output folder has from the first start on, or has of a run that ended.
-_OUTPUTS = ("logs", "starts.jsonl", "checkpoints", "results.json", "DONE", "STOPPED")
+_OUTPUTS = ("logs", "owner.json", "starts.jsonl", "checkpoints", "results.json", "DONE", "STOPPED")
+#: Folders of trackers, which keep copies of locks.
+_COPIES = {"tracking", "mlartifacts", "mlruns"}
 #: Bytes of a log that are looked through, from its end.
 _MOST = 8 << 20
 _JOB = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+)|\[(?P<index>\d+)\])?")
@@ -136,11 +138,15 @@ def _of_folder(path: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
         return read_lock.read(path)
     # Below an output folder, too, there may be locks: those that were handed to MLflow or to TensorBoard.
     is_output = any(os.path.exists(os.path.join(path, name)) for name in _OUTPUTS)
-    folders = list(find.compiled((path,)))
-    if (is_output or not folders) and (writer := next(_writers(path), None)) is not None:
+    writer = next(_writers(path), None) if is_output else None
+    if writer is not None:
         return writer, ()
+    folders = [folder for folder in find.compiled((path,)) if not _COPIES & set(folder.split(os.sep))]
     if folders:
         return read_lock.read(max(folders, key=lambda folder: (_submitted(folder), os.path.getmtime(folder))))
+    writer = next(_writers(path), None)
+    if writer is not None:
+        return writer, ()
     return read_lock.read(path)
 
 

@@ -23,7 +23,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
@@ -33,42 +35,58 @@ from ratc_runtime.program.plan import ProgramPlan
 _STEP = re.compile(r"step-(\d+)")
 
 
+#: Which accelerator has prepared a loader last.
+_prepared: WeakKeyDictionary[Any, PlannedAccelerator] = WeakKeyDictionary()
+
+
 class PlannedAccelerator(Accelerator):  # type: ignore[misc]  # the package has no types
     """Compares the batches that a step reads with those of its plan."""
 
     def __init__(self, plan: ProgramPlan, **given: Any) -> None:
         super().__init__(**given)
         self._plan = plan
-        #: The loaders that gave a batch since the last backward pass, in their order.
-        self._read: list[Any] = []
+        #: The loaders that gave a batch for training since the last backward pass.
+        self._read: WeakSet[Any] = WeakSet()
+        self._is_compared = False
 
     def prepare_data_loader(self, *given: Any, **more: Any) -> Any:
-        """As Accelerate's. The loader that is returned lets this object know of each batch."""
+        """As Accelerate's. The loader that is returned tells this object of each batch."""
         loader = super().prepare_data_loader(*given, **more)
-        kind, read = type(loader), self._read
+        kind = type(loader)
 
         def batches(own: Any) -> Iterator[Any]:
             for batch in kind.__iter__(own):
-                read.append(own)
+                if (reader := _prepared.get(own)) is not None:
+                    reader._saw(own)
                 yield batch
 
-        if not hasattr(kind, "tells_batches"):  # a loader may be prepared twice
+        if loader not in _prepared:
             # `__iter__` is looked up in the class, and Accelerate's loaders hide theirs behind the one of torch.
-            own_class = type(kind.__name__, (kind,), {"__iter__": batches, "tells_batches": True})
+            own_class = type(kind.__name__, (kind,), {"__iter__": batches})
             object.__dict__["__class__"].__set__(loader, own_class)
+        _prepared[loader] = self
         return loader
 
     def backward(self, loss: Any, **given: Any) -> None:
         """As Accelerate's. Raises R503 if no loader that gave a batch for it has the plan's micro-batch."""
-        # A step may read several: a peek at the validation data, or images without labels beside those with labels.
-        # Those that `skip_first_batches` makes tell nothing: what is begun and not ended counts as read.
-        begun = [loader for loader in self.gradient_state.dataloader_references if loader is not None]
-        silent = [loader for loader in begun if not hasattr(type(loader), "tells_batches")]
-        sizes = [self._batch_of(loader) for loader in (*silent, *self._read)]
-        self._read.clear()
-        if sizes and None not in sizes and self._plan["micro_batch_size"] not in sizes:
-            self._plan.verify(micro_batch_size=sizes[-1])
+        if not self._is_compared:
+            # A loop over the step's data has begun and not ended. Of the loaders that `skip_first_batches` makes no
+            # more is known; the others tell that they gave a batch.
+            begun = [loader for loader in self.gradient_state.dataloader_references if loader is not None]
+            sizes = [self._batch_of(loader) for loader in begun if loader in self._read or loader not in _prepared]
+            self._read.clear()
+            wanted = self._plan["micro_batch_size"]
+            if sizes and None not in sizes and wanted not in sizes:
+                self._plan.verify(micro_batch_size=sizes[-1])
+            # Of several, such as images without labels beside those with labels, a later step may tell more.
+            self._is_compared = set(sizes) == {wanted}
         super().backward(loss, **given)
+
+    def _saw(self, loader: Any) -> None:
+        """Note a batch, unless it is read for an evaluation: without gradients, or with all models in that mode."""
+        trains = torch.is_grad_enabled() and (not self._models or any(model.training for model in self._models))
+        if trains and not self._is_compared:
+            self._read.add(loader)
 
     def _batch_of(self, loader: Any) -> int | float | None:
         """The samples of a process in a batch of a loader; None if nothing tells them."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -194,26 +193,38 @@ def variables(lock: ProgramLock, given: argparse.Namespace, told: Mapping[str, s
     return environment
 
 
+#: Ends what a killed parent has left behind: a line says that it has ended by itself. The job's signals are for others.
+_GUARD = """\
+trap '' INT TERM HUP USR1 USR2
+read -r word && exit
+kill -INT -- "-$1"
+for ((i = 0; i < $2; i++)); do kill -0 -- "-$1" || exit; sleep 1; done
+kill -KILL -- "-$1"
+"""
+#: Seconds that it then has. Torchrun gives its processes 30.
+LEFT = 40
+
+
 def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> int:
     """Run the command to its end; return its status. Ctrl-C or SIGTERM asks it to stop, a second one ends it. Raises
     R567.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    # A job's script has SIGTERM ignored, and whatever it starts, too.
-    ends = signal.SIGTERM if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN else signal.SIGINT
-
-    def end_with_parent() -> None:
-        # PR_SET_PDEATHSIG (prctl(2)): if this process is killed, nobody holds the output folder any more.
-        if library is not None:
-            library.prctl(1, ends)
-
     try:
         # In a session of its own: the terminal's Ctrl-C reaches this process alone, which decides.
-        child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=end_with_parent)
+        child = subprocess.Popen(command, env=environment, start_new_session=True)
     except OSError as error:
         raise RuntimeFinding(
             "R567", f"the program cannot be started: {command[0]}", error.strerror or str(error)
         ) from None
+    # If this process is killed, nobody holds the output folder any more, and the guard's pipe has no end.
+    guard = subprocess.Popen(
+        ["bash", "-c", _GUARD, "guard", str(child.pid), str(LEFT)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    )
     asked = False
 
     def interrupted(number: int, _frame: FrameType | None) -> None:
@@ -231,7 +242,10 @@ def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> 
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # of a job the batch script sees to it
             signal.signal(number, interrupted)
-    return child.wait()
+    status = child.wait()
+    with contextlib.suppress(OSError):  # somebody has killed it
+        guard.communicate("ended\n")
+    return status
 
 
 def _write(path: Path, text: str = "") -> None:

@@ -251,6 +251,9 @@ def test_options_of_a_trainer_may_have_hyphens() -> None:
         ("$MORE", "precision"),
         ("--do_train $MORE", "precision"),
         ('--seed=1 "${ARGS[@]}"', "gradient_accumulation_steps"),
+        ('--gradient_checkpointing "$@"', "precision"),
+        ("--save_only_model $MORE", "gradient_accumulation_steps"),
+        ("--config train.yaml", "precision"),
     ],
 )
 def test_a_value_that_only_the_shell_knows_is_not_assumed(written: str, key: str) -> None:
@@ -262,7 +265,8 @@ def test_a_value_that_only_the_shell_knows_is_not_assumed(written: str, key: str
     ("line", "precision"),
     [
         ("accelerate launch --config_file a.yaml train.py --per_device_train_batch_size 8", None),
-        ("accelerate launch train.py --per_device_train_batch_size 8", "fp32"),
+        ("accelerate launch train.py --per_device_train_batch_size 8", None),
+        ("torchrun train.py --per_device_train_batch_size 8", "fp32"),
         ("python train.py --per_device_train_batch_size 8 --model_name_or_path $MODEL", "fp32"),
         ("python train.py --per_device_train_batch_size 8 --notes 'see --bf16'", "fp32"),
     ],

@@ -422,6 +422,8 @@ error[R525]: no progress for 20 s in epoch 1, step 2: rank 1 on n2 hangs in `loa
             for expected, batch in zip(sizes, batches):
           File "/home/me/mine.py", line 14, in __getitem__
             time.sleep(900)
+          File "/opt/venv/lib/python3.11/site-packages/numpy/core.py", line 9, in solve
+            wait()
         rank 0 waits in `backward` on n1
   help: look at the stack
         run the same command again
@@ -441,6 +443,8 @@ def test_of_a_stack_in_a_finding_the_innermost_frame_is_shown() -> None:
 def test_a_finding_behind_a_progress_bar_is_one() -> None:
     log = " 25%|##5       | 5/20 [00:00<00:02]error[R567]: the program ended with status 3\n"
     assert the_cause(evidence(log, end=End.FAILED)).code == "R567"
+    for bar in ("8it [00:03,  2.5it/s]", " 40%|## | 8.00k/20.0k [00:03<00:05, lr=[1e-3, 2e-3]]"):
+        assert the_cause(evidence(f"{bar}error[R567]: the program ended\n", end=End.FAILED)).code == "R567"
     assert the_cause(evidence(f"see error[R567]: {'5/2 ' * 9}\n", end=End.FAILED)).code != "R567"
 
 
@@ -464,6 +468,8 @@ RuntimeError: DataLoader worker (pid(s) 13) exited unexpectedly
 def test_a_killed_loader_process_is_the_cause_of_the_exception_after_it() -> None:
     assert the_cause(evidence(WORKER, end=End.FAILED)).code == "R615"
     assert the_cause(evidence(f"{WORKER}Traceback (most recent call last):\n{TRACEBACK}")).code == "R609"
+    later = WORKER.replace("(pid(s) 13)", "(pid(s) 99)")
+    assert the_cause(evidence(later, end=End.FAILED)).code == "R609", "another one ended later"
 
 
 def test_what_pytorch_warns_of_a_gpu_is_the_cause_of_what_is_raised_after_it() -> None:
@@ -471,6 +477,8 @@ def test_what_pytorch_warns_of_a_gpu_is_the_cause_of_what_is_raised_after_it() -
     gpu = Values({**OWN, "hardware.device": Value("cuda", "spec")})
     cause = the_cause(dataclasses.replace(evidence(warned + TRACEBACK, end=End.FAILED), lock=gpu))
     assert (cause.code, cause.message) == ("R616", "PyTorch cannot use the node's GPU: No CUDA GPUs are available")
+    trained = evidence(f"{warned}epoch 1 of 3\n{TRACEBACK}", end=End.FAILED)
+    assert the_cause(dataclasses.replace(trained, lock=gpu)).code == "R609", "it went on without one"
 
 
 HELD = """\
@@ -492,6 +500,15 @@ def test_code_that_holds_the_interpreter_is_named_by_the_stack_of_its_timer() ->
     assert "after 0:02:30" in cause.message
     assert cause.notes[0] == "/home/me/mine.py:14, in __getitem__, keeps all other code from running"
     assert the_cause(evidence("Timeout (0:02:30)!\n", end=End.FAILED)).code == "R525"
+    assert the_cause(evidence(HELD + TRACEBACK, end=End.FAILED)).code == "R609", "the program went on"
+
+
+def test_a_killed_helper_does_not_explain_an_exception_of_later() -> None:
+    log = "launch.sh: line 9: 311 Killed      python monitor.py\nepoch 2\nBrokenPipeError: [Errno 32] Broken pipe\n"
+    assert the_cause(evidence(log, end=End.FAILED)).code == "R609"
+    log = "node.sh: line 67: 25 Killed    python -m ratc_runtime.program\nTraceback (most recent call last):\n"
+    log += '  File "/home/me/train.py", line 4, in <module>\nKeyboardInterrupt\n'
+    assert the_cause(evidence(log, end=End.FAILED)).code == "R615"
 
 
 def test_a_killed_launcher_is_the_cause_of_the_stop_that_its_ranks_ask_for() -> None:

@@ -100,6 +100,46 @@ def test_a_look_at_other_data_before_does_not_hide_the_step_s_batches(make_plan:
             accelerator.backward(model(batch[:, None]).mean())
 
 
+def loaders(accelerator: Any, *sizes: int) -> list[Any]:
+    """A prepared model, and a prepared loader of 24 numbers for each size."""
+    made = [torch.utils.data.DataLoader(torch.arange(24.0), batch_size=size) for size in sizes]
+    return list(accelerator.prepare(torch.nn.Linear(1, 1), *made))
+
+
+@pytest.mark.parametrize("mode", ["without gradients", "in evaluation mode", "as in training"])
+def test_batches_of_an_evaluation_are_not_those_of_a_step(make_plan: Any, mode: str) -> None:
+    accelerator = make_accelerator(make_plan())
+    model, checks = loaders(accelerator, 6)
+
+    def evaluate() -> None:
+        model.train(mode != "in evaluation mode")
+        with torch.no_grad() if mode == "without gradients" else contextlib.nullcontext():
+            assert [len(check) for check in checks] == [6] * 4
+        model.train()
+
+    for batch in torch.arange(24.0).split(8):  # of a loader that Accelerate does not know
+        evaluate()
+        accelerator.backward(model(batch[:, None]).mean())
+
+
+def test_steps_that_were_compared_once_are_not_again(make_plan: Any) -> None:
+    """A batch may be used several times, with a look at other data in between."""
+    accelerator = make_accelerator(make_plan())
+    model, data, checks = loaders(accelerator, 8, 6)
+    for batch in data:
+        for _ in range(2):
+            accelerator.backward(model(batch[:, None]).mean())
+            next(iter(checks))
+
+
+def test_a_loader_of_another_accelerator_is_compared_by_the_last_one(make_plan: Any) -> None:
+    _, data = loaders(make_accelerator(make_plan()), 3)
+    accelerator = make_accelerator(make_plan())
+    model, data = accelerator.prepare(torch.nn.Linear(1, 1), data)
+    with pytest.raises(RuntimeFinding, match="R503"):
+        accelerator.backward(model(next(iter(data))[:, None]).mean())
+
+
 @pytest.mark.parametrize("size", [8, 3])
 def test_what_is_left_of_an_epoch_is_compared_too(make_plan: Any, size: int) -> None:
     from accelerate import skip_first_batches
@@ -133,10 +173,10 @@ def test_batches_of_an_iterable_data_set_are_compared(make_plan: Any, dispatch: 
     )
     right, wrong = [torch.utils.data.DataLoader(Numbers(), batch_size=number) for number in (8, 3)]
     model, right, wrong = accelerator.prepare(torch.nn.Linear(1, 1), right, wrong)
-    for batch in right:
-        accelerator.backward(model(batch[:, None]).mean())
     with pytest.raises(RuntimeFinding, match=r"R503"):
         accelerator.backward(model(next(iter(wrong))[:, None]).mean())
+    for batch in right:
+        accelerator.backward(model(batch[:, None]).mean())
 
 
 def test_the_newest_undamaged_checkpoint_is_loaded(make_plan: Any) -> None:

@@ -300,13 +300,25 @@ def test_a_second_interrupt_kills_a_program_that_ignores_the_first(
         assert "was ended by signal 15" in run.stderr.read()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
-@pytest.mark.parametrize("before", ["", "trap '' TERM USR2; "], ids=["in a terminal", "in a job"])
-def test_a_program_ends_when_its_parent_is_killed(start: Any, tmp_path: Path, before: str) -> None:
+#: Starts a program that is ended two seconds after its parent, if SIGINT does not end it.
+SOON_LEFT = "import sys; from ratc_runtime.program import __main__ as m; m.LEFT = 2; sys.exit(m.main())"
+
+
+@pytest.mark.parametrize(
+    ("before", "entrypoint"),
+    [
+        ("", "{script: train.py}"),
+        ("trap '' TERM USR2; ", "{script: train.py}"),
+        ("trap '' TERM USR2; ", "{command: [bash, -c, 'python train.py; echo went on']}"),
+        ("trap '' INT TERM USR2; ", "{command: [bash, -c, 'python train.py; echo went on']}"),
+    ],
+    ids=["in a terminal", "in a job of Slurm", "below a shell", "below a shell in a job of LSF"],
+)
+def test_a_program_ends_when_its_parent_is_killed(start: Any, tmp_path: Path, before: str, entrypoint: str) -> None:
     """Else it would write into a folder that another run may take."""
     (tmp_path / "train.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(1000)\n")
-    lock_of(tmp_path, "{script: train.py}")
-    words = [sys.executable, "-m", "ratc_runtime.program", "--lock", "out/lock.yaml", "--", "{}"]
+    lock_of(tmp_path, entrypoint.replace("python ", f"{sys.executable} "))
+    words = [sys.executable, "-c", SOON_LEFT, "--lock", "out/lock.yaml", "--", "{}"]
     words = ["sh", "-c", f'{before}exec "$@"', "sh", *words]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
