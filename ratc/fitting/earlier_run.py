@@ -29,7 +29,8 @@ LEAST_STEPS = 20
 def measured(plan: Plan, folder: str) -> Prediction | None:
     """Return the step time of the last finished run in the plan's output folder. ``folder`` is the spec's.
 
-    None if there is no such run, if its values differ from the plan's, or if it was too short. The time is that of
+    None if there is no such run, if its values differ from the plan's, if a start of it had another number of processes
+    (an elastic plan), or if it was too short. The time is that of
     training on all processes, and so includes waits for data and communication.
     """
     place = os.path.join(folder, str(plan.values["output_dir"].value))
@@ -37,13 +38,17 @@ def measured(plan: Plan, folder: str) -> Prediction | None:
     account, ran = results.get("account"), results.get("lock")
     if not (isinstance(account, Mapping) and isinstance(ran, Mapping) and _is_same(plan, ran)):
         return None
+    world = plan.values.get_as(int, "parallel.world_size")
+    starts = _at(results, "starts.last")
+    if isinstance(starts, list) and any(_at(start, "world_size") not in (None, world) for start in starts):
+        return None
     speed, steps = (_number(account.get(key)) for key in ("samples_per_second", "steps"))
     if speed <= 0 or steps < LEAST_STEPS:
         return None
     values = plan.values
     samples = values.get_as(int, "training.global_batch_size")
     source = f"the average of {int(steps):,} steps in {files.shown(place)}, with waits for data"
-    return run.measured(samples / speed, samples, values.get_as(int, "parallel.world_size"), source, alone=False)
+    return run.measured(samples / speed, samples, world, source, alone=False)
 
 
 def _is_same(plan: Plan, ran: Mapping[str, Any]) -> bool:

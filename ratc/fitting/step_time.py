@@ -8,7 +8,7 @@ from ratc import facts
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting import earlier_run, from_measurement
 from ratc.fitting.predict import device_of, own_searcher, strategy_of
-from ratc.fitting.strategies import sent_bytes
+from ratc.fitting.strategies import sent
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory import measured
 from ratc.memory.measured import Measurement
@@ -82,10 +82,8 @@ def of_trace(
     world = strategy.world_size
     if strategy.engine == "deepspeed":
         step = _with_optimizer(step, trace, strategy.zero_stage, world, rates)
-    sent = sent_bytes(strategy, trace.trainable, accumulation)
-    nodes = values.get_as(int, "parallel.nodes")
-    samples = micro * accumulation * world
-    return run.predicted(step, card.id, samples, world, nodes, sent, links_of(plan)), ""
+    bytes_sent = sent(strategy, trace.trainable, accumulation, values.get_as(int, "parallel.nodes"))
+    return run.predicted(step, card.id, micro * accumulation * world, world, bytes_sent, links_of(plan)), ""
 
 
 def _measurement(plan: Plan, folder: str) -> Measurement | None:
@@ -188,15 +186,20 @@ def too_long(plan: Plan, step: Prediction, samples: int | None) -> tuple[Diagnos
     again = whole.restarts(int(walltime.value), plan.values.get_as(int, "job.stop_before_seconds"))
     if not again:
         return ()
-    many = "once" if again == 1 else f"{again} times"
     needed, given = run.span_text(whole.seconds), run.span_text(float(walltime.value))
-    message = f"the training is {step.how} to take {needed}, and the job's walltime is {given}: it is requeued {many}"
+    requeue, most = plan.values.get("job.requeue"), plan.values.get("job.max_restarts")
+    unfinished = bool(requeue and requeue.value and most and most.value < again)
+    then = f"it is requeued {'once' if again == 1 else f'{again} times'}"
+    if unfinished and most:
+        then = f"it needs {counted(again, 'restart')}, and `max_restarts` is {most.value}"
+    message = f"the training is {step.how} to take {needed}, and the job's walltime is {given}: {then}"
     steps, epochs = counted(whole.steps_per_epoch, "step"), counted(whole.epochs, "epoch")
     note = f"{steps} an epoch of {run.span_text(step.seconds)} each, {epochs}"
     longest = plan.facts.get("cluster.max_walltime_seconds")
     enough = longest is None or longest.value is None or longest.value > whole.seconds
-    requeue = plan.values.get("job.requeue")
     helps = ["ask for a longer `resources.walltime`"] if enough else ["no job of this partition may run that long"]
+    if unfinished:
+        helps.append("set a larger `checkpoint.max_restarts`, or submit the job again when it has ended")
     if requeue is not None and not requeue.value:
         helps.append("jobs are not requeued here: submit the job again each time")
     span = plan.settings["resources.walltime"].span

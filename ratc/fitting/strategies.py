@@ -12,6 +12,7 @@ from ratc.memory.terms import Device
 from ratc.memory.trace import Trace
 from ratc.memory.zero import BYTES, Strategy, layout
 from ratc.timing import run
+from ratc.timing.run import Sent
 from ratc.units import size_text
 
 
@@ -20,8 +21,24 @@ def sent_bytes(strategy: Strategy, trainable: int, accumulation: int) -> float:
     world = strategy.world_size
     if strategy.engine == "fsdp2":
         width = BYTES[strategy.gathered]
-        return run.sent_by_shards(strategy.shard, strategy.shards, trainable, world, accumulation, width)
+        return sum(run.sent_by_shards(strategy.shard, strategy.shards, trainable, world, accumulation, width))
     return run.sent_bytes(strategy.engine, strategy.zero_stage, trainable, world, accumulation)
+
+
+def sent(strategy: Strategy, trainable: int, accumulation: int, nodes: int) -> Sent:
+    """Return the bytes of an optimizer step by the links that carry them.
+
+    A ring over all processes crosses to another node once a node. If groups of shards lie within nodes, only their sums
+    do: a ring for each shard, all over the node's network.
+    """
+    world = strategy.world_size
+    if nodes == 1:
+        return Sent(within=sent_bytes(strategy, trainable, accumulation))
+    if strategy.engine == "fsdp2" and strategy.shards <= world // nodes:
+        width = BYTES[strategy.gathered]
+        inside, outside = run.sent_by_shards(strategy.shard, strategy.shards, trainable, world, accumulation, width)
+        return Sent(inside, outside * strategy.shards)
+    return Sent(between=sent_bytes(strategy, trainable, accumulation))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc import elastic
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Value
 from ratc.resolve.context import Context
@@ -41,7 +42,7 @@ def _rates(context: Context) -> None:
     reason = f"the data sheet of {context.facts['card.name'].value}" if rates else "no data sheet is known"
     context.derive("health.matrix_tflops", matrix, reason, "facts:card.tflops", "training.precision")
     context.derive("health.memory_gb_s", bandwidth, reason, "facts:card.bandwidth_gb_s")
-    several = context.value("parallel.nodes") > 1
+    several = context.value("parallel.nodes") > 1 or elastic.is_range(context.settings)
     network = context.facts.get("cluster.network_gb_s") if several else None
     if network is None or network.value is None:
         why = "the cluster's facts do not say" if several else "one node"
@@ -54,12 +55,12 @@ def _rates(context: Context) -> None:
 
 
 def _most_excluded(context: Context) -> Iterator[Diagnostic]:
-    """Take the limit, but leave as many nodes as the job needs."""
+    """Take the limit, but leave as many nodes as the job needs, of a range the fewest."""
     asked, there = context.settings["resources.max_excluded_nodes"], context.facts.get("cluster.part_nodes")
     if there is None or there.value is None:
         context.keep("resources.max_excluded_nodes", under="health.max_excluded_nodes")
         return
-    nodes = context.value("parallel.nodes")
+    nodes = elastic.fewest(context.settings)
     spare = max(0, there.value - nodes)
     if asked.value <= spare:
         context.keep("resources.max_excluded_nodes", under="health.max_excluded_nodes")

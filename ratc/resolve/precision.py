@@ -26,7 +26,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         runs = asked.value == "fp32" or has[asked.value] or (asked.value == "bf16" and not cuda)
         if not runs:
             usable = [kind for kind in ("bf16", "fp16") if has[kind]] + ["fp32"]
-            helps = (f"use {' or '.join(f'`{kind}`' for kind in usable)}, or `auto`",)
+            helps: tuple[str, ...] = (f"use {' or '.join(f'`{kind}`' for kind in usable)}, or `auto`",)
             message = f"{name} cannot train in {asked.value}"
             if name is None:
                 message = f"the card is not known, and so not whether it can train in {asked.value}"

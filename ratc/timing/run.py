@@ -25,9 +25,22 @@ class Links:
     within: float | None = None
     between: float | None = None
 
-    def slowest(self, nodes: int) -> float | None:
-        """Return the bandwidth that limits a ring over all processes, in bytes a second."""
-        return self.between if nodes > 1 else self.within
+    def seconds(self, sent: Sent) -> float | None:
+        """Return the time to send the bytes of a step, one after the other; None if a bandwidth is missing."""
+        told = ((sent.within, self.within), (sent.between, self.between))
+        if any(count and rate is None for count, rate in told):
+            return None
+        return sum(count / rate for count, rate in told if count and rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Bytes of an optimizer step: those that a process sends to others of its node, in rings that stay there, and those
+    that a node sends to other nodes.
+    """
+
+    within: float = 0.0
+    between: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +123,9 @@ def sent_bytes(strategy: str, zero_stage: int, trainable: int, world_size: int, 
 
 def sent_by_shards(
     shard: str, shards: int, trainable: int, world_size: int, accumulation: int, gathered_bytes: int
-) -> float:
-    """Return the bytes that a process sends in an optimizer step with FSDP2, by rings.
+) -> tuple[float, float]:
+    """Return the bytes that a process sends in an optimizer step with FSDP2, by rings: within its group, and between
+    the groups.
 
     ``trainable`` is in elements, ``accumulation`` in micro-batches. In every micro-batch weights are gathered for
     forward and, unless `shard` is `grads`, again for backward, at ``gathered_bytes`` an element; fp32 gradients are
@@ -120,24 +134,22 @@ def sent_by_shards(
     gathers, groups = (1 if shard == "grads" else 2), world_size // shards
     within = (gathers * gathered_bytes + DDP_BYTES) * trainable * (shards - 1) / shards
     between = 2 * DDP_BYTES * trainable / shards * (groups - 1) / groups
-    return accumulation * (within + between)
+    return accumulation * within, accumulation * between
 
 
-def predicted(
-    step: StepTime, card: str, samples: int, world_size: int, nodes: int, sent: float, links: Links
-) -> Prediction:
-    """Return the prediction of a step on ``world_size`` GPUs of ``nodes`` nodes, with the time of ratc's loop.
+def predicted(step: StepTime, card: str, samples: int, world_size: int, sent: Sent, links: Links) -> Prediction:
+    """Return the prediction of a step on ``world_size`` GPUs, with the time of ratc's loop.
 
-    ``step`` is that of one process, ``samples`` are those of all, ``sent`` are the bytes that a process sends.
+    ``step`` is that of one process, ``samples`` are those of all.
     Communication overlaps with backward as far as possible. The upper end of the interval assumes no overlap, and adds
     the shortest measured step.
     """
     factor = spread(card)
-    rate = links.slowest(nodes) if world_size > 1 else None
-    sending = sent / rate if rate else 0.0
+    known = links.seconds(sent)
+    sending = known or 0.0
     waiting = max(0.0, sending - step.backward_s)
     why = "90 % of the steps measured on this card" if card in MEASURED_ON else "no step was measured on this card"
-    silent = world_size > 1 and rate is None
+    silent = world_size > 1 and known is None
     unknown = ("without communication", "as the facts give no bandwidth") if silent else ("", "")
     return Prediction(
         step.seconds + waiting + LOOP_S,

@@ -19,6 +19,7 @@ from ratc.program import is_program, kind, words
 from ratc.shell import quote
 from ratc.targets import accelerate, deepspeed, job, lock
 from ratc.targets.artifact import Artifact, Place, digest
+from ratc.units import counted
 from ratc.workflow import inputs, lookups
 from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.inputs import Gathered, Known, Loaded
@@ -189,6 +190,16 @@ def _show_time(plan: Plan, request: CompileRequest) -> tuple[Diagnostic, ...]:
     step = step_time.with_loading(plan, step, request.loader_rate)
     for line in step_time.lines(plan, step, request.samples):
         say(f"ratc: {line}")
+    # Of a range these are the times on the most nodes. A job that gets the fewest takes longest.
+    fewest = plan.sizes[0] if plan.sizes else plan
+    if fewest.values["parallel.world_size"].value != plan.values["parallel.world_size"].value:
+        slow, _ = step_time.predict_step(fewest, request.folder)
+        if slow is not None:
+            step = step_time.with_loading(fewest, slow, request.loader_rate)
+            plan = fewest
+            nodes = counted(plan.values.get_as(int, "parallel.nodes"), "node")
+            for line in step_time.lines(plan, step, request.samples):
+                say(f"ratc: on {nodes}, the fewest: {line}")
     return step_time.too_long(plan, step, request.samples)
 
 

@@ -66,6 +66,16 @@ def test_earlier_run_of_another_step_is_ignored(finished_run):
     assert measured_step() is None
 
 
+@pytest.mark.parametrize(("others", "is_taken"), [([1, 1], True), ([2, 1], False), ([], True)])
+def test_earlier_run_on_changing_numbers_of_processes_is_ignored(finished_run, others, is_taken):
+    """Its speed is the average over all of them."""
+    finished_run()
+    results = json.loads(Path("outputs/demo/results.json").read_text())
+    results["starts"] = {"last": [{"world_size": world} for world in others], "number": len(others)}
+    finished_run(json.dumps(results))
+    assert (measured_step() is not None) == is_taken
+
+
 @pytest.mark.parametrize("path", ["model.name", "training.precision", "data.num_workers", "hardware.device"])
 def test_earlier_run_without_a_value_of_its_step_is_ignored(finished_run, path):
     finished_run()

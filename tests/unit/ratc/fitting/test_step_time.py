@@ -144,6 +144,25 @@ def test_walltime_that_is_too_short_is_a_warning_with_the_requeues(spec, capsys,
         assert f": it is requeued {again}" in said
 
 
+def test_a_training_that_needs_more_restarts_than_it_may_make_is_said_to_end_unfinished(spec, capsys):
+    spec(resources=', walltime: "1:00:00"}\ncheckpoint: {max_restarts: 1')
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out", "--samples", "6400"]) == 0
+    said = capsys.readouterr().err
+    assert ": it needs 2 restarts, and `max_restarts` is 1" in said
+    assert "set a larger `checkpoint.max_restarts`" in said
+
+
+def test_of_a_range_the_time_on_the_fewest_nodes_is_told_and_held_against_the_walltime(spec, capsys):
+    """Alone a node takes four times as long as four."""
+    spec(gpus="null", resources=', walltime: "1:00:00", gpus_per_node: 1, nodes: {min: 1, max: 4}')
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out", "--samples", "6400"]) == 0
+    said = capsys.readouterr().err
+    assert "all 10 take 33 min 21 s" in said
+    assert "ratc: on 1 node, the fewest: an epoch of 100 steps takes 13 min 20 s, all 10 take 2 h 13 min" in said
+    assert "predicted to take 2 h 13 min, and the job's walltime is 1 h" in said.replace("60 min", "1 h")
+    assert ": it is requeued 2 times" in said
+
+
 CLUSTER = """name: ours
 scheduler: slurm
 node_types:

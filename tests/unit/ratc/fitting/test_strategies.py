@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from ratc.cli import main
-from ratc.fitting.strategies import sent_bytes
+from ratc.fitting.strategies import sent, sent_bytes
 from ratc.memory.zero import Strategy
+from ratc.timing.run import Sent
 
 SPEC = """experiment_name: small
 data: {data_dir: data, image_size: 32, channels: 1}
@@ -80,3 +81,15 @@ def test_wrap_names_that_match_no_module_are_refused(compiled):
 def test_sent_bytes_of_each_strategy_match_the_count(strategy, elements):
     """Two micro-batches: only DDP waits with its gradients for the last one."""
     assert sent_bytes(strategy, 1000, 2) == pytest.approx(1000 * elements)
+
+
+def test_bytes_of_a_step_are_counted_for_the_links_that_carry_them():
+    """Of 1,000 weights, on two nodes of two: groups of a node send nothing to the other but their sums."""
+    hybrid = Strategy("fsdp2", 4, shard="hybrid", shards=2)
+    found = sent(hybrid, 1000, 1, nodes=2)
+    assert found.within == pytest.approx(1000 * (2 * 4 + 4) / 2)
+    assert found.between == pytest.approx(2 * 1000 * 2 * 4 / 2 / 2), "a ring for each of a node's two processes"
+    assert sent(hybrid, 1000, 1, nodes=1) == Sent(within=sent_bytes(hybrid, 1000, 1))
+    # Groups of all four, and DDP: each ring crosses to the other node once.
+    for strategy in (Strategy("fsdp2", 4, shards=4), Strategy("torch", 4)):
+        assert sent(strategy, 1000, 1, nodes=2) == Sent(between=sent_bytes(strategy, 1000, 1))

@@ -6,7 +6,7 @@ import pytest
 
 from ratc.timing import run
 from ratc.timing.roofline import SPREAD, SPREAD_ELSEWHERE, StepTime
-from ratc.timing.run import Links, Prices, Run
+from ratc.timing.run import Links, Prices, Run, Sent
 
 STEP = StepTime(seconds=1.0, backward_s=0.6, by_class={}, operations=0, bytes_=0)
 
@@ -30,21 +30,21 @@ def test_ring_traffic_matches_the_collectives_of_each_strategy():
 
 def test_communication_overlaps_with_backward_except_in_the_upper_bound():
     links = Links(within=100.0, between=10.0)
-    hidden = run.predicted(STEP, "h200", 64, 8, 1, 50.0, links)
+    hidden = run.predicted(STEP, "h200", 64, 8, Sent(within=50.0), links)
     assert (hidden.seconds, hidden.low, hidden.high) == (1.0, 1 / SPREAD, SPREAD + 0.5)
     # Between two nodes the ring waits for the network: 5 s, of which backward hides 0.6.
-    shown = run.predicted(STEP, "h200", 64, 16, 2, 50.0, links)
+    shown = run.predicted(STEP, "h200", 64, 16, Sent(between=50.0), links)
     assert (shown.seconds, shown.high) == (pytest.approx(5.4), SPREAD + 5)
     assert shown.samples_per_second == pytest.approx(64 / 5.4)
 
 
 def test_prediction_names_unmeasured_cards_and_missing_bandwidth():
-    alone = run.predicted(STEP, "a100-80", 8, 1, 1, 0.0, Links())
+    alone = run.predicted(STEP, "a100-80", 8, 1, Sent(), Links())
     assert alone.high == SPREAD_ELSEWHERE
     assert alone.sentence() == (
         "predicted: a step of 8 samples takes 1 s (500 ms to 2 s, no step was measured on this card), 8 samples/s"
     )
-    several = run.predicted(STEP, "h200", 8, 2, 1, 100.0, Links())
+    several = run.predicted(STEP, "h200", 8, 2, Sent(within=100.0), Links())
     assert several.seconds == 1.0
     assert several.sentence().endswith("samples/s, without communication, as the facts give no bandwidth")
     measured = run.measured(2.0, 8, 1, "measured on 2026-11-27 with torch 2.11")
@@ -52,7 +52,7 @@ def test_prediction_names_unmeasured_cards_and_missing_bandwidth():
 
 
 def test_step_waits_for_slow_data_loading():
-    step = run.predicted(STEP, "h200", 64, 8, 1, 0.0, Links(within=1.0))  # 8 samples a process, in 1 s
+    step = run.predicted(STEP, "h200", 64, 8, Sent(), Links(within=1.0))  # 8 samples a process, in 1 s
     kept_up = step.with_loading(rate=2.0, workers=4)
     assert (kept_up.seconds, kept_up.low, kept_up.high, kept_up.waits) == (1.0, 1.0, SPREAD, 0.0)
     assert kept_up.sentence().endswith("64 samples/s")
@@ -68,7 +68,7 @@ def test_step_waits_for_slow_data_loading():
 
 
 def test_training_time_and_cost_follow_from_the_step_time():
-    step = run.predicted(STEP, "h200", 64, 8, 1, 0.0, Links(within=1.0))
+    step = run.predicted(STEP, "h200", 64, 8, Sent(), Links(within=1.0))
     whole = Run(step, 900, 16)
     assert (whole.epoch_s, whole.seconds, whole.gpu_hours()) == (900, 14_400, 32)
     assert whole.interval() == (pytest.approx(14_400 / SPREAD), pytest.approx(14_400 * SPREAD))
@@ -82,7 +82,7 @@ def test_training_time_and_cost_follow_from_the_step_time():
 @pytest.mark.parametrize(("walltime", "again"), [(14_580, 0), (14_579, 1), (3780, 3), (3779, 4), (100, 14_399)])
 def test_number_of_requeues_follows_from_the_walltime(walltime, again):
     """It is told to save 180 s before its end, and 14,400 s of steps are left to make."""
-    step = run.predicted(STEP, "h200", 64, 1, 1, 0.0, Links())
+    step = run.predicted(STEP, "h200", 64, 1, Sent(), Links())
     assert Run(step, 14_400, 1).restarts(walltime, 180) == again
     assert Run(replace(step, seconds=0.0001), 1, 1).restarts(100, 180) == 0
 
@@ -98,7 +98,7 @@ def test_duration_is_written_in_at_most_two_units(seconds, text):
 def test_short_step_adds_the_overhead_of_the_training_loop(monkeypatch):
     monkeypatch.setattr(run, "LOOP_S", 0.001)
     monkeypatch.setattr(run, "SHORTEST_S", 0.006)
-    short = run.predicted(replace(STEP, seconds=0.0001), "h200", 8, 1, 1, 0.0, Links())
+    short = run.predicted(replace(STEP, seconds=0.0001), "h200", 8, 1, Sent(), Links())
     assert short.seconds == pytest.approx(0.0011)
     assert short.low == pytest.approx(0.001 + 0.0001 / SPREAD)
     assert short.high == pytest.approx(0.006 + 0.0001 * SPREAD)
@@ -106,7 +106,7 @@ def test_short_step_adds_the_overhead_of_the_training_loop(monkeypatch):
 
 def test_short_text_of_a_step_gives_time_and_speed():
     assert (
-        run.predicted(STEP, "h200", 8, 2, 1, 100.0, Links()).short()
+        run.predicted(STEP, "h200", 8, 2, Sent(within=100.0), Links()).short()
         == "1 s predicted, 8 samples/s, without communication"
     )
     assert run.measured(2.0, 8, 1, "measured on 2026-11-27").short() == "2 s measured, 4 samples/s"
