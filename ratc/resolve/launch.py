@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ratc import elastic
 from ratc.catalog import alloc_conf, cublas, launch_variables
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Value
@@ -35,6 +36,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     yield from _walltime(context)
     _requeue(context)
     yield from _expedite(context)
+    _segments(context)
     _launcher(context)
     start = context.facts["cluster.launcher"]
     context.values["job.start"] = Value(
@@ -128,6 +130,22 @@ def _expedite(context: Context) -> Iterator[Diagnostic]:
         yield Diagnostic("R384", message, fact.span, helps=helps)
     elif context.value("job.requeue"):
         context.derive("job.expedited_requeue", True, fact.reason, "facts:cluster.expedited_requeue", "job.requeue")
+
+
+def _segments(context: Context) -> None:
+    """Take the most nodes that lie in one block and divide those of the job, if the cluster has blocks.
+
+    sbatch(1): the size of a segment must divide the number of nodes. With a range of nodes it may not.
+    """
+    block, nodes = context.facts["cluster.block_nodes"], context.value("parallel.nodes")
+    if not block.value or nodes == 1 or elastic.is_range(context.settings):
+        return
+    if context.facts["cluster.scheduler"].value != "slurm":
+        return
+    size = max(count for count in range(1, min(block.value, nodes) + 1) if nodes % count == 0)
+    if size > 1:
+        reason = f"all nodes of a segment lie in one block of {block.value}"
+        context.derive("job.segment_nodes", size, reason, "facts:cluster.block_nodes", "parallel.nodes")
 
 
 def _launcher(context: Context) -> None:

@@ -57,6 +57,12 @@ class NodeType(Section):
         description="Expression that selects these nodes: a Slurm feature, or an LSF `select[]` expression.",
         examples=["h100", "type==X86_64"],
     )
+    block_nodes: PositiveInt | None = Field(
+        None,
+        description="Slurm with the block topology: nodes of one block, such as a rack of GB200 NVL72. A job of "
+        "several nodes then asks for segments that lie within blocks (`--segment`).",
+        examples=[18],
+    )
     gpu_link_gb_s: Annotated[float, Field(gt=0, le=2000)] | None = Field(
         None,
         description="GB/s that a GPU sends to the other GPUs of its node, in one direction. Used for predicted times "

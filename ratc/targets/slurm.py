@@ -62,11 +62,13 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
         if not job.starts_processes(plan)
         else "Slurm starts every process"
     )
+    segment = values.get("job.segment_nodes")
     # With a number of tasks Slurm gives a range's fewest nodes, and never more: seen on 22.05.
     on_a_node = 1 if plan.sizes else tasks
     what = [
         ("--nodes", _nodes(plan), "as many as there are" if plan.sizes else ""),
         ("--ntasks-per-node", None if plan.sizes else tasks, why),
+        ("--segment", segment and segment.value, segment.reason if segment else ""),
         _gpus(plan),
         ("--constraint", given["constraint"], job.derived_reason(plan, "job.constraint")),
         (
