@@ -34,6 +34,7 @@ _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_j
     __doc__,
     [
         *options.spec(),
+        options.target(),
         click.Option(
             ["--card", "cards"], multiple=True, metavar="CARD", help="a card from ratc's catalogue; repeatable"
         ),
@@ -60,6 +61,7 @@ _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_j
     {
         "ratc fit config.yaml": "predict for the card of the spec, or for a few common ones",
         "ratc fit config.yaml --card a100-80 --card h100 --in bf16": "predict for two cards",
+        "ratc fit config.yaml --target slurm --samples 50000": "predict for the cluster that the spec names",
         "ratc fit config.yaml --plot step.html": "draw the memory of one step, too",
     },
     request=options.request,

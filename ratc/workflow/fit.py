@@ -37,8 +37,10 @@ class Fitted:
 
 def fit(request: CompileRequest, question: Question, details: bool = False) -> Fitted:
     """Predict the step of a spec on the question's cards, without a GPU. Codes: those of reading and resolving a spec,
-    R301, R315 and R316 if the model cannot be traced.
+    R401, and R301, R315 and R316 if the model cannot be traced.
     """
+    if refused := inputs.known_target(request.target):
+        return Fitted((), refused)
     loaded = inputs.load(request)
     if loaded.settings is None:
         return Fitted((), loaded.diagnostics)

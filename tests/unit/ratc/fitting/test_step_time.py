@@ -191,6 +191,19 @@ def test_cluster_facts_give_bandwidth_price_and_power(spec, capsys):
     assert all(b"ours.yaml" in one for one, _ in differing)
 
 
+def test_fit_for_a_scheduler_takes_card_bandwidth_and_price_of_the_cluster(spec, capsys):
+    Path("clusters").mkdir()
+    Path("clusters/ours.yaml").write_text(CLUSTER)
+    spec(gpus=4, card="null", resources=', cluster: ours, walltime: "10:00:00"')
+    assert main(["fit", "spec.yaml", "--target", "slurm", "--samples", "6400"]) == 0
+    out = capsys.readouterr().out
+    assert "A100" in out
+    assert "without communication" not in out
+    assert " CHF at 1.5 a GPU hour" in out
+    assert main(["fit", "spec.yaml", "--target", "slrm"]) == 1
+    assert "error[R401]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
