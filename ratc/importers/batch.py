@@ -428,7 +428,7 @@ def _variables(command: shell.Command, span: Span, done: _Environment) -> Iterat
         elif number in command.dynamic:
             done.drop(path, f"{span.place} sets it again, to an unknown value")
             yield Left(source, span, "the variables of the shell are not known here")
-        elif (item := launch.of_launcher(name, value, span, source)) is not None:
+        elif (item := launch.of_launcher(name, source, span)) is not None:
             yield item
         else:
             done.add(Carried(path, value, span, source))

@@ -49,6 +49,8 @@ _TRAINER = {
     "seed": ("seed", "seed", int),
     "dataloader_num_workers": ("data.num_workers", "num_workers", int),
 }
+#: The variable that gives it a precision without an option.
+PRECISION = "ACCELERATE_MIXED_PRECISION"
 #: Its switches for a precision, which the plan has as placeholders of the same names.
 _PRECISIONS = ("bf16", "fp16")
 _ON, _OFF = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
@@ -325,18 +327,16 @@ def _variables(one: Launch) -> Iterator[Item]:
             yield Left(f"{name}=", one.span, "the variables of the shell are not known here")
         else:
             source = f"{name}={value}"
-            yield of_launcher(name, value, one.span, source) or Carried(
+            yield of_launcher(name, source, one.span) or Carried(
                 f"environment.variables.{name}", value, one.span, source
             )
 
 
-def of_launcher(name: str, value: str, span: Span, source: str) -> Item | None:
-    """Return the item of a variable that launchers read; None for another one. The spec has a key for Accelerate's
-    precision; all others ratc decides.
-    """
+def of_launcher(name: str, source: str, span: Span) -> Left | None:
+    """Return the item of a variable that launchers read, which ratc decides; None for another one."""
     why = launch_variables.reason(name)
-    if name == "ACCELERATE_MIXED_PRECISION" and value in ("no", *_PRECISIONS):
-        return Carried("training.precision", "fp32" if value == "no" else value, span, source)
+    if why is not None and name == PRECISION:
+        why += ": name the precision in the spec, and hand it over, as by `--bf16=${bf16}`"
     return None if why is None else Left(source, span, f"it {why}")
 
 

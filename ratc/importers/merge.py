@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ratc.diagnostics import Diagnostic, Severity
+from ratc.importers.launch import PRECISION
 from ratc.importers.model import OF_A_SECRET, Carried, Item, Left
 from ratc.program import KINDS, is_used
 from ratc.secrets.redact import found, shown
@@ -39,6 +40,7 @@ def merge(items: Iterable[Item]) -> Merged:
             _arguments(merged, item, secrets)
         else:
             merged.left.append(_secret(item))
+    _precision(merged)
     _gpus(merged)
     _engine(merged)
     _program(merged)
@@ -138,6 +140,13 @@ def _program(merged: Merged) -> None:
     merged.left += [Left(item.source, item.span, why) for item in [values[own[0]]]]
     for path in [*own, *(path for path, item in values.items() if item.is_assumed)]:
         del values[path]
+
+
+def _precision(merged: Merged) -> None:
+    """Assume no precision of a Trainer's own if a variable may give it one."""
+    path = "training.precision"
+    if path in merged.values and merged.values[path].is_assumed and any(PRECISION in one.source for one in merged.left):
+        del merged.values[path]
 
 
 def _gpus(merged: Merged) -> None:

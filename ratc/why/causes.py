@@ -386,7 +386,8 @@ def _own_error(evidence: Evidence) -> Diagnostic | None:
     message = span.source.line(span.line)[span.column - 1 :]
     # Of a loader process: torch raises an exception that says so, and below it often one that does not.
     pids = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", message)
-    worker = pids and evidence.first(rf"DataLoader worker \(pid {pids[1].split(',')[0]}\) is killed by signal: Killed")
+    any_of = "|".join(re.findall(r"\d+", pids[1])) if pids else ""
+    worker = pids and evidence.first(rf"DataLoader worker \(pid (?:{any_of})\) is killed by signal: Killed")
     if worker:
         return _killed(evidence, worker[0])
     lines = span.source.text.split("\n")[: span.line]

@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from accelerate import Accelerator
@@ -40,17 +40,24 @@ _prepared: WeakKeyDictionary[Any, PlannedAccelerator] = WeakKeyDictionary()
 
 
 class PlannedAccelerator(Accelerator):  # type: ignore[misc]  # the package has no types
-    """Compares the batches that a step reads with those of its plan."""
+    """Compares the batches that its steps read with those of its plan.
+
+    Between two batches of a step's loader is one backward pass, and no batch of another prepared loader. If that is
+    more often so than that there is none, as in an evaluation or after a look at a first batch, its batches must be the
+    plan's micro-batches. Of other loops, which use a batch several times or read several loaders, nothing is known.
+    """
 
     def __init__(self, plan: ProgramPlan, **given: Any) -> None:
         super().__init__(**given)
         self._plan = plan
-        #: The loaders that gave a batch for training since the last backward pass.
-        self._read: WeakSet[Any] = WeakSet()
-        self._is_compared = False
+        self._backwards = self._batches = 0
+        #: By loader: both of these at its last batch, and how much more often it was read as a step's than not.
+        self._last: WeakKeyDictionary[Any, tuple[int, int, int]] = WeakKeyDictionary()
 
     def prepare_data_loader(self, *given: Any, **more: Any) -> Any:
-        """As Accelerate's. The loader that is returned tells this object of each batch."""
+        """As Accelerate's. The loader that is returned raises R503 at the second batch of a step's loader if the plan
+        has another micro-batch.
+        """
         loader = super().prepare_data_loader(*given, **more)
         kind = type(loader)
 
@@ -68,33 +75,29 @@ class PlannedAccelerator(Accelerator):  # type: ignore[misc]  # the package has 
         return loader
 
     def backward(self, loss: Any, **given: Any) -> None:
-        """As Accelerate's. Raises R503 if no loader that gave a batch for it has the plan's micro-batch."""
-        if not self._is_compared:
-            # A loop over the step's data has begun and not ended. Of the loaders that `skip_first_batches` makes no
-            # more is known; the others tell that they gave a batch.
-            begun = [loader for loader in self.gradient_state.dataloader_references if loader is not None]
-            sizes = [self._batch_of(loader) for loader in begun if loader in self._read or loader not in _prepared]
-            self._read.clear()
-            wanted = self._plan["micro_batch_size"]
-            if sizes and None not in sizes and wanted not in sizes:
-                self._plan.verify(micro_batch_size=sizes[-1])
-            # Of several, such as images without labels beside those with labels, a later step may tell more.
-            self._is_compared = set(sizes) == {wanted}
+        """As Accelerate's."""
         super().backward(loss, **given)
+        self._backwards += 1
 
     def _saw(self, loader: Any) -> None:
-        """Note a batch, unless it is read for an evaluation: without gradients, or with all models in that mode."""
-        trains = torch.is_grad_enabled() and (not self._models or any(model.training for model in self._models))
-        if trains and not self._is_compared:
-            self._read.add(loader)
+        """Note a batch, unless it is one of an evaluation: without gradients and with no model in training mode."""
+        if not torch.is_grad_enabled() and not any(model.training for model in self._models):
+            return
+        self._batches += 1
+        backwards, batches, more = self._last.get(loader, (0, 0, 0))
+        between = self._backwards - backwards
+        if self._batches == batches + 1 and between < 2:
+            more += 1 if between else -1
+        self._last[loader] = self._backwards, self._batches, more
+        if more == 1 and between == 1 and (size := self._batch_of(loader)) is not None:
+            self._plan.verify(micro_batch_size=size)
 
     def _batch_of(self, loader: Any) -> int | float | None:
         """The samples of a process in a batch of a loader; None if nothing tells them."""
         sampler = getattr(loader, "batch_sampler", None)
-        inner = getattr(sampler, "batch_sampler", None)  # of `skip_first_batches`
-        given = (getattr(one, "batch_size", None) for one in (sampler, inner, loader))
+        given = (getattr(one, "batch_size", None) for one in (sampler, loader))
         size = next((one for one in given if isinstance(one, int)), None)
-        parts = (sampler, inner, loader, getattr(loader, "dataset", None))
+        parts = (sampler, loader, getattr(loader, "dataset", None))
         if size is None or not any(getattr(one, "split_batches", False) for one in parts):
             return size
         whole, rest = divmod(size, self.num_processes)

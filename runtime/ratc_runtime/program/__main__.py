@@ -193,13 +193,19 @@ def variables(lock: ProgramLock, given: argparse.Namespace, told: Mapping[str, s
     return environment
 
 
-#: Ends what a killed parent has left behind: a line says that it has ended by itself. The job's signals are for others.
+#: Ends what a killed parent has left behind: a second line says that it has ended by itself. SIGINT comes first, since
+#: torchrun then ends its processes; SIGTERM is for programs below a shell that ignores SIGINT.
 _GUARD = """\
 trap '' INT TERM HUP USR1 USR2
-read -r word && exit
-kill -INT -- "-$1"
-for ((i = 0; i < $2; i++)); do kill -0 -- "-$1" || exit; sleep 1; done
-kill -KILL -- "-$1"
+read -r group && read -r word && exit
+[ -n "$group" ] || exit
+kill -INT -- "-$group"
+for ((i = 0; i < $1; i++)); do
+  sleep 1
+  kill -0 -- "-$group" || exit
+  [ "$i" != 1 ] || kill -TERM -- "-$group"
+done
+kill -KILL -- "-$group"
 """
 #: Seconds that it then has. Torchrun gives its processes 30.
 LEFT = 40
@@ -209,22 +215,21 @@ def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> 
     """Run the command to its end; return its status. Ctrl-C or SIGTERM asks it to stop, a second one ends it. Raises
     R567.
     """
+    # If this process is killed, nobody holds the output folder any more, and the guard's pipe has an end.
+    words, silent = ["bash", "-c", _GUARD, "guard", str(LEFT)], subprocess.DEVNULL
     try:
+        guard = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=silent, stderr=silent, start_new_session=True, text=True
+        )
         # In a session of its own: the terminal's Ctrl-C reaches this process alone, which decides.
         child = subprocess.Popen(command, env=environment, start_new_session=True)
     except OSError as error:
         raise RuntimeFinding(
-            "R567", f"the program cannot be started: {command[0]}", error.strerror or str(error)
+            "R567", f"the program cannot be started: {error.filename or command[0]}", error.strerror or str(error)
         ) from None
-    # If this process is killed, nobody holds the output folder any more, and the guard's pipe has no end.
-    guard = subprocess.Popen(
-        ["bash", "-c", _GUARD, "guard", str(child.pid), str(LEFT)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        text=True,
-    )
+    assert guard.stdin is not None
+    guard.stdin.write(f"{child.pid}\n")
+    guard.stdin.flush()
     asked = False
 
     def interrupted(number: int, _frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ def named_alike(names: list[str], unnamed: list[str], datasets: Mapping[str, Any
     """
     given = {split: list(data.class_names) for split, data in datasets.items() if hasattr(data, "class_names")}
     if names != unnamed:
-        given = {"the lock": names, **given}
+        given = {"the run": names, **given}
     first = next(iter(given.values()), names)
     for split, found in given.items():
         if found != first:

@@ -284,11 +284,12 @@ def test_the_trainer_s_own_precision_is_taken_if_nothing_else_can_give_one(line:
         "ACCELERATE_MIXED_PRECISION=bf16 python train.py",
     ],
 )
-def test_a_variable_of_accelerate_s_gives_the_precision(lines: str) -> None:
+def test_a_variable_that_may_give_the_precision_is_listed_and_none_is_assumed(lines: str) -> None:
     script = f"#SBATCH -N 1\n{lines} --per_device_train_batch_size 8\n"
     merged = merge.merge(batch.read("slurm", "run.sbatch", script))
-    assert merged.values["training.precision"].value == "bf16"
-    assert not [path for path in merged.values if "variables" in path]
+    assert "training.precision" not in merged.values
+    (lost,) = [one for one in merged.left if "ACCELERATE" in one.source]
+    assert "--bf16=${bf16}" in lost.why
 
 
 @pytest.mark.parametrize(

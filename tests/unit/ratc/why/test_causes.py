@@ -468,6 +468,8 @@ RuntimeError: DataLoader worker (pid(s) 13) exited unexpectedly
 def test_a_killed_loader_process_is_the_cause_of_the_exception_after_it() -> None:
     assert the_cause(evidence(WORKER, end=End.FAILED)).code == "R615"
     assert the_cause(evidence(f"{WORKER}Traceback (most recent call last):\n{TRACEBACK}")).code == "R609"
+    several = WORKER.replace("(pid(s) 13)", "(pid(s) 99, 13)")
+    assert the_cause(evidence(several, end=End.FAILED)).code == "R615"
     later = WORKER.replace("(pid(s) 13)", "(pid(s) 99)")
     assert the_cause(evidence(later, end=End.FAILED)).code == "R609", "another one ended later"
 

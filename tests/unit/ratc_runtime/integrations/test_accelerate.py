@@ -61,95 +61,79 @@ def test_r503_for_an_accelerator_with_other_values(make_plan: Any, monkeypatch: 
     assert "gradient_accumulation_steps: 5, the lock says 2" in caught.value.render()
 
 
-@pytest.mark.parametrize("size", [8, 3])
-def test_r503_for_a_step_that_reads_other_batches(make_plan: Any, size: int) -> None:
-    plan = make_plan()
-    accelerator = make_accelerator(plan)
-    data, checks = [torch.utils.data.DataLoader(torch.arange(24.0), batch_size=number) for number in (size, 6)]
-    model, data, checks = accelerator.prepare(torch.nn.Linear(1, 1), data, checks)
-    for batch in checks:  # of an evaluation: no step
-        model(batch[:, None])
-    losses = (model(batch[:, None]).mean() for batch in data)
-    if size == plan["micro_batch_size"]:
-        for loss in losses:
-            accelerator.backward(loss)
-        return
-    with pytest.raises(RuntimeFinding, match=r"R503") as caught:
-        accelerator.backward(next(losses))
-    assert "micro_batch_size: 3, the lock says 8" in caught.value.render()
-
-
-def test_a_loop_that_was_left_does_not_count_as_the_step_s(make_plan: Any) -> None:
-    accelerator = make_accelerator(make_plan())
-    data, checks = [torch.utils.data.DataLoader(torch.arange(24.0), batch_size=number) for number in (8, 6)]
-    model, data, checks = accelerator.prepare(torch.nn.Linear(1, 1), data, checks)
-    for batch in data:
-        for check in checks:
-            model(check[:, None])
-            break
-        accelerator.backward(model(batch[:, None]).mean())
-
-
-def test_a_look_at_other_data_before_does_not_hide_the_step_s_batches(make_plan: Any) -> None:
-    accelerator = make_accelerator(make_plan())
-    data, checks = [torch.utils.data.DataLoader(torch.arange(24.0), batch_size=number) for number in (3, 8)]
-    model, data, checks = accelerator.prepare(torch.nn.Linear(1, 1), data, checks)
-    next(iter(checks))
-    with pytest.raises(RuntimeFinding, match="R503"):  # noqa: PT012
-        for batch in data:
-            accelerator.backward(model(batch[:, None]).mean())
-
-
 def loaders(accelerator: Any, *sizes: int) -> list[Any]:
     """A prepared model, and a prepared loader of 24 numbers for each size."""
     made = [torch.utils.data.DataLoader(torch.arange(24.0), batch_size=size) for size in sizes]
     return list(accelerator.prepare(torch.nn.Linear(1, 1), *made))
 
 
+def train(accelerator: Any, model: Any, batches: Any) -> None:
+    for batch in batches:
+        accelerator.backward(model(batch[:, None]).mean())
+
+
+def refused(size: int) -> Any:
+    """Whether batches of that size are refused: the plan's are of eight."""
+    return contextlib.nullcontext() if size == 8 else pytest.raises(RuntimeFinding, match="R503")
+
+
+@pytest.mark.parametrize("size", [8, 3])
+def test_r503_for_a_step_that_reads_other_batches(make_plan: Any, size: int) -> None:
+    accelerator = make_accelerator(make_plan())
+    model, data, checks = loaders(accelerator, size, 6)
+    for batch in checks:  # of an evaluation: no step
+        model(batch[:, None])
+    with refused(size) as caught:
+        train(accelerator, model, data)
+    assert size == 8 or "micro_batch_size: 3, the lock says 8" in caught.value.render()
+
+
+@pytest.mark.parametrize("size", [8, 3])
+@pytest.mark.parametrize("look", [0, 1])
+def test_a_look_at_a_batch_before_hides_no_other_batches(make_plan: Any, size: int, look: int) -> None:
+    accelerator = make_accelerator(make_plan())
+    model, *both = loaders(accelerator, size, 8)
+    next(iter(both[look]))
+    with refused(size):
+        for _ in range(3):
+            train(accelerator, model, both[0])
+
+
+def test_loops_that_read_more_than_a_batch_for_a_step_are_not_compared(make_plan: Any) -> None:
+    accelerator = make_accelerator(make_plan())
+    model, data, others, whole = loaders(accelerator, 8, 6, 24)
+    for batch in data:
+        train(accelerator, model, [batch, next(iter(others))])
+    for batch in whole:
+        train(accelerator, model, batch.split(8))
+
+
 @pytest.mark.parametrize("mode", ["without gradients", "in evaluation mode", "as in training"])
 def test_batches_of_an_evaluation_are_not_those_of_a_step(make_plan: Any, mode: str) -> None:
     accelerator = make_accelerator(make_plan())
     model, checks = loaders(accelerator, 6)
-
-    def evaluate() -> None:
+    for batch in torch.arange(24.0).split(8):  # of a loader that Accelerate does not know
         model.train(mode != "in evaluation mode")
         with torch.no_grad() if mode == "without gradients" else contextlib.nullcontext():
             assert [len(check) for check in checks] == [6] * 4
         model.train()
-
-    for batch in torch.arange(24.0).split(8):  # of a loader that Accelerate does not know
-        evaluate()
-        accelerator.backward(model(batch[:, None]).mean())
-
-
-def test_steps_that_were_compared_once_are_not_again(make_plan: Any) -> None:
-    """A batch may be used several times, with a look at other data in between."""
-    accelerator = make_accelerator(make_plan())
-    model, data, checks = loaders(accelerator, 8, 6)
-    for batch in data:
-        for _ in range(2):
-            accelerator.backward(model(batch[:, None]).mean())
-            next(iter(checks))
+        train(accelerator, model, [batch])
 
 
 def test_a_loader_of_another_accelerator_is_compared_by_the_last_one(make_plan: Any) -> None:
     _, data = loaders(make_accelerator(make_plan()), 3)
     accelerator = make_accelerator(make_plan())
     model, data = accelerator.prepare(torch.nn.Linear(1, 1), data)
-    with pytest.raises(RuntimeFinding, match="R503"):
-        accelerator.backward(model(next(iter(data))[:, None]).mean())
+    with refused(3):
+        train(accelerator, model, data)
 
 
-@pytest.mark.parametrize("size", [8, 3])
-def test_what_is_left_of_an_epoch_is_compared_too(make_plan: Any, size: int) -> None:
-    from accelerate import skip_first_batches
-
+def test_a_model_without_a_training_mode_is_compared_too(make_plan: Any) -> None:
     accelerator = make_accelerator(make_plan())
-    data = torch.utils.data.DataLoader(torch.arange(24.0), batch_size=size)
-    model, data = accelerator.prepare(torch.nn.Linear(1, 1), data)
-    rest = iter(skip_first_batches(data, 1))
-    with contextlib.nullcontext() if size == 8 else pytest.raises(RuntimeFinding, match="R503"):
-        accelerator.backward(model(next(rest)[:, None]).mean())
+    model, data = loaders(accelerator, 3)
+    model.eval()  # as a pretrained one comes
+    with refused(3):
+        train(accelerator, model, data)
 
 
 def test_a_loader_may_be_prepared_twice(make_plan: Any) -> None:
@@ -173,10 +157,9 @@ def test_batches_of_an_iterable_data_set_are_compared(make_plan: Any, dispatch: 
     )
     right, wrong = [torch.utils.data.DataLoader(Numbers(), batch_size=number) for number in (8, 3)]
     model, right, wrong = accelerator.prepare(torch.nn.Linear(1, 1), right, wrong)
-    with pytest.raises(RuntimeFinding, match=r"R503"):
-        accelerator.backward(model(next(iter(wrong))[:, None]).mean())
-    for batch in right:
-        accelerator.backward(model(batch[:, None]).mean())
+    train(accelerator, model, right)
+    with refused(3):
+        train(accelerator, model, wrong)
 
 
 def test_the_newest_undamaged_checkpoint_is_loaded(make_plan: Any) -> None:

@@ -146,7 +146,7 @@ def test_other_categories_and_more_objects_than_queries_are_reported(tmp_path: P
     assert raised.value.code == "R539"
     (tmp_path / "named").mkdir()
     named: Any = make_task(lock_of(tmp_path / "named", data__class_names=["dog", "person", "toothbrush"]))
-    with pytest.raises(RuntimeFinding, match="classes of train are not those of the lock"):
+    with pytest.raises(RuntimeFinding, match="classes of train are not those of the run"):
         named.opened(data)
     content = yaml.safe_load((tmp_path / "lock.yaml").read_text())
     content["detection"]["queries"] = 1
