@@ -141,7 +141,7 @@ def _of_folder(path: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
     writer = next(_writers(path), None) if is_output else None
     if writer is not None:
         return writer, ()
-    folders = [folder for folder in find.compiled((path,)) if not _COPIES & set(folder.split(os.sep))]
+    folders = [one for one in find.compiled((path,)) if not _COPIES & set(os.path.relpath(one, path).split(os.sep))]
     if folders:
         return read_lock.read(max(folders, key=lambda folder: (_submitted(folder), os.path.getmtime(folder))))
     writer = next(_writers(path), None)
