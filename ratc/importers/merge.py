@@ -127,7 +127,7 @@ def _program(merged: Merged) -> None:
     first = next((item for item in of_the_loop if item.path.startswith(("model.", "data."))), None)
     if first is None:
         for item in of_the_loop:
-            # Accelerate's is what `launcher` says, and no DeepSpeed is what a program has.
+            # `launcher` stands for the use of Accelerate, and a program has no DeepSpeed from ratc anyway.
             if item.path != "training.use_accelerate" and item.value is not False and not item.is_assumed:
                 why = "it is for the built-in loop: of an `entrypoint` the program itself has to see to it"
                 merged.left.append(Left(item.source, item.span, why))

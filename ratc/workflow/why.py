@@ -25,7 +25,7 @@ from ratc.why.causes import the_cause
 from ratc.why.evidence import Evidence
 from ratc.workflow import inputs, recorded
 
-#: What an output folder has from the first start on, or has of a run that ended.
+#: Names by which an output folder is known.
 _OUTPUTS = ("logs", "owner.json", "starts.jsonl", "checkpoints", "results.json", "DONE", "STOPPED")
 #: Folders of trackers, which keep copies of locks.
 _COPIES = {"tracking", "mlartifacts", "mlruns"}
@@ -138,15 +138,11 @@ def _of_folder(path: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
         return read_lock.read(path)
     # Below an output folder, too, there may be locks: those that were handed to MLflow or to TensorBoard.
     is_output = any(os.path.exists(os.path.join(path, name)) for name in _OUTPUTS)
-    writer = next(_writers(path), None) if is_output else None
-    if writer is not None:
-        return writer, ()
     folders = [one for one in find.compiled((path,)) if not _COPIES & set(os.path.relpath(one, path).split(os.sep))]
+    if (is_output or not folders) and (writer := next(_writers(path), None)) is not None:
+        return writer, ()
     if folders:
         return read_lock.read(max(folders, key=lambda folder: (_submitted(folder), os.path.getmtime(folder))))
-    writer = next(_writers(path), None)
-    if writer is not None:
-        return writer, ()
     return read_lock.read(path)
 
 

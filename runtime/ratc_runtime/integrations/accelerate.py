@@ -33,8 +33,6 @@ from ratc_runtime.program.plan import ProgramPlan
 
 #: A checkpoint's folder, by the optimizer steps that were done.
 _STEP = re.compile(r"step-(\d+)")
-
-
 #: Which accelerator has prepared a loader last.
 _prepared: WeakKeyDictionary[Any, PlannedAccelerator] = WeakKeyDictionary()
 

@@ -228,8 +228,9 @@ def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> 
             "R567", f"the program cannot be started: {error.filename or command[0]}", error.strerror or str(error)
         ) from None
     assert guard.stdin is not None
-    guard.stdin.write(f"{child.pid}\n")
-    guard.stdin.flush()
+    with contextlib.suppress(OSError):  # somebody has killed it
+        guard.stdin.write(f"{child.pid}\n")
+        guard.stdin.flush()
     asked = False
 
     def interrupted(number: int, _frame: FrameType | None) -> None:
@@ -248,7 +249,7 @@ def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> 
         if signal.getsignal(number) is not signal.SIG_IGN:  # of a job the batch script sees to it
             signal.signal(number, interrupted)
     status = child.wait()
-    with contextlib.suppress(OSError):  # somebody has killed it
+    with contextlib.suppress(OSError):
         guard.communicate("ended\n")
     return status
 
