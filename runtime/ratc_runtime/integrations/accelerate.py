@@ -43,6 +43,7 @@ class PlannedAccelerator(Accelerator):  # type: ignore[misc]  # the package has 
     Between two batches of a step's loader is one backward pass, and no batch of another prepared loader. If that is
     more often so than that there is none, as in an evaluation or after a look at a first batch, its batches must be the
     plan's micro-batches. Of other loops, which use a batch several times or read several loaders, nothing is known.
+    After one loader has matched, no other is compared.
     """
 
     def __init__(self, plan: ProgramPlan, **given: Any) -> None:
@@ -51,6 +52,7 @@ class PlannedAccelerator(Accelerator):  # type: ignore[misc]  # the package has 
         self._backwards = self._batches = 0
         #: By loader: both of these at its last batch, and how much more often it was read as a step's than not.
         self._last: WeakKeyDictionary[Any, tuple[int, int, int]] = WeakKeyDictionary()
+        self._is_compared = False
 
     def prepare_data_loader(self, *given: Any, **more: Any) -> Any:
         """As Accelerate's. The loader that is returned raises R503 at the second batch of a step's loader if the plan
@@ -79,16 +81,18 @@ class PlannedAccelerator(Accelerator):  # type: ignore[misc]  # the package has 
 
     def _saw(self, loader: Any) -> None:
         """Note a batch, unless it is one of an evaluation: without gradients and with no model in training mode."""
-        if not torch.is_grad_enabled() and not any(model.training for model in self._models):
+        evaluates = not torch.is_grad_enabled() and not any(model.training for model in self._models)
+        if self._is_compared or evaluates:
             return
         self._batches += 1
-        backwards, batches, more = self._last.get(loader, (0, 0, 0))
+        backwards, batches, more = self._last.get(loader, (self._backwards, 0, 0))
         between = self._backwards - backwards
-        if self._batches == batches + 1 and between < 2:
+        if batches and self._batches == batches + 1 and between < 2:
             more += 1 if between else -1
         self._last[loader] = self._backwards, self._batches, more
-        if more == 1 and between == 1 and (size := self._batch_of(loader)) is not None:
+        if more == 1 and (size := self._batch_of(loader)) is not None:
             self._plan.verify(micro_batch_size=size)
+            self._is_compared = True
 
     def _batch_of(self, loader: Any) -> int | float | None:
         """The samples of a process in a batch of a loader; None if nothing tells them."""

@@ -108,6 +108,24 @@ def test_loops_that_read_more_than_a_batch_for_a_step_are_not_compared(make_plan
         train(accelerator, model, batch.split(8))
 
 
+def test_r503_comes_before_the_second_step(make_plan: Any) -> None:
+    accelerator = make_accelerator(make_plan())
+    model, data = loaders(accelerator, 3)
+    done = []
+    with refused(3):
+        for batch in data:
+            train(accelerator, model, [batch])
+            done.append(batch)
+    assert len(done) == 1
+
+
+def test_after_one_loader_has_matched_another_may_be_trained_on(make_plan: Any) -> None:
+    accelerator = make_accelerator(make_plan())
+    model, data, others = loaders(accelerator, 8, 6)
+    for batches in (data, others, data, others):
+        train(accelerator, model, batches)
+
+
 @pytest.mark.parametrize("mode", ["without gradients", "in evaluation mode", "as in training"])
 def test_batches_of_an_evaluation_are_not_those_of_a_step(make_plan: Any, mode: str) -> None:
     accelerator = make_accelerator(make_plan())
@@ -157,9 +175,9 @@ def test_batches_of_an_iterable_data_set_are_compared(make_plan: Any, dispatch: 
     )
     right, wrong = [torch.utils.data.DataLoader(Numbers(), batch_size=number) for number in (8, 3)]
     model, right, wrong = accelerator.prepare(torch.nn.Linear(1, 1), right, wrong)
-    train(accelerator, model, right)
     with refused(3):
         train(accelerator, model, wrong)
+    train(accelerator, model, right)
 
 
 def test_the_newest_undamaged_checkpoint_is_loaded(make_plan: Any) -> None:
