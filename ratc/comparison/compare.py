@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ratc.comparison import effects
+from ratc.comparison import effects, sizes
 from ratc.comparison.model import Amount, Change, Comparison, Side
 from ratc.own_code import callables
 from ratc.plan import Value, Values
@@ -51,6 +51,8 @@ def compare(old: Side, new: Side) -> Comparison:
         outside,
         tuple(_amounts(old, new, before, after)),
         tuple(_remarks(old, new)),
+        sizes.rows(before, after) if any(sizes.of_a_row(change.path) for change in changes) else (),
+        sizes.columns(before, after),
     )
 
 

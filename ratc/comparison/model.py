@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ratc.comparison.sizes import Row
 from ratc.plan import Value
 from ratc.spec.keys import Effect
 
@@ -76,7 +77,8 @@ class Comparison:
     """The differences between two sides.
 
     ``sources`` are the changes by people or hardware, ``changes`` their consequences in the plan (both in the plan's
-    order), ``outside_plan`` other possible causes: target, ratc's version, inputs.
+    order), ``outside_plan`` other possible causes: target, ratc's version, inputs. ``sizes`` are the rows of an elastic
+    plan if one of them differs, and ``columns`` the words over their cells.
     """
 
     old: Side
@@ -86,6 +88,8 @@ class Comparison:
     outside_plan: tuple[Change, ...] = ()
     amounts: tuple[Amount, ...] = ()
     remarks: tuple[str, ...] = ()
+    sizes: tuple[Row, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:

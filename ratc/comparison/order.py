@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ratc.comparison import sizes
 from ratc.comparison.compare import same
 from ratc.comparison.model import Change, Comparison
 from ratc.plan import Value
@@ -31,8 +32,11 @@ class Line:
 
 
 def lines(comparison: Comparison) -> list[Line]:
-    """Return every source and every change once: sources in their order, below each its consequences."""
-    known = {change.path: change for change in (*comparison.sources, *comparison.changes)}
+    """Return every source and every change once: sources in their order, below each its consequences. Those of an
+    elastic plan's rows are left out: `sizes` has their table.
+    """
+    plan = (change for change in comparison.changes if not sizes.of_a_row(change.path))
+    known = {change.path: change for change in (*comparison.sources, *plan)}
     below: dict[str | None, list[Change]] = {}
     for change in known.values():
         below.setdefault(_closest(change, known), []).append(change)

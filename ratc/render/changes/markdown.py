@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ratc.comparison import words
+from ratc.comparison import sizes, words
 from ratc.comparison.model import Change, Comparison
 from ratc.comparison.order import Line, lines
 from ratc.markup import code, escape
@@ -26,6 +26,10 @@ def markdown(comparison: Comparison) -> str:
     if rows:
         parts.append("\n| value | old | new | consequence | why |\n|---|---|---|---|---|\n")
         parts += rows[:_MOST]
+    if comparison.sizes:
+        names = ("nodes", *comparison.columns)
+        parts.append(f"\n| {' | '.join(names)} |\n|{'---|' * len(names)}\n")
+        parts += [f"| {' | '.join(map(escape, row))} |\n" for row in sizes.lines(comparison.sizes)]
     if len(rows) > _MOST:
         parts.append(f"\n… and {len(rows) - _MOST} more; `ratc diff` shows all.\n")
     return "".join(part if index else f"{part}\n" for index, part in enumerate(parts))

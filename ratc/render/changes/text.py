@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.comparison import words
+from ratc.comparison import sizes, words
 from ratc.comparison.model import Change, Comparison
 from ratc.comparison.order import Line, lines
 from ratc.markup import visible
@@ -35,7 +35,7 @@ def text(comparison: Comparison, colour: bool = False) -> str:
     ]
     blocks = [head, [paint(_BOLD, remark) for remark in comparison.remarks]]
     blocks += _trees(lines(comparison), paint)
-    blocks += [list(_outside_plan(comparison, paint)), list(_sums(comparison, paint))]
+    blocks += [list(_sizes(comparison, paint)), list(_outside_plan(comparison, paint)), list(_sums(comparison, paint))]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
@@ -93,6 +93,17 @@ def _outside_plan(comparison: Comparison, paint: _Paint) -> Iterator[str]:
         yield f"{paint(_BOLD, change.path)}: {_old_and_new(change, paint)}"
     if len(points) > _MOST_POINTS:
         yield f"… and {len(points) - _MOST_POINTS} more points"
+
+
+def _sizes(comparison: Comparison, paint: _Paint) -> Iterator[str]:
+    """The rows of an elastic plan, if one of them differs."""
+    if not comparison.sizes:
+        return
+    table = [("nodes", *comparison.columns), *sizes.lines(comparison.sizes)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for number, row in enumerate(table):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield line if number else paint(_BOLD, line)
 
 
 def _sums(comparison: Comparison, paint: _Paint) -> Iterator[str]:

@@ -78,7 +78,8 @@ def roots(comparison: Comparison) -> tuple[Node, ...]:
 def summary(comparison: Comparison) -> list[Summary]:
     """The effects that there are, the worst first, with the number of changes that have them."""
     told = [line.change for line in lines(comparison)] + list(comparison.outside_plan)
-    return [Summary(_badge(effect), sum(effect in change.effects for change in told)) for effect in comparison.effects]
+    many = {effect: sum(effect in change.effects for change in told) for effect in comparison.effects}
+    return [Summary(_badge(effect), count) for effect, count in many.items() if count]
 
 
 def _tree(told: Sequence[Line], at: int) -> tuple[Node, int]:

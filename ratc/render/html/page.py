@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ratc import __version__, resources, units
-from ratc.comparison import words
+from ratc.comparison import sizes, words
 from ratc.comparison.model import Comparison, Side
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.markup import html_text, page
@@ -97,6 +97,8 @@ def spec_page(report: Report) -> str:
         sections=found,
         count=values.count(found),
         points=[(name, redact(text)) for name, text in report.points.items()],
+        sizes=[(str(row.nodes), *(row.new or ())) for row in sizes.rows({}, report.plan.values)],
+        columns=("nodes", *sizes.columns({}, report.plan.values)),
         report=report,
         bar=memory.bar(report.card_memory) if report.card_memory else None,
         time=report.card_memory.time if report.card_memory else "",
@@ -123,6 +125,8 @@ def diff_page(comparison: Comparison) -> str:
         summary=changes.summary(comparison),
         amounts=[(one.what, one.old or "not known", one.new or "not known") for one in comparison.amounts],
         nodes=changes.roots(comparison),
+        sizes=list(sizes.lines(comparison.sizes)),
+        columns=("nodes", *comparison.columns),
         warnings=[
             (name, [redact(text) for text in side.findings])
             for name, side in (("old", old), ("new", new))
