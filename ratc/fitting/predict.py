@@ -9,7 +9,7 @@ from ratc import elastic, facts
 from ratc.catalog import optimizers
 from ratc.catalog.alloc_conf import EXPANDABLE, by_variables, fraction
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
-from ratc.fitting import strategies
+from ratc.fitting import cluster_facts, strategies
 from ratc.fitting.checkpointing import Smallest, smallest
 from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.traces import Library, NoTrace
@@ -52,7 +52,10 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         allowed = variants(plan, device)
         check_units(plan, next(iter(allowed_allocators.values())), allowed[0], share)
         candidates = _candidates(plan, device, strategy)
-        compared = strategies.compare(candidates, allowed_allocators, device) if candidates else None
+        compared = None
+        if candidates:
+            nodes = values.get_as(int, "parallel.nodes")
+            compared = strategies.compare(candidates, allowed_allocators, device, nodes, cluster_facts.links(plan))
         if compared is not None:
             best, of_best, why = compared
             least = _least(allowed_allocators, of_best, best.variants, best.strategy, device, best.stages)
@@ -262,14 +265,17 @@ def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Ca
     if size is not None and not list(sharding.conflicts(context)):
         found.append(strategies.Candidate("fsdp2", _fsdp2(plan, size), steps))
     known = optimizers.of(settings.get_as(str, "training.optimizer")).zero
-    known = known and settings["training.deepspeed"].value is not False and not elastic.is_range(settings)
+    known = known and settings["training.deepspeed"].value is not False
+    stage, is_range = settings["training.zero_stage"].value, elastic.is_range(settings)
+    stages = STAGES if stage is None else (int(stage),)
+    known = known and not (is_range and stages == (0,))  # R372
     if known and device.compute_capability and settings["training.use_accelerate"].value:
-        stage = settings["training.zero_stage"].value
-        stages = STAGES if stage is None else (int(stage),)
         offload = bool(settings["training.offload_optimizer"].value)
-        strategy = Strategy("deepspeed", own.world_size, stages[0], offload, own.precision)
+        strategy = Strategy(
+            "deepspeed", own.world_size, stages[0], offload, own.precision, round_robin=not is_range
+        )
         theirs = [replace(one, engine="deepspeed") for one in steps]
-        found.append(strategies.Candidate("deepspeed", strategy, theirs, stages))
+        found.append(strategies.Candidate("deepspeed", strategy, theirs, stages, converts=is_range))
     return found
 
 
@@ -338,6 +344,7 @@ def strategy_of(plan: Plan) -> Strategy:
         values.get_as(int, "engine.zero_stage"),
         bool(values["engine.offload_optimizer"].value),
         values.get_as(str, "training.precision"),
+        round_robin=not elastic.is_range(plan.settings),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ratc import facts
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.fitting import earlier_run, from_measurement
+from ratc.fitting import cluster_facts, earlier_run, from_measurement
 from ratc.fitting.predict import device_of, own_searcher, strategy_of
 from ratc.fitting.strategies import sent
 from ratc.fitting.traces import Library, NoTrace
@@ -19,7 +19,7 @@ from ratc.plan import Plan
 from ratc.program import is_program
 from ratc.timing import run
 from ratc.timing.roofline import FITTED, Rates, StepTime, step_time
-from ratc.timing.run import Links, Prediction, Prices, Run
+from ratc.timing.run import Prediction, Run
 from ratc.units import counted
 
 #: Bytes that AdamW moves for each weight of its partition, in fp32: it reads weight, gradient and two moments, and
@@ -83,7 +83,7 @@ def of_trace(
     if strategy.engine == "deepspeed":
         step = _with_optimizer(step, trace, strategy.zero_stage, world, rates)
     bytes_sent = sent(strategy, trace.trainable, accumulation, values.get_as(int, "parallel.nodes"))
-    return run.predicted(step, card.id, micro * accumulation * world, world, bytes_sent, links_of(plan)), ""
+    return run.predicted(step, card.id, micro * accumulation * world, world, bytes_sent, cluster_facts.links(plan)), ""
 
 
 def _measurement(plan: Plan, folder: str) -> Measurement | None:
@@ -113,24 +113,6 @@ def _with_optimizer(step: StepTime, trace: Trace, stage: int, world: int, rates:
     """Add the optimizer's step, which a trace for DeepSpeed does not have: its partition's bytes."""
     moved = ADAMW_BYTES * trace.trainable / (world if stage else 1)
     return replace(step, seconds=step.seconds + moved / (rates.bandwidth * FITTED.memory))
-
-
-def links_of(plan: Plan) -> Links:
-    """Return the bandwidths between GPUs that the facts give, in bytes a second."""
-    within, between = (_fact(plan, key) for key in ("gpu_link_gb_s", "network_gb_s"))
-    return Links(within and 1e9 * within, between and 1e9 * between)
-
-
-def prices_of(plan: Plan) -> Prices:
-    """Return the price of a GPU hour and the watts of a GPU by the facts."""
-    currency = plan.facts.get("cluster.currency")
-    name = str(currency.value) if currency is not None and currency.value is not None else None
-    return Prices(_fact(plan, "price_per_gpu_hour"), name, _fact(plan, "watts_per_gpu"))
-
-
-def _fact(plan: Plan, key: str) -> float | None:
-    found = plan.facts.get(f"cluster.{key}")
-    return None if found is None or found.value is None else float(found.value)
 
 
 def training(plan: Plan, step: Prediction, samples: int | None) -> Run | None:
@@ -163,7 +145,7 @@ def lines(plan: Plan, step: Prediction, samples: int | None) -> list[str]:
     """
     told = [step.sentence()]
     whole = training(plan, step, samples)
-    return told if whole is None else [*told, *whole.lines(prices_of(plan))]
+    return told if whole is None else [*told, *whole.lines(cluster_facts.prices(plan))]
 
 
 def parts(step: Prediction) -> list[str]:

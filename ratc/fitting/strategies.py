@@ -12,7 +12,7 @@ from ratc.memory.terms import Device
 from ratc.memory.trace import Trace
 from ratc.memory.zero import BYTES, Strategy, layout
 from ratc.timing import run
-from ratc.timing.run import Sent
+from ratc.timing.run import Links, Sent
 from ratc.units import size_text
 
 
@@ -43,46 +43,76 @@ def sent(strategy: Strategy, trainable: int, accumulation: int, nodes: int) -> S
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A strategy under its name in a spec, with the variants of the step and the ZeRO stages that it allows."""
+    """A strategy under its name in a spec, with the variants of the step and the ZeRO stages that it allows.
+
+    ``converts`` says that its checkpoints have to be converted for another number of processes, which the job may get.
+    """
 
     name: str
     strategy: Strategy
     variants: Sequence[Variant]
     stages: tuple[int, ...] = (0,)
+    converts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A candidate with its choice, and what it sends in an optimizer step: the bytes of a process, and by link."""
+
+    candidate: Candidate
+    taken: Taken
+    bytes_: float
+    by_link: Sent
+
+    def cost(self, seconds: float | None) -> tuple[bool, int, bool, float, int]:
+        choice = self.taken.choice
+        recomputes = bool(self.taken.variant.activation_checkpointing)
+        sending = self.bytes_ if seconds is None else seconds
+        converts = self.candidate.converts
+        return recomputes, choice.accumulation, converts, sending, choice.estimate.predicted_bytes
+
+    def text(self, seconds: float | None) -> str:
+        estimate = self.taken.choice.estimate
+        stage = f" {estimate.strategy.zero_stage}" if estimate.strategy.engine == "deepspeed" else ""
+        return (
+            f"{self.candidate.name}{stage} {estimate.micro_batch} x {self.taken.choice.accumulation}, "
+            f"{size_text(estimate.predicted_bytes)}, {size_text(round(self.bytes_))} sent a step"
+            + ("" if seconds is None else f" in {run.span_text(seconds)}")
+            + (", checkpoints converted for other nodes" if self.candidate.converts else "")
+        )
 
 
 def compare(
-    candidates: Sequence[Candidate], allowed: Mapping[str, Searcher], device: Device
+    candidates: Sequence[Candidate], allowed: Mapping[str, Searcher], device: Device, nodes: int, links: Links
 ) -> tuple[Candidate, Taken, str] | None:
     """Return the best candidate, its choice and the reason; None if nothing fits with any.
 
     Strategies that recompute no activations come first. Then fewest accumulation steps, since each is a pass over the
-    model, then fewest bytes that a process sends in an optimizer step, then least memory. Of equals the first candidate
-    is taken.
+    model, then checkpoints that need no conversion, then least time to send the bytes of an optimizer step, then least
+    memory. If a bandwidth is not known, the bytes that a process sends stand for that time. Of equals the first
+    candidate is taken.
     """
-    rows: list[tuple[tuple[bool, int, float, int], Candidate, Taken]] = []
-    told = []
+    rows: list[_Row] = []
+    left_out = []
     for candidate in candidates:
         taken = choose(allowed, candidate.variants, candidate.strategy, device, candidate.stages)
         if taken is None:
-            told.append(f"{candidate.name} does not fit")
+            left_out.append(f"{candidate.name} does not fit")
             continue
         choice = taken.choice
-        estimate = choice.estimate
-        searcher = allowed[taken.allocator]
-        trace = searcher.predictor(taken.variant, estimate.strategy, estimate.micro_batch).trace
-        sent = sent_bytes(estimate.strategy, trace.trainable, choice.accumulation)
-        recomputes = bool(taken.variant.activation_checkpointing)
-        rows.append(((recomputes, choice.accumulation, sent, estimate.predicted_bytes), candidate, taken))
-        stage = f" {estimate.strategy.zero_stage}" if candidate.name == "deepspeed" else ""
-        told.append(
-            f"{candidate.name}{stage} {estimate.micro_batch} x {choice.accumulation}, "
-            f"{size_text(estimate.predicted_bytes)}, {size_text(round(sent))} sent a step"
-        )
+        of_step = choice.estimate.strategy
+        trace = allowed[taken.allocator].predictor(taken.variant, of_step, choice.estimate.micro_batch).trace
+        counted = (of_step, trace.trainable, choice.accumulation)
+        rows.append(_Row(candidate, taken, sent_bytes(*counted), sent(*counted, nodes)))
     if not rows:
         return None
-    _, best, taken = min(rows, key=lambda row: row[0])
-    return best, taken, "; ".join(told)
+    times = [links.seconds(row.by_link) for row in rows]
+    if None in times:
+        times = [None] * len(rows)
+    costs = [row.cost(seconds) for row, seconds in zip(rows, times, strict=True)]
+    best = rows[costs.index(min(costs))]
+    told = [row.text(seconds) for row, seconds in zip(rows, times, strict=True)]
+    return best.candidate, best.taken, "; ".join([*told, *left_out])
 
 
 def units(trace: Trace, strategy: Strategy) -> tuple[Unit, ...]:

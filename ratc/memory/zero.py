@@ -31,7 +31,8 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """How a step is spread over ranks. ``bucket`` is in elements; ``overlap`` is `overlap_comm`.
+    """How a step is spread over ranks. ``bucket`` is in elements; ``overlap`` is `overlap_comm`, and ``round_robin`` is
+    `round_robin_gradients` of ZeRO 2, which plans for a range of nodes switch off.
 
     Of FSDP2 are ``shard`` (`full`, `grads` or `hybrid`), ``shards`` (processes of a group), ``wrap`` (classes of the
     units, None for those of repeated layers) and ``gathered`` (precision of gathered weights); ``offload_optimizer`` is
@@ -45,6 +46,7 @@ class Strategy:
     precision: str = "fp32"
     bucket: int = BUCKET
     overlap: bool = True
+    round_robin: bool = True
     accumulates: bool = False
     shard: str = "full"
     shards: int = 1
@@ -219,7 +221,7 @@ def _partitioned(trace: Trace, strategy: Strategy) -> Layout:
         parameters = [round(program.fixed[op] / width) for op in blocks]
         parts = _sub_groups([-(-elements // size) for elements in parameters]) if stage == 3 else []
         part = sum(parts) if stage == 3 else partition(sum(parameters), size)
-        owned += part if stage == 3 else owned_elements(parameters, size, stage == 2)
+        owned += part if stage == 3 else owned_elements(parameters, size, stage == 2 and strategy.round_robin)
         groups.append(Group(tuple(blocks), tuple(parameters), part, tuple(parts) or (part,)))
     frozen = [op for op, group in zip(made, trace.groups, strict=True) if group < 0]
     host = _host_bytes(sum(group.part for group in groups), strategy) if strategy.offload_optimizer else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,19 @@ def test_with_little_memory_the_smallest_node_count_decides_the_step(compiled):
     status, most, said = compiled("4", memory=2000)
     assert status == 0, said
     assert structure(most) != structure(lock)  # alone they would not need it
+
+
+@pytest.mark.parametrize(
+    ("memory", "features", "strategy"),
+    # With 3,000 MiB ZeRO's 16-bit weights leave room for the whole share; the other two accumulate.
+    [(80_000, 16, "ddp"), (3000, 256, "deepspeed")],
+)
+def test_auto_takes_zero_for_a_range_if_that_saves_accumulation(memory, features, strategy, compiled):
+    """Its checkpoints have to be converted for another number of processes, so its fewer bytes alone do not decide."""
+    status, lock, said = compiled("{min: 1, max: 4}", "auto", memory, features)
+    assert status == 0, said
+    assert lock["parallel"]["strategy"] == strategy
+    splits = {nodes: (row["micro_batch_size"], row["gradient_accumulation_steps"]) for nodes, row in lock["elastic"].items()}
+    assert splits == {"1": (128, 1), "2": (64, 1), "4": (32, 1)}
+    (why,) = re.findall(r"strategy: \w+  # (.*)", Path("out/lock.yaml").read_text())
+    assert [part.endswith("checkpoints converted for other nodes") for part in why.split("; ")] == [False, False, True]

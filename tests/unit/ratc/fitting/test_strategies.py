@@ -48,6 +48,37 @@ def test_auto_strategy_lists_memory_and_traffic_of_each_strategy(compiled):
     assert lock["engine"]["deepspeed"] is True
 
 
+CLUSTER = """name: ours
+scheduler: slurm
+node_types: {{node: {{gpus_per_node: 4, gpu: a100-40, cpus: 16{links}}}}}
+partitions: {{gpus: {{nodes: {{node: 2}}}}}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("links", "strategy", "sent"),
+    [
+        ("", "ddp", r"[\d.]+ [KM]iB sent a step"),
+        # Groups within a node send more bytes in all, and fewer over the slower network.
+        (", gpu_link_gb_s: 300, network_gb_s: 3", "fsdp2", r"[\d.]+ [KM]iB sent a step in [\d.]+ ms"),
+    ],
+)
+def test_auto_strategy_counts_bytes_by_the_links_that_carry_them(links, strategy, sent, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    training = SPEC.replace("target_batch_size: 512", "target_batch_size: 512, deepspeed: false")
+    asked = "resources: {nodes: 2, cluster: ours}\nparallel: {strategy: auto, shard: hybrid}\n"
+    Path("spec.yaml").write_text(training + asked)
+    Path("clusters").mkdir()
+    Path("clusters/ours.yaml").write_text(CLUSTER.format(links=links))
+    status = main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"])
+    assert status == 0, capsys.readouterr().err
+    (chosen, why), *_ = re.findall(r"strategy: (\w+)  # (.*)", Path("out/lock.yaml").read_text())
+    assert chosen == strategy
+    assert [name.split(" ")[0] for name in why.split("; ")] == ["ddp", "fsdp2"]
+    assert all(re.search(f", {sent}$", row) for row in why.split("; ")), why
+
+
 @pytest.mark.slow
 def test_lock_lists_the_fsdp2_units_found_in_the_trace(compiled):
     status, lock, text, said = compiled("strategy: fsdp2")

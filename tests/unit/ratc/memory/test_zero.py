@@ -293,6 +293,15 @@ def test_round_robin_distributes_parameters_in_turn():
     assert owned_elements([8, 8, 2, 2], 2, round_robin=True) == 10
 
 
+@pytest.mark.parametrize(("stage", "round_robin", "mebi"), [(2, True, 10), (2, False, 16), (1, True, 16)])
+def test_parameters_are_dealt_out_only_in_stage_2_and_not_for_a_range_of_nodes(stage, round_robin, mebi):
+    content = layers(count=4, optimizer=False, width=2, weight=5 * MIB)
+    for event, size in zip(content["events"], (8, 8, 2, 2), strict=False):
+        event[1] = 2 * size * MIB
+    found = layout(parse(content), deepspeed(stage, ranks=2, round_robin=round_robin))
+    assert found.owned == mebi * MIB
+
+
 def test_large_parameter_groups_are_updated_in_sub_groups():
     content = layers(count=3, optimizer=False, width=2, weight=1200 * MIB)
     model = parse(content)
