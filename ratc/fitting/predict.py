@@ -271,9 +271,7 @@ def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Ca
     known = known and not (is_range and stages == (0,))  # R372
     if known and device.compute_capability and settings["training.use_accelerate"].value:
         offload = bool(settings["training.offload_optimizer"].value)
-        strategy = Strategy(
-            "deepspeed", own.world_size, stages[0], offload, own.precision, round_robin=not is_range
-        )
+        strategy = Strategy("deepspeed", own.world_size, stages[0], offload, own.precision, round_robin=not is_range)
         theirs = [replace(one, engine="deepspeed") for one in steps]
         found.append(strategies.Candidate("deepspeed", strategy, theirs, stages, converts=is_range))
     return found

@@ -93,7 +93,9 @@ def test_auto_takes_zero_for_a_range_if_that_saves_accumulation(memory, features
     status, lock, said = compiled("{min: 1, max: 4}", "auto", memory, features)
     assert status == 0, said
     assert lock["parallel"]["strategy"] == strategy
-    splits = {nodes: (row["micro_batch_size"], row["gradient_accumulation_steps"]) for nodes, row in lock["elastic"].items()}
+    splits = {
+        nodes: (row["micro_batch_size"], row["gradient_accumulation_steps"]) for nodes, row in lock["elastic"].items()
+    }
     assert splits == {"1": (128, 1), "2": (64, 1), "4": (32, 1)}
     (why,) = re.findall(r"strategy: \w+  # (.*)", Path("out/lock.yaml").read_text())
     assert [part.endswith("checkpoints converted for other nodes") for part in why.split("; ")] == [False, False, True]
