@@ -32,7 +32,10 @@ class Peaks:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One accelerator card. Its memory is the driver's figure, in bytes. ``peaks`` are None if they are not known."""
+    """One accelerator card. Its memory is the driver's figure, in bytes. ``peaks`` are None if they are not known.
+
+    ``cpu_architecture`` is that of its nodes as `uname -m` names it; None if the card comes with different ones.
+    """
 
     id: str
     name: str
@@ -43,6 +46,7 @@ class Card:
     tf32: bool
     fp8: bool
     peaks: Peaks | None = None
+    cpu_architecture: str | None = None
 
 
 @cache
@@ -70,6 +74,7 @@ def find_card(text: str) -> Card | tuple[str, ...]:
                 entry["compute_capability"],
                 **{kind: entry[kind] for kind in ("bf16", "fp16", "tf32", "fp8")},
                 peaks=_peaks(entry),
+                cpu_architecture=entry.get("cpu_architecture"),
             )
     return tuple(catalogue["ambiguous"].get(wanted, ()))
 

@@ -83,6 +83,7 @@ def contradictions(cluster: Cluster) -> Iterator[Diagnostic]:
         yield _wrong("the facts name no node types", values["node_types"].span, "add one under `node_types`")
     for node_type in cluster.node_types.values():
         yield from _unknown_card(node_type)
+        yield from _processor(node_type)
         price = node_type.values["price_per_gpu_hour"]
         if price.value is not None and node_type.values["currency"].value is None:
             message = f"the price of an hour of `{node_type.name}`, {price.value:g}, has no currency"
@@ -117,6 +118,15 @@ def _unknown_card(node_type: Part) -> Iterator[Diagnostic]:
     given = node_type.values["gpu"]
     if given.value is not None and not _described(node_type):
         yield from resolve_card(str(given.value), given.span)[1]
+
+
+def _processor(node_type: Part) -> Iterator[Diagnostic]:
+    card, given = card_of(node_type), node_type.values["cpu_architecture"]
+    if card and card.cpu_architecture and given.value not in (None, card.cpu_architecture):
+        message = (
+            f"nodes of type `{node_type.name}` are {given.value}, and those of {card.name} {card.cpu_architecture}"
+        )
+        yield _wrong(message, given.span, "remove `cpu_architecture`, or correct `gpu`")
 
 
 def _partition(cluster: Cluster, partition: Part) -> Iterator[Diagnostic]:

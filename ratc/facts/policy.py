@@ -53,6 +53,7 @@ _OF_A_PART = (
     "gpu_type",
     "constraint",
     "block_nodes",
+    "cpu_architecture",
     "walltime_seconds",
     "max_walltime_seconds",
     "max_memory_per_cpu_bytes",
@@ -115,7 +116,7 @@ def _partition(cluster: Cluster, choice: Choice) -> Iterator[tuple[str, Value]]:
 
 def _node_type(choice: Choice, settings: Values) -> Iterator[tuple[str, Value]]:
     if choice.node_type is None:
-        for key in ("node_type", "gpu_type", "constraint", "block_nodes", "part_nodes"):
+        for key in ("node_type", "gpu_type", "constraint", "block_nodes", "cpu_architecture", "part_nodes"):
             yield key, Value(None, "default", "the facts file describes the nodes")
         return
     count = choice.partition.nodes[choice.node_type.name]
@@ -123,7 +124,7 @@ def _node_type(choice: Choice, settings: Values) -> Iterator[tuple[str, Value]]:
     asked = settings["resources.node_type"]
     chosen = Value(choice.node_type.name, "cluster", choice.why, span=choice.node_type.span)
     yield "node_type", asked if asked.value is not None else chosen
-    for key in ("gpu_type", "constraint", "block_nodes", *_COSTS):
+    for key in ("gpu_type", "constraint", "block_nodes", "cpu_architecture", *_COSTS):
         yield key, _fact(choice.node_type.values[key], f"nodes of type `{choice.node_type.name}`")
 
 

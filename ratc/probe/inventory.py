@@ -33,13 +33,16 @@ class Gpus:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host, as jobs see it: its cores, its memory in MiB, its GPUs by kind, its features."""
+    """A host, as jobs see it: its cores, its memory in MiB, its GPUs by kind, its features, and its processor as
+    `uname -m` names it.
+    """
 
     name: str
     cpus: int
     memory_mib: int | None
     gpus: tuple[Gpus, ...] = ()
     features: tuple[str, ...] = ()
+    cpu_architecture: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class _Kind:
     cpus: int
     memory_mib: int | None
     hosts: list[Host]
+    cpu_architecture: str | None
     name: str = ""
 
 
@@ -139,7 +143,7 @@ def _kinds(hosts: Iterable[Host]) -> list[_Kind]:
         for gpus in host.gpus or (None,):
             like = next((kind for kind in kinds if _is_like(kind, host, gpus)), None)
             if like is None:
-                kinds.append(_Kind(gpus, host.cpus, host.memory_mib, [host]))
+                kinds.append(_Kind(gpus, host.cpus, host.memory_mib, [host], host.cpu_architecture))
             else:
                 like.hosts.append(host)
                 if host.memory_mib is not None and like.memory_mib is not None:
@@ -148,7 +152,7 @@ def _kinds(hosts: Iterable[Host]) -> list[_Kind]:
 
 
 def _is_like(kind: _Kind, host: Host, gpus: Gpus | None) -> bool:
-    if (kind.gpus, kind.cpus) != (gpus, host.cpus):
+    if (kind.gpus, kind.cpus, kind.cpu_architecture) != (gpus, host.cpus, host.cpu_architecture):
         return False
     if kind.memory_mib is None or host.memory_mib is None:
         return kind.memory_mib is host.memory_mib
@@ -203,6 +207,8 @@ def _node_type(kind: _Kind, kinds: list[_Kind], inventory: Inventory) -> tuple[d
         questions.append(f"{path}.memory: how much memory can a job ask for on such a node?")
     else:
         keys["memory"] = f"{kind.memory_mib >> 10}GB" if kind.memory_mib % 1024 == 0 else f"{kind.memory_mib}MB"
+    if kind.cpu_architecture is not None:
+        keys["cpu_architecture"] = kind.cpu_architecture
     others = [other for other in kinds if other is not kind and _share_queue(kind, other, inventory)]
     if others:
         feature = _own_feature(kind, others)

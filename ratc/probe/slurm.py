@@ -16,6 +16,8 @@ COMMANDS = {
 }
 NEEDED = ("nodes", "partitions")
 
+#: Processors that cluster facts have a word for: `Arch` of a node is the machine's name by uname(2).
+PROCESSORS = ("x86_64", "aarch64", "ppc64le")
 #: A key of a line of `scontrol -o`: a word before `=`, at the line's start or behind a space.
 _KEY = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_/:]*)=")
 _PREEMPTION = {"REQUEUE": "requeue", "SUSPEND": "suspend", "GANG,SUSPEND": "suspend", "CANCEL": "cancel"}
@@ -60,7 +62,9 @@ def _host(fields: Mapping[str, str]) -> Host | None:
         memory -= _number(fields.get("MemSpecLimit")) or 0
     features = fields.get("AvailableFeatures", "(null)")
     named = tuple(word for word in features.split(",") if word not in ("", "(null)"))
-    return Host(fields["NodeName"], cpus, memory, _gpus(fields.get("Gres", "")), named)
+    processor = fields.get("Arch")
+    known = processor if processor in PROCESSORS else None
+    return Host(fields["NodeName"], cpus, memory, _gpus(fields.get("Gres", "")), named, known)
 
 
 def _gpus(gres: str) -> tuple[Gpus, ...]:
@@ -154,6 +158,8 @@ def _site(config: Mapping[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
         most = _number(config.get("MaxArraySize"))
         # slurm.conf(5): the largest index is one less than MaxArraySize, and the compiler counts from 1.
         site["max_array_size"] = most - 1 if most and most > 1 else None
+        if config.get("TopologyPlugin") == "topology/block":
+            questions.append("node_types: the topology has blocks; how many nodes are in one (`block_nodes`)?")
     else:
         questions.append("gpu_request: `--gpus-per-node` (gpus-per-node) or `--gres` (gres)?")
     if "pyxis" in config.get("PlugStackConfig", ""):

@@ -53,6 +53,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             f"facts:card.{key}",
             "hardware.device",
         )
+    _processor(context, cuda)
     processes = context.derive(
         "parallel.processes_per_node",
         gpus if cuda else 1,
@@ -65,6 +66,16 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     context.derive("parallel.world_size", nodes * processes, reason, "parallel.nodes", "parallel.processes_per_node")
     context.keep("distributed.timeout_seconds", under="parallel.timeout_seconds")
     yield from _backend(context, cuda)
+
+
+def _processor(context: Context, cuda: bool) -> None:
+    """Take the nodes' processor from the cluster's facts, else from the card, if one of them has it."""
+    for path in ("cluster.cpu_architecture", "card.cpu_architecture")[: 2 if cuda else 1]:
+        fact = context.facts.get(path)
+        if fact is not None and fact.value is not None:
+            why = fact.reason if path.startswith("cluster") else f"the one that {context.facts['card.name'].value} has"
+            context.derive("hardware.cpu_architecture", fact.value, why, f"facts:{path}")
+            return
 
 
 def _backend(context: Context, cuda: bool) -> Iterator[Diagnostic]:

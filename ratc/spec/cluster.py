@@ -57,6 +57,12 @@ class NodeType(Section):
         description="Expression that selects these nodes: a Slurm feature, or an LSF `select[]` expression.",
         examples=["h100", "type==X86_64"],
     )
+    cpu_architecture: Literal["x86_64", "aarch64", "ppc64le"] | None = Field(
+        None,
+        description="Processor of these nodes, as `uname -m` gives it there. The environment of a job must be made for "
+        "it. Taken from the card if that is sold with one kind only, such as GB200.",
+        examples=["aarch64"],
+    )
     block_nodes: PositiveInt | None = Field(
         None,
         description="Slurm with the block topology: nodes of one block, such as a rack of GB200 NVL72. A job of "

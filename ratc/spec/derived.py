@@ -23,6 +23,7 @@ DERIVED: dict[str, Key] = {
     "parallel.*": Key((Effect.PLACEMENT,), "another set of processes does the same step", job=True),
     "hardware.device": Key((Effect.COST, Effect.MEMORY), "another kind of device"),
     "hardware.memory_bytes": Key((Effect.MEMORY,), "another limit for the memory of a step"),
+    "hardware.cpu_architecture": Key((Effect.PLACEMENT,), "the job's environment is for another processor", job=True),
     "hardware.*": Key((Effect.PLACEMENT,), "other hardware", memory="depends", job=True),
     "health.*": Key((Effect.PLACEMENT,), "another check of the nodes before training"),
     "memory.*": Key((Effect.MEMORY,)),

@@ -99,6 +99,7 @@ def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
         "modules_init": modules_init(plan) if modules else None,
         "sourced": bool(given["modules"] or given["venv"] or given["conda"]),
         "own_python": own_python,
+        "cpu_architecture": processor.value if (processor := values.get("hardware.cpu_architecture")) else None,
         "over": OVER,
     }
 

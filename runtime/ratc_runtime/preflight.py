@@ -20,6 +20,7 @@ from typing import Any
 from ratc_runtime.checks import first_weights
 from ratc_runtime.checks.card import check_card
 from ratc_runtime.checks.imports import check_entrypoint_imports, check_imports, is_found
+from ratc_runtime.checks.processor import check_processor
 from ratc_runtime.config import allocator, elastic, optimizers
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.config.program_lock import ProgramLock, read_any
@@ -248,6 +249,7 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_f
     lock = elastic.of_start(lock, environment)
     if launched:
         check_world_size(lock, environment)
+    check_processor(lock)
     check_card(lock, environment)
     check_attention(lock)
     if launched:
@@ -282,6 +284,7 @@ def check_program(
     check_entrypoint(lock, own_folder)
     check_entrypoint_imports(lock, own_folder)
     check_batch(lock, folder)
+    check_processor(lock)
     check_card(lock, environment)
 
 

@@ -390,6 +390,9 @@ class Hardware(Section):
     card: str | None = Field(description="Name of the card in ratc's catalogue; null on the CPU or if it is unknown.")
     compute_capability: str | None = Field(description="Compute capability of the card, such as `8.0`.")
     memory_bytes: int | None = Field(description="Memory of each card.")
+    cpu_architecture: str | None = Field(
+        default=None, description="Processor of the nodes, as `uname -m` gives it there. Absent if it is not known."
+    )
 
 
 class Health(Section):

@@ -31,6 +31,7 @@ ratc_refuse() { ratc_doing=''; echo "error[R560]: the environment is not set up:
 export OMP_NUM_THREADS=28
 ratc_python=${RATC_PYTHON:-python3}
 command -v -- "$ratc_python" >/dev/null || ratc_refuse "there is no $ratc_python"
+"$ratc_python" -c '' || ratc_refuse "$ratc_python does not start on $(uname -n), whose processor is $(uname -m); the lock is for aarch64"
 
 # Remove variables that launchers and their libraries would use instead of the lock: from your shell, or from sourced files.
 ratc_over=("${!ACCELERATE_@}" "${!FSDP_@}" "${!MEGATRON_LM_@}" "${!PARALLELISM_CONFIG_@}" "${!PET_@}" "${!TORCHELASTIC_@}" "${!TORCH_ELASTIC_@}")

@@ -46,6 +46,21 @@ def questions(cluster):
     return [question.value for question in cluster.questions]
 
 
+def test_nodes_of_another_processor_are_a_type_of_their_own():
+    answers = recorded("slurm-small")
+    first, rest = answers["nodes"].split("\n", 1)
+    changed = {**answers, "nodes": first.replace("Arch=x86_64", "Arch=aarch64") + "\n" + rest}
+    changed["config"] = changed["config"].replace("topology/none", "topology/block")
+    written = text(slurm.inventory(changed), "ratc probe")
+    cluster, _ = compiler.read_cluster(File("ours.yaml", written.encode()))
+    found = {name: part.values["cpu_architecture"].value for name, part in cluster.node_types.items()}
+    assert sorted(found.values()) == ["aarch64", "x86_64"], found
+    assert any("`block_nodes`" in question for question in questions(cluster))
+    for processor in slurm.PROCESSORS:
+        of_card = written.replace("gpu: h100", "gpu: null").replace("aarch64", processor)
+        assert compiler.read_cluster(File("ours.yaml", of_card.encode()))[0] is not None
+
+
 def test_recorded_answers_of_one_slurm_become_its_cluster_facts():
     cluster, _ = probed("slurm-small")
     assert cluster.name == "ratc"
@@ -58,6 +73,7 @@ def test_recorded_answers_of_one_slurm_become_its_cluster_facts():
         "gpu_type": "h100",
         "cpus": 16,
         "memory": "250GB",
+        "cpu_architecture": "x86_64",
     }
     limits = {"default_walltime": "00:30:00", "max_walltime": "1-00:00:00"}
     assert keys(cluster.partitions["gpu"]) == {"nodes": {"h100": 4}, "default": True, **limits}
