@@ -6,7 +6,6 @@ import platform
 from dataclasses import dataclass
 
 import pytest
-
 from ratc_runtime.checks.processor import check_processor
 from ratc_runtime.errors import RuntimeFinding
 
