@@ -226,11 +226,30 @@ def _cards(page: str) -> str:
         half = rates.get("bf16") or rates.get("fp16") or "-"
         peaks = f"{half} | {rates.get('tf32', '-')} | {rates['fp32']} | {card['bandwidth_gb_s']} | {card['watts']}"
         rows += f"| `{name}` | {card['memory_mib'] / 1024:.1f} | {capability} | {precisions} | {peaks} |\n"
-    head, _, rest = page.partition(_CARDS_HEAD)
+    return _with_rows(_with_rows(page, _CARDS_HEAD, rows), _SLICES_HEAD, _slices())
+
+
+def _slices() -> str:
+    """Rows of the slices of cards as `ratc/facts/slices.yaml` has them."""
+    slices = yaml.safe_load((DOCS.parent / "ratc" / "facts" / "slices.yaml").read_text(encoding="utf-8"))
+    return "".join(
+        f"| `{card}-{profile}` | {one['gib']:g} | {one['multiprocessors']} of {of_card['multiprocessors']} "
+        f"| {one['bandwidth']} | {of_card['source']} |\n"
+        for card, of_card in slices.items()
+        for profile, one in of_card["profiles"].items()
+    )
+
+
+def _with_rows(page: str, heading: str, rows: str) -> str:
+    """Return a page with these rows in the place of those below a table's heading."""
+    before, _, rest = page.partition(heading)
     after = rest.lstrip("\n").partition("\n\n")[2]
-    return f"{head}{_CARDS_HEAD}{rows}\n{after}"
+    return f"{before}{heading}{rows}\n{after}"
 
 
+_SLICES_HEAD = (
+    "| id | memory (GiB) | multiprocessors | bandwidth | source of the memory |\n| --- | ---: | ---: | ---: | --- |\n"
+)
 _CARDS_HEAD = (
     "| id | memory (GiB) | compute capability | precisions | 16 bit | tf32 | fp32 | GB/s | W |\n"
     "| --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |\n"

@@ -235,7 +235,18 @@ def _fact(value: Any, source: Value) -> Value:
 
 
 def _card_values(card: Card | None, source: str, span: Span | None, origin: Origin = "hardware") -> Mapping[str, Value]:
-    names = ("id", "name", "memory_bytes", "compute_capability", "bf16", "fp16", "tf32", "fp8", "cpu_architecture")
+    names = (
+        "id",
+        "name",
+        "memory_bytes",
+        "compute_capability",
+        "bf16",
+        "fp16",
+        "tf32",
+        "fp8",
+        "cpu_architecture",
+        "is_slice",
+    )
     values = {name: getattr(card, name) if card else None for name in names}
     peaks = card.peaks if card else None
     values["tflops"] = {kind: rate / 1e12 for kind, rate in peaks.operations} if peaks else None

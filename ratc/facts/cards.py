@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -15,19 +16,20 @@ from ratc.diagnostics import Diagnostic, Span, did_you_mean
 from ratc.units import either
 
 MIB = 1 << 20
-#: A profile of NVIDIA's for a part of a card: `3g.20gb`, `1c.3g.20gb`, `1g.10gb+me`.
-_SLICE = re.compile(r"(?:^|[-:.])(?:\d+c\.)?\d+g\.\d+gb(?:\+[\w.]+)*$")
+#: A card and a profile of NVIDIA's for a part of it: `a100-3g.20gb`, `1c.3g.20gb`, `h100-mig-1g.10gb+me`.
+_SLICE = re.compile(
+    r"(?P<card>.*?)(?:(?:^|[-:.])mig)?(?:^|[-:.])(?P<part>\d+c\.)?(?P<profile>\d+g\.\d+gb)(?:\+[\w.]+)*"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
     """A card's peak rates by its vendor's data sheet: ``operations`` a second by type, ``bandwidth`` of its memory in
-    bytes a second, and ``watts`` of the board.
+    bytes a second. A slice has its share of both.
     """
 
     operations: tuple[tuple[str, float], ...]
     bandwidth: float
-    watts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Card:
     """One accelerator card. Its memory is the driver's figure, in bytes. ``peaks`` are None if they are not known.
 
     ``cpu_architecture`` is that of its nodes as `uname -m` names it; None if the card comes with different ones.
+    ``is_slice`` says that it is a part of a card in MIG mode, of which CUDA shows a process at most one.
     """
 
     id: str
@@ -47,23 +50,38 @@ class Card:
     fp8: bool
     peaks: Peaks | None = None
     cpu_architecture: str | None = None
+    is_slice: bool = False
 
 
 @cache
-def _catalogue() -> dict[str, Any]:
+def _read(name: str) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    loaded: dict[str, Any] = yaml.load(resources.read("facts", "cards.yaml"), Loader=loader)
+    loaded: dict[str, Any] = yaml.load(resources.read("facts", name), Loader=loader)
     return loaded
 
 
+def _catalogue() -> dict[str, Any]:
+    return _read("cards.yaml")
+
+
+def _slices() -> dict[str, Any]:
+    """Return the slices of each card, by its id."""
+    return _read("slices.yaml")
+
+
 def card_names() -> list[str]:
-    """The ids of all cards of the catalogue."""
+    """The ids of all whole cards of the catalogue."""
     return list(_catalogue()["cards"])
 
 
 def find_card(text: str) -> Card | tuple[str, ...]:
-    """Return the card of a spelling, or the ids of possible cards if it is ambiguous (empty if it is unknown)."""
-    wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
+    """Return the card of a spelling, or the ids of possible cards if it is ambiguous (empty if it is unknown).
+
+    A slice is spelled as its card and its profile, such as `h100-3g.40gb`.
+    """
+    wanted = _plain(text)
+    if found := _SLICE.fullmatch(wanted):
+        return _slice(found)
     catalogue = _catalogue()
     for identifier, entry in catalogue["cards"].items():
         if wanted == identifier or wanted in entry["aliases"]:
@@ -79,9 +97,36 @@ def find_card(text: str) -> Card | tuple[str, ...]:
     return tuple(catalogue["ambiguous"].get(wanted, ()))
 
 
+def _plain(text: str) -> str:
+    return re.sub(r"[\s_]+", "-", text.strip().lower())
+
+
 def _peaks(entry: dict[str, Any]) -> Peaks:
     rates = tuple((kind, 1e12 * rate) for kind, rate in entry["tflops"].items())
-    return Peaks(rates, 1e9 * entry["bandwidth_gb_s"], entry["watts"])
+    return Peaks(rates, 1e9 * entry["bandwidth_gb_s"])
+
+
+def _slice(found: re.Match[str]) -> Card | tuple[str, ...]:
+    """Return the slice of a card and a profile, or the ids of those that it could be."""
+    profile, whole = found["profile"], find_card(found["card"])
+    names = (whole.id,) if isinstance(whole, Card) else whole
+    able = [name for name in names if not found["part"] and profile in _slices().get(name, {}).get("profiles", ())]
+    cards = [card for name in able if isinstance(card := find_card(name), Card)]
+    if len(cards) != 1:
+        return tuple(f"{card.id}-{profile}" for card in cards)
+    card, of_card = cards[0], _slices()[cards[0].id]
+    own, peaks = of_card["profiles"][profile], cards[0].peaks
+    assert peaks is not None, "cards of the catalogue have them"
+    share, bandwidth = own["multiprocessors"] / of_card["multiprocessors"], float(Fraction(own["bandwidth"]))
+    rates = tuple((kind, rate * share) for kind, rate in peaks.operations)
+    return replace(
+        card,
+        id=f"{card.id}-{profile}",
+        name=f"{card.name}, MIG {profile}",
+        memory_bytes=round(own["gib"] * 1024) * MIB,
+        peaks=Peaks(rates, peaks.bandwidth * bandwidth),
+        is_slice=True,
+    )
 
 
 def describe_card(name: str, memory_bytes: int, compute_capability: str) -> Card:
@@ -89,7 +134,7 @@ def describe_card(name: str, memory_bytes: int, compute_capability: str) -> Card
     table of arithmetic types): fp16 matrix units from 7.0, bf16 and TF32 from 8.0, FP8 from 8.9."""
     number = tuple(int(part) for part in compute_capability.split("."))
     return Card(
-        re.sub(r"[\s_]+", "-", name.strip().lower()),
+        _plain(name),
         name,
         memory_bytes,
         compute_capability,
@@ -97,6 +142,7 @@ def describe_card(name: str, memory_bytes: int, compute_capability: str) -> Card
         fp16=number >= (7, 0),
         tf32=number >= (8, 0),
         fp8=number >= (8, 9),
+        is_slice=_SLICE.fullmatch(_plain(name)) is not None,
     )
 
 
@@ -115,10 +161,14 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
         *catalogue["cards"],
         *(alias for entry in catalogue["cards"].values() for alias in entry["aliases"]),
     ]
-    wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
-    if _SLICE.search(wanted):
+    wanted = _plain(text)
+    if sliced := _SLICE.fullmatch(wanted):
         note = "a slice of a card (MIG) has less memory and fewer cores than the card: it is a device of its own"
-        return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, (note,), (_DESCRIBE,)),)
+        alike = [
+            f"{name}-{sliced['profile']}" for name, one in _slices().items() if sliced["profile"] in one["profiles"]
+        ]
+        helps = (*((f"slices with that profile: {', '.join(alike)}",) if alike else ()), _DESCRIBE)
+        return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, (note,), helps),)
     # Another number is another card, not a typing error: the name of a larger card does not help with a smaller one.
     alike = [name for name in spellings if len(wanted) > 3 and _numbers(name) == _numbers(wanted)]
     same_model = [name for name in card_names() if name.partition("-")[0] == wanted.partition("-")[0]]

@@ -13,6 +13,9 @@ from ratc.units import memory_bytes, walltime_seconds
 #: The programs that start tasks on the nodes of a job, by scheduler; the first is the default.
 LAUNCHERS = {"slurm": ("srun",), "lsf": ("blaunch", "jsrun")}
 
+#: GB/s in one direction of a port on 16 lanes of PCIe 6.0, the fastest of today. Nodes have at most one for each GPU.
+MOST_NETWORK = 128
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -84,6 +87,7 @@ def contradictions(cluster: Cluster) -> Iterator[Diagnostic]:
     for node_type in cluster.node_types.values():
         yield from _unknown_card(node_type)
         yield from _processor(node_type)
+        yield from _bandwidths(node_type)
         price = node_type.values["price_per_gpu_hour"]
         if price.value is not None and node_type.values["currency"].value is None:
             message = f"the price of an hour of `{node_type.name}`, {price.value:g}, has no currency"
@@ -127,6 +131,21 @@ def _processor(node_type: Part) -> Iterator[Diagnostic]:
             f"nodes of type `{node_type.name}` are {given.value}, and those of {card.name} {card.cpu_architecture}"
         )
         yield _wrong(message, given.span, "remove `cpu_architecture`, or correct `gpu`")
+
+
+def _bandwidths(node_type: Part) -> Iterator[Diagnostic]:
+    """Yield bandwidths that no node of this kind can have."""
+    link, network = (node_type.values[key] for key in ("gpu_link_gb_s", "network_gb_s"))
+    card, gpus = card_of(node_type), max(1, node_type.values.get_as(int, "gpus_per_node"))
+    peaks = card.peaks if card else None
+    if peaks and link.value is not None and 1e9 * link.value > peaks.bandwidth:
+        message = (
+            f"a GPU of `{node_type.name}` cannot send {link.value:g} GB/s: its memory has {peaks.bandwidth / 1e9:g}"
+        )
+        yield _wrong(message, link.span, "`gpu_link_gb_s` is in gigabytes (not gigabits), in one direction")
+    if network.value is not None and network.value > MOST_NETWORK * gpus:
+        message = f"{network.value:g} GB/s are more than the ports of a node of type `{node_type.name}` can carry"
+        yield _wrong(message, network.span, "`network_gb_s` is in gigabytes: a port of 400 Gb/s carries 50")
 
 
 def _partition(cluster: Cluster, partition: Part) -> Iterator[Diagnostic]:

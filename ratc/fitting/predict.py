@@ -14,8 +14,8 @@ from ratc.fitting.checkpointing import Smallest, smallest
 from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, choose, searchers
-from ratc.memory.choose import Alternative, DoesNotFit, Searcher, Variant, in_order
-from ratc.memory.decision import Decision
+from ratc.memory.choose import Alternative, Choice, DoesNotFit, Searcher, Variant, in_order
+from ratc.memory.decision import Decision, Unit
 from ratc.memory.given import choice_of
 from ratc.memory.rat import full_at_least, fused_runs_on, maps_alone, without_maps, without_prediction
 from ratc.memory.request import variant
@@ -84,13 +84,14 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
     try:
         choice = choice_of(searcher, plain, strategy, device, micro)
         if choice.estimate.fits:
-            return Decision(choice, plain.attention_memory, is_given=True), ()
+            return Decision(choice, plain.attention_memory, units=_units(searcher, plain, choice), is_given=True), ()
         need = searcher.predictor(plain, strategy, micro).need(device, micro)
         found = smallest(searcher, plain, strategy, device, micro)
         if found is None:
             return None, (_not_enough(plan, micro, device),)
+        choice = choice_of(searcher, found.variant, strategy, device, micro)
         return Decision(
-            choice_of(searcher, found.variant, strategy, device, micro),
+            choice,
             plain.attention_memory,
             activation_checkpointing=found.variant.activation_checkpointing,
             plain_need_bytes=need,
@@ -98,6 +99,7 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
             recomputed=found.recomputed,
             blocks=found.blocks,
             longer=found.longer,
+            units=_units(searcher, found.variant, choice),
             is_given=True,
         ), ()
     except NoTrace as stopped:
@@ -217,9 +219,6 @@ def _decision(
         why = maps_alone(full_at_least(plan.settings), device.memory_bytes, 1)
     # Of the steps without checkpointing the last is the leanest.
     plain = [one for one in allowed if not one.activation_checkpointing][-1:] if used.activation_checkpointing else []
-    estimate = taken.choice.estimate
-    sharded = estimate.strategy.engine == "fsdp2"
-    trace = searcher.predictor(used, estimate.strategy, estimate.micro_batch).trace if sharded else None
     return Decision(
         taken.choice,
         used.attention_memory,
@@ -231,8 +230,16 @@ def _decision(
         longer=least.longer if least else "",
         allocator=taken.allocator,
         allocator_reason=taken.reason,
-        units=strategies.units(trace, estimate.strategy) if trace else (),
+        units=_units(searcher, used, taken.choice),
     )
+
+
+def _units(searcher: Searcher, used: Variant, choice: Choice) -> tuple[Unit, ...]:
+    """Return the units of FSDP2 in the traced step of a choice; none with another strategy."""
+    estimate = choice.estimate
+    if estimate.strategy.engine != "fsdp2":
+        return ()
+    return strategies.units(searcher.predictor(used, estimate.strategy, estimate.micro_batch).trace, estimate.strategy)
 
 
 def check_units(plan: Plan, searcher: Searcher, wanted: Variant, micro_batch: int) -> None:

@@ -263,8 +263,9 @@ def recognise(kind: str, memory_mib: int | None = None) -> str | tuple[str, ...]
     the possible ones. ``memory_mib`` decides between them.
     """
     plain = re.sub(r"[\s_]+", "-", kind.strip().lower())
-    if re.search(r"\b\d+g\.\d+gb", plain):  # a slice of a card (MIG) is not a card
-        return ()
+    if re.search(r"\b\d+g\.\d+gb", plain):  # a slice of a card (MIG): its family alone would be the whole card
+        found = find_card(plain)
+        return found.id if isinstance(found, Card) else found
     for spelling in (plain, re.sub(r"^(nvidia|tesla)-?(geforce|tesla|quadro)?-?", "", plain)):
         found = find_card(spelling)
         if isinstance(found, Card):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from ratc.facts import Card, Machine, describe_card, find_card
 
@@ -91,16 +92,7 @@ def _card(handle: object, whole: object) -> Card:
     found = find_card(name)
     if isinstance(found, Card):
         # The driver's figure for this very card beats the catalogue's.
-        return Card(
-            found.id,
-            found.name,
-            memory,
-            found.compute_capability,
-            found.bf16,
-            found.fp16,
-            found.tf32,
-            found.fp8,
-        )
+        return replace(found, memory_bytes=memory)
     return describe_card(name, memory, f"{major}.{minor}")
 
 

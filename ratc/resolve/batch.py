@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.plan import Value
 from ratc.resolve.context import Context
-from ratc.units import size_text
+from ratc.units import counted, size_text
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
@@ -120,9 +120,11 @@ def _cannot_split(context: Context, target: int, world: int, micro: int | None, 
     unit = world * (micro or 1) * (accumulation or 1)
     given, notes = settings[_TARGET], []
     nodes, per_node = values["parallel.nodes"].value, values["parallel.processes_per_node"].value
+    unit_of_work = "GPU" if context.value("hardware.device") == "cuda" else "process"
+    several = counted(world, unit_of_work)
     if world > 1:
-        notes.append(f"{world} GPUs = {nodes} node{'s' if nodes > 1 else ''} x {per_node}{_gpus_place(context)}")
-    parts = [f"{world} GPUs"] if world > 1 else []
+        notes.append(f"{several} = {counted(nodes, 'node')} x {per_node}{_gpus_place(context)}")
+    parts = [several] if world > 1 else []
     if micro:
         parts.append(f"micro-batches of {micro}")
         notes.append(f"micro-batch size {micro}{_at(settings[_BATCH])}")
@@ -136,7 +138,7 @@ def _cannot_split(context: Context, target: int, world: int, micro: int | None, 
         # With both sizes given only one number of GPUs is right, and there may be fewer of them than it.
         fewer = per_world if micro and accumulation else _largest_divisor(per_world, world)
         if fewer < world:
-            ways.append(f"{fewer} GPU{'s' if fewer > 1 else ''}")
+            ways.append(counted(fewer, unit_of_work))
     if micro and target % world == 0 and not accumulation:
         ways.append(f"`batch_size: {_largest_divisor(target // world, micro)}`")
     message = f"global batch {target} cannot be split over {' and '.join(parts)}"

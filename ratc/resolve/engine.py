@@ -102,7 +102,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         return
     if offload.value and not used:
         context.derive("engine.offload_optimizer", False, "DeepSpeed is not used", "engine.deepspeed")
-        if asked.value is not False:  # if it is false, the spec itself says so: R207
+        # If the spec itself rules DeepSpeed out, that is R207.
+        if asked.value is not False and strategy.value not in ("ddp", "fsdp2"):
             yield Diagnostic(
                 "R307",
                 "`offload_optimizer` has no effect: DeepSpeed is not used",

@@ -32,7 +32,14 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         gpus = facts.get_as(int, "gpus_per_node")
         where = facts["gpus_per_node"].reason
         why, inputs = (f"every GPU of {where}" if gpus else f"no GPU on {where}"), ("facts:gpus_per_node",)
+        if gpus > 1 and facts["card.is_slice"].value:
+            gpus, why, inputs = 1, "CUDA shows a process one slice of a card", (*inputs, "facts:card.is_slice")
     available = facts.get_as(int, "gpus_per_node")
+    if 1 < gpus <= available and facts["card.is_slice"].value:
+        span = settings["resources.gpus_per_node"].span or settings["resources.num_gpus"].span
+        message = f"{gpus} slices of a card (MIG) per node are asked for, but CUDA shows a process at most one"
+        yield Diagnostic("R303", message, span, helps=("use 1 per node, or nodes with whole cards",))
+        return
     if gpus > available:
         span = settings["resources.gpus_per_node"].span or settings["resources.num_gpus"].span
         message = f"{gpus} GPUs per node are asked for, but {facts['gpus_per_node'].reason} has {available}"

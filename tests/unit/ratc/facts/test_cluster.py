@@ -149,6 +149,23 @@ def test_contradictory_cluster_facts_are_refused(text, code, message):
     assert all(item.span.source.name == "c.yaml" for item in found)
 
 
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        ("gpu_link_gb_s: 1900", "cannot send 1900 GB/s: its memory has 1555"),
+        ("network_gb_s: 600", "600 GB/s are more than the ports of a node"),
+        ("gpu_link_gb_s: 0", "more than 0"),
+        ("gpu_link_gb_s: 300, network_gb_s: 200", None),
+    ],
+)
+def test_impossible_bandwidths_are_refused(rate, message):
+    """The A100 of 40 GB reads 1,555 GB/s, and 4 GPUs have at most 4 ports."""
+    text = f"name: t\nscheduler: slurm\nnode_types: {{n: {{gpus_per_node: 4, gpu: a100-40, cpus: 4, {rate}}}}}\n"
+    read, found = compiler.read_cluster(File("c.yaml", (text + "partitions: {p: {nodes: {n: 1}}}\n").encode()))
+    assert (read is None) == bool(message), found
+    assert all(message in item.message for item in found)
+
+
 def test_node_types_that_the_scheduler_cannot_distinguish_are_refused():
     text = GPUS + "partitions: {p: {nodes: {a: 1, b: 1}}}\n"
     values, found = resolve(["gpu: h100", "num_gpus: 4", WALL], cluster(text))

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from ratc import compiler, layers, resources
 from ratc.cli import main
@@ -53,12 +54,56 @@ def test_ambiguous_spelling_gives_all_matching_cards(spelling):
     assert len(find_card(spelling)) >= 2
 
 
-@pytest.mark.parametrize("spelling", ["a100_3g.20gb", "nvidia_h100_80gb_hbm3_1g.10gb+me", "1c.3g.20gb", "3g.20gb"])
-def test_mig_slice_as_card_is_refused_with_the_facts_to_give(spelling):
+@pytest.mark.parametrize(
+    ("spelling", "identifier", "gib"),
+    [
+        ("h100-3g.40gb", "h100-3g.40gb", 39.5),
+        ("a100_3g.20gb", "a100-40-3g.20gb", 19.5),  # an A100 of 80 GB has none of that profile
+        ("nvidia_h100_80gb_hbm3_1g.10gb+me", "h100-1g.10gb", 9.75),
+        ("NVIDIA A100-SXM4-80GB MIG 7g.80gb", "a100-80-7g.80gb", 79),
+        ("NVIDIA H200 MIG 1g.18gb", "h200-1g.18gb", 16),
+    ],
+)
+def test_mig_slice_is_a_card_with_its_share_of_the_whole(spelling, identifier, gib):
+    found, whole = find_card(spelling), find_card(identifier.rpartition("-")[0])
+    assert (found.id, found.memory_bytes, found.is_slice) == (identifier, gib * GIB, True)
+    assert found.compute_capability == whole.compute_capability
+    assert dict(found.peaks.operations)["fp32"] <= dict(whole.peaks.operations)["fp32"]
+    assert find_card(found.id) == found
+
+
+def test_every_slice_is_smaller_than_its_card():
+    for name, of_card in yaml.safe_load(resources.read("facts", "slices.yaml")).items():
+        whole = find_card(name)
+        assert of_card["source"]
+        for profile in of_card["profiles"]:
+            found = find_card(f"{name}-{profile}")
+            # NVIDIA names a profile by the memory, in GB, that the card's own share of it comes near to.
+            assert 0.85 < found.memory_bytes / 1e9 / int(profile.partition(".")[2].removesuffix("gb")) < 1.1, found.id
+            assert found.memory_bytes <= whole.memory_bytes
+            assert found.peaks.bandwidth <= whole.peaks.bandwidth
+            assert dict(found.peaks.operations)["fp32"] <= dict(whole.peaks.operations)["fp32"]
+
+
+@pytest.mark.parametrize("spelling", ["a100_1c.3g.20gb", "1c.3g.20gb", "3g.20gb", "h100-1g.5gb", "mi300x-1g.5gb"])
+def test_unknown_mig_slice_is_refused_with_the_facts_to_give(spelling):
     card, [finding] = resolve_card(spelling, None)
     assert (card, finding.code) == (None, "R301")
-    assert "gpu_memory_mib" in finding.helps[0]
+    assert "gpu_memory_mib" in finding.helps[-1]
     assert "MIG" in finding.notes[0]
+    assert "a100-40-" in finding.helps[0]
+
+
+def test_slice_of_several_possible_cards_is_ambiguous():
+    assert find_card("a100-1g.10gb") == ("a100-40-1g.10gb", "a100-80-1g.10gb")
+
+
+def test_a_node_has_one_slice_of_a_card_for_a_process():
+    plan, found = resolve(None, resources__gpu="h100-1g.10gb", resources__cpus=8)
+    assert plan.values["parallel.world_size"].value == 1, found
+    plan, found = resolve(None, resources__gpu="h100-1g.10gb", resources__num_gpus=2, resources__cpus=8)
+    assert plan is None
+    assert [one.code for one in found] == ["R303"]
 
 
 def test_unknown_card_is_refused_with_the_facts_to_give():
@@ -211,9 +256,9 @@ def sliced_driver(monkeypatch, slices):
 @pytest.mark.parametrize(
     ("visible", "count", "card", "mib"),
     [
-        (None, 1, "nvidia-a100-sxm4-40gb-mig-3g.20gb", 19968),
-        ("MIG-1", 1, "nvidia-a100-sxm4-40gb-mig-1g.5gb", 4864),
-        ("MIG-3,MIG-1", 1, "nvidia-a100-sxm4-40gb-mig-3g.20gb", 19968),
+        (None, 1, "a100-40-3g.20gb", 19968),
+        ("MIG-1", 1, "a100-40-1g.5gb", 4864),
+        ("MIG-3,MIG-1", 1, "a100-40-3g.20gb", 19968),
         ("GPU-1abc", 1, "a100-40", 40960),
         ("GPU-0abc", 0, None, None),  # it is cut up: no device of its own
     ],

@@ -195,7 +195,9 @@ def test_question_is_a_comment_on_the_line_of_its_answer():
         ("NVIDIAL40S", None, "l40s"),
         ("a100", None, ("a100-40", "a100-80")),
         ("1g.10gb", None, ()),
-        ("a100_3g.40gb", None, ()),
+        ("a100_3g.40gb", None, "a100-80-3g.40gb"),
+        ("nvidia_h100_80gb_hbm3_1g.10gb", None, "h100-1g.10gb"),
+        ("a100_1g.10gb", None, ("a100-40-1g.10gb", "a100-80-1g.10gb")),
         ("tpu", None, ()),
     ],
 )

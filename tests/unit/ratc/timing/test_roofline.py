@@ -76,7 +76,6 @@ def test_every_card_has_plausible_peak_rates():
         rates = dict(card.peaks.operations)
         assert 8e12 < rates["fp32"] <= max(rates.values()) < 3e15, name
         assert 2e11 < card.peaks.bandwidth < 9e12, name
-        assert 50 < card.peaks.watts <= 1500, name
         assert ("bf16" in rates) == card.bf16, name
         assert ("tf32" in rates) == card.tf32, name
         if "tf32" in rates:
