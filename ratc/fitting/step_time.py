@@ -41,8 +41,10 @@ def predict_step(plan: Plan, folder: str, earlier: bool = True) -> tuple[Predict
     if values["hardware.device"].value != "cuda":
         return None, "it trains on the CPU"
     card = facts.find_card(str(values["hardware.card"].value))
-    if not isinstance(card, facts.Card) or card.peaks is None or not card.compute_capability:
+    if not isinstance(card, facts.Card) or card.peaks is None:
         return None, "the peaks of its card are not known"
+    if not card.compute_capability:
+        return None, "only the kernels of NVIDIA's cards are known"
     world, accumulation = (
         values.get_as(int, key) for key in ("parallel.world_size", "training.gradient_accumulation_steps")
     )

@@ -175,7 +175,8 @@ def _show_time(plan: Plan, request: CompileRequest) -> tuple[Diagnostic, ...]:
 
     It enters no file: the same spec compiles to the same bytes on any machine.
     """
-    known = open_batch.is_open(plan) or open_batch.is_given(plan)
+    known = plan.values["hardware.device"].value == "cuda" and plan.values["hardware.card"].value is not None
+    known = known and not is_program(plan.settings)
     ran = os.path.exists(os.path.join(request.folder, str(plan.values["output_dir"].value), "results.json"))
     if not (known or ran) or os.environ.get(SKIP):
         return ()

@@ -14,6 +14,8 @@ from ratc.compiled import drift, git_revisions, read_lock
 from ratc.compiled.git_revisions import Revision
 from ratc.compiled.read_lock import Compiled
 from ratc.diagnostics import Diagnostic, Severity, has_errors
+from ratc.fitting.check_batch import SKIP
+from ratc.fitting.open_batch import is_given
 from ratc.plan import Plan, Value, Values
 from ratc.program import used
 from ratc.targets import lock
@@ -133,7 +135,7 @@ def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | N
     if plan is None:
         return None, tuple(found)
     side = _of_plan(name, request.target, plan, tuple(found))
-    if decision is not None:
+    if decision is not None or (is_given(plan.traced) and not os.environ.get(SKIP)):
         side = replace(side, step=_step(plan.traced, request.folder))
     side = replace(side, own_code=compiling.reached(loaded), unpredicted=compiling.is_untrusted(found))
     return replace(side, points={point.name: point.text for point in points}), ()
@@ -145,8 +147,8 @@ def _of_plan(name: str, target: str, plan: Plan, found: tuple[Diagnostic, ...]) 
 
 
 def _step(plan: Plan, folder: str) -> str:
-    """Return the time of the plan's step, from the trace that its prediction of memory has made; empty if unknown."""
-    # Imported here: only a predicted plan has a trace.
+    """Return the time of the plan's step, from its trace or from a measurement; empty if unknown."""
+    # Imported here: only a plan on a known card has a trace.
     from ratc.fitting import step_time
 
     # A revision has no output folder, so the speed of a run would stand beside a prediction.

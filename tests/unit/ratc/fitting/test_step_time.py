@@ -65,7 +65,7 @@ def test_step_time_is_the_micro_batches_at_a_share_of_the_peak(spec):
     ("given", "why"),
     [
         ({"gpus": 0, "card": "null"}, "it trains on the CPU"),
-        ({"card": "mi300x"}, "the peaks of its card are not known"),
+        ({"card": "mi300x"}, "only the kernels of NVIDIA's cards are known"),
         ({"training": "compile: true"}, "the kernels of compiled models are not counted"),
     ],
 )
@@ -102,6 +102,24 @@ def test_compile_prints_the_step_time_but_does_not_write_it(spec, capsys):
     assert "an epoch of 100 steps takes 13 min 20 s, all 10 take 2 h 13 min" in said
     assert "2.22 GPU hours" in said
     assert files == {path: path.read_bytes() for path in Path("out").iterdir()}
+
+
+def test_compile_says_why_no_time_is_predicted_for_another_vendor(spec, capsys):
+    spec(card="mi300x")
+    assert main(["compile", "spec.yaml", "-o", "out"]) == 0
+    assert "time of a step is not predicted: only the kernels of NVIDIA's cards are known" in capsys.readouterr().err
+
+
+def test_diff_has_the_step_time_of_given_micro_batches(spec, capsys):
+    spec()
+    Path("old.yaml").write_text(Path("spec.yaml").read_text())
+    Path("spec.yaml").write_text(
+        Path("spec.yaml").read_text().replace("target_batch_size: 64", "target_batch_size: 128")
+    )
+    assert main(["diff", "old.yaml", "spec.yaml"]) == 1
+    assert (
+        "time of an optimizer step: 8 s predicted, 8 samples/s → 16 s predicted, 8 samples/s" in capsys.readouterr().out
+    )
 
 
 def test_fit_prints_the_step_time_after_the_breakdown(spec, capsys):
