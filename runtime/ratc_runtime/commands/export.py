@@ -16,6 +16,9 @@ from ratc_runtime.checkpoint.weights import load_weights
 from ratc_runtime.errors import RuntimeFinding, say
 from ratc_runtime.output.atomic import replacing
 
+#: Endings of files that `torch.save` writes.
+OF_TORCH = (".pt", ".pth", ".bin", ".ckpt")
+
 
 def metadata(header: dict[str, Any]) -> dict[str, str]:
     """Return the metadata of an exported file from a header of `read`: text by name, as safetensors requires."""
@@ -35,13 +38,17 @@ def metadata(header: dict[str, Any]) -> dict[str, str]:
 def export(checkpoint: Path, output: Path, force: bool = False, trust: bool = False) -> int:
     """Write a checkpoint's weights to `output` as safetensors, atomically; return the number of values.
 
-    Raises R508 for a checkpoint that cannot be read, R520 if `output` exists (unless `force`) or cannot be written.
+    Raises R508 for a checkpoint that cannot be read, R520 if `output` exists (unless `force`), cannot be written, or
+    has a name by which `torch.load` would be tried on it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     if output.exists() and not force:
         raise RuntimeFinding("R520", f"{output} exists", help="name another file, or add --force")
+    if output.suffix in OF_TORCH:
+        message = f"weights are written as safetensors, and {output.name} is the name of a file of torch.save"
+        raise RuntimeFinding("R520", message, help=f"name it {output.with_suffix('.safetensors').name}")
     header, weights = read(checkpoint), load_weights(checkpoint, trust)
     seen: set[int] = set()
     for name, value in weights.items():

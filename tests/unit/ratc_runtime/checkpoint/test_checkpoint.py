@@ -391,6 +391,9 @@ def test_exported_weights_carry_their_metadata(tmp_path: Path, capsys: pytest.Ca
     assert len(output.read_bytes()) == len(before)
     with pytest.raises(RuntimeFinding, match="R520"):
         export(checkpoints.path("last"), tmp_path / "nowhere/model.safetensors")
+    with pytest.raises(RuntimeFinding, match="R520") as caught:
+        export(checkpoints.path("last"), tmp_path / "model.pt")
+    assert caught.value.help == "name it model.safetensors"
     damage(output, "cut")
     with pytest.raises(RuntimeFinding, match="R508"):
         load_weights(output)
