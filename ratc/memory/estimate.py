@@ -252,7 +252,7 @@ class Predictor:
 
     def outside(self, device: Device) -> tuple[Term, ...]:
         """Return the terms in use on a card outside the allocator."""
-        return outside(device, self.strategy.world_size, self.strategy.engine == "deepspeed")
+        return outside(device, self.strategy.process_groups, self.strategy.engine == "deepspeed")
 
     def budget(self, device: Device) -> int:
         """Bytes of a card that are left beside everything outside the allocator."""

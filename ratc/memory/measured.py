@@ -171,7 +171,7 @@ def estimate(
     terms = [
         Term("kept by the driver", kept, measurement.source),
         Term("beside the allocator", measurement.outside_bytes, measurement.source),
-        *([nccl(device)] if several else []),
+        *([nccl(device, strategy.process_groups)] if several else []),
     ]
     budget = device.memory_bytes - sum(term.bytes_ for term in terms)
     cap = max(0, int(budget * (1 - margin)))

@@ -52,9 +52,12 @@ class Term:
     source: str
 
 
-def outside(device: Device, world_size: int, deepspeed: bool = False) -> tuple[Term, ...]:
-    """Return the terms in use outside the caching allocator, which reduce the bytes that it can reserve."""
-    several = [nccl(device)] if world_size > 1 else [_one_process()] if deepspeed else []
+def outside(device: Device, process_groups: int, deepspeed: bool = False) -> tuple[Term, ...]:
+    """Return the terms in use outside the caching allocator, which reduce the bytes that it can reserve.
+
+    ``process_groups`` have a communicator each; one process has none.
+    """
+    several = [nccl(device, process_groups)] if process_groups else [_one_process()] if deepspeed else []
     found = (_driver(device), _context(device), *several)
     free = device.memory_bytes - sum(term.bytes_ for term in found)
     allowed = int((device.memory_bytes - found[0].bytes_) * device.fraction)
@@ -87,12 +90,13 @@ def _one_process() -> Term:
     return Term("NCCL communicator", 640 * MIB, "one DeepSpeed process on an H200: 560 MiB more than without, measured")
 
 
-def nccl(device: Device) -> Term:
-    """Return the bytes of NCCL's channels, which several processes need."""
+def nccl(device: Device, process_groups: int) -> Term:
+    """Return the bytes of NCCL's channels in the communicators of some process groups."""
     # A connection of a channel takes 10 MiB (NVIDIA/nccl#1685). Rings and trees over NVLink use up to 32 channels with
-    # some three connections; over PCIe a few channels. More communicators, or all-to-all, would take more
+    # some three connections; over PCIe a few channels. Each communicator has its own, and all-to-all would take more
     # (NVIDIA/nccl#864).
-    nvlink = device.capability in ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
-    size = GIB if nvlink else 256 * MIB
+    nvlink = device.capability in ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0), (10, 3))
+    size = process_groups * (GIB if nvlink else 256 * MIB)
     source = "NVIDIA/nccl#1685: 10 MiB a connection; " + ("32 channels x 3" if nvlink else "8 channels x 3")
-    return Term("NCCL channels", size, source)
+    groups = "" if process_groups == 1 else f" of {process_groups} process groups"
+    return Term(f"NCCL channels{groups}", size, source)

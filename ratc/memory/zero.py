@@ -53,6 +53,19 @@ class Strategy:
     wrap: tuple[str, ...] | None = None
     gathered: str = "fp32"
 
+    @property
+    def process_groups(self) -> int:
+        """Process groups of which each has a communicator: none for one process, else that of all processes.
+
+        DeepSpeed clones it (`_clone_world_group` of utils/groups.py). A mesh of one dimension uses it, one of two has a
+        group for each of them (`_init_one_process_group` of torch/distributed/device_mesh.py).
+        """
+        if self.world_size == 1:
+            return 0
+        if self.engine == "fsdp2":
+            return 1 if self.shards == self.world_size else 3
+        return 2 if self.engine == "deepspeed" else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Block:

@@ -5,6 +5,7 @@ import pytest
 from ratc.memory.allocator import rounded
 from ratc.memory.compose import compose
 from ratc.memory.estimate import Predictor, breakdown, live_peak, replay
+from ratc.memory.terms import Device, outside
 from ratc.memory.trace import BadTrace, parse
 from ratc.memory.zero import (
     BYTES,
@@ -342,6 +343,23 @@ def test_ddp_buckets_close_at_25_mebibytes(layers, weight, expected):
     found = layout(trace(count=layers, weight=weight), Strategy(world_size=2))
     assert [block.bytes_ for block in found.persistent] == expected
     assert sum(expected) == sum(gradient_sizes(trace(count=layers, weight=weight)))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "groups"),
+    [
+        (Strategy("deepspeed"), 0),
+        (Strategy("torch", 4), 1),
+        (Strategy("deepspeed", 4, 2), 2),  # and its clone
+        (Strategy("fsdp2", 4, shards=4), 1),
+        (Strategy("fsdp2", 4, shard="hybrid", shards=2), 3),  # all, those of a group, and those of a shard
+    ],
+)
+def test_each_process_group_has_channels_of_nccl(strategy, groups):
+    assert strategy.process_groups == groups
+    for capability, mebi in (("9.0", 1024), ("10.3", 1024), ("8.9", 256)):
+        terms = outside(Device("a card", 80 << 30, capability), strategy.process_groups)
+        assert sum(term.bytes_ for term in terms if "NCCL" in term.name) == groups * mebi * MIB
 
 
 def test_one_process_adds_no_events():
