@@ -19,10 +19,14 @@ def is_open(plan: Plan) -> bool:
 
 
 def is_predicted(plan: Plan) -> bool:
-    """Whether values of the plan rest on a prediction: it is open, or leaves to ratc which blocks are recomputed."""
+    """Whether values of the plan rest on a prediction: the micro-batch is open, or the spec leaves to ratc which blocks
+    are recomputed for it, or which strategy shares it.
+    """
     if is_open(plan):
         return True
-    return is_given(plan) and plan.settings["training.activation_checkpointing"].value == "auto"
+    left = ["training.activation_checkpointing"]
+    left += ["parallel.strategy"] if plan.values.get_as(int, "parallel.world_size") > 1 else []
+    return is_given(plan) and any(plan.settings[path].value == "auto" for path in left)
 
 
 def is_given(plan: Plan) -> bool:

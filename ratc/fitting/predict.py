@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ratc import elastic, facts
@@ -52,10 +52,11 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         allowed = variants(plan, device)
         check_units(plan, next(iter(allowed_allocators.values())), allowed[0], share)
         candidates = _candidates(plan, device, strategy)
-        compared = None
-        if candidates:
-            nodes = values.get_as(int, "parallel.nodes")
-            compared = strategies.compare(candidates, allowed_allocators, device, nodes, cluster_facts.links(plan))
+
+        def chosen(one: strategies.Candidate) -> Taken | None:
+            return choose(allowed_allocators, one.variants, one.strategy, device, one.stages)
+
+        compared = _compared(plan, candidates, allowed_allocators, chosen)
         if compared is not None:
             best, of_best, why = compared
             least = _least(allowed_allocators, of_best, best.variants, best.strategy, device, best.stages)
@@ -73,18 +74,34 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         return None, (*_untraced(stopped), *_unchosen(plan))
 
 
+def _compared(
+    plan: Plan,
+    candidates: Sequence[strategies.Candidate],
+    allowed: Mapping[str, Searcher],
+    chosen: Callable[[strategies.Candidate], Taken | None],
+) -> tuple[strategies.Candidate, Taken, str] | None:
+    nodes = plan.values.get_as(int, "parallel.nodes")
+    return strategies.compare(candidates, allowed, chosen, nodes, cluster_facts.links(plan))
+
+
 def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
-    """Return the decision for a plan with a given micro-batch and open blocks to recompute for it; None if there is no
-    trace, or if it does not fit with all of them (warnings). Codes: R315, R316, R374, R375.
+    """Return the decision for a plan with a given micro-batch, and with open blocks to recompute for it, or an open
+    strategy. None if there is no trace, or if it does not fit at all (warnings). Codes: R315, R316, R374, R375.
     """
     values, device, strategy = plan.values, device_of(plan), strategy_of(plan)
     micro = values.get_as(int, "training.micro_batch_size")
     searcher = own_searcher(plan, Library(plan, folder, plan.settings["model.name"].span))
     plain = variant(plan, device.kernels)
     try:
+        check_units(plan, searcher, replace(plain, engine="torch"), micro)
+        best = _given_shared(plan, searcher, plain, device, micro)
+        if best is not None:
+            return best, ()
         choice = choice_of(searcher, plain, strategy, device, micro)
         if choice.estimate.fits:
             return Decision(choice, plain.attention_memory, units=_units(searcher, plain, choice), is_given=True), ()
+        if plan.settings["training.activation_checkpointing"].value != "auto":
+            return None, ()
         need = searcher.predictor(plain, strategy, micro).need(device, micro)
         found = smallest(searcher, plain, strategy, device, micro)
         if found is None:
@@ -104,6 +121,27 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
         ), ()
     except NoTrace as stopped:
         return None, (*_untraced(stopped), *_unchosen(plan))
+
+
+def _given_shared(plan: Plan, searcher: Searcher, plain: Variant, device: Device, micro_batch: int) -> Decision | None:
+    """Return the decision for the best strategy that a given micro-batch fits with; None if it fits with none, or if
+    the spec leaves none open.
+    """
+    allocator = plan.values.get_as(str, "training.allocator")
+
+    def chosen(one: strategies.Candidate) -> Taken | None:
+        step = replace(plain, engine=one.variants[0].engine)
+        shares = (replace(one.strategy, zero_stage=stage) for stage in one.stages)
+        choices = (choice_of(searcher, step, share, device, micro_batch) for share in shares)
+        fitting = next((choice for choice in choices if choice.estimate.fits), None)
+        return Taken(step, fitting, allocator, "") if fitting else None
+
+    compared = _compared(plan, _candidates(plan, device, strategy_of(plan)), {allocator: searcher}, chosen)
+    if compared is None:
+        return None
+    best, taken, why = compared
+    found = Decision(taken.choice, plain.attention_memory, is_given=True)
+    return replace(found, strategy=best.name, strategy_reason=why, units=_units(searcher, taken.variant, taken.choice))
 
 
 def _untraced(stopped: NoTrace) -> tuple[Diagnostic, ...]:

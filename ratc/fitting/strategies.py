@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ratc.memory.allocators import Taken, choose
+from ratc.memory.allocators import Taken
 from ratc.memory.choose import Searcher, Variant
 from ratc.memory.decision import Unit
-from ratc.memory.terms import Device
 from ratc.memory.trace import Trace
 from ratc.memory.zero import BYTES, Strategy, layout
 from ratc.timing import run
@@ -83,9 +82,14 @@ class _Row:
 
 
 def compare(
-    candidates: Sequence[Candidate], allowed: Mapping[str, Searcher], device: Device, nodes: int, links: Links
+    candidates: Sequence[Candidate],
+    allowed: Mapping[str, Searcher],
+    chosen: Callable[[Candidate], Taken | None],
+    nodes: int,
+    links: Links,
 ) -> tuple[Candidate, Taken, str] | None:
-    """Return the best candidate, its choice and the reason; None if nothing fits with any.
+    """Return the best candidate, its choice and the reason; None if nothing fits with any. ``chosen`` gives the choice
+    of a candidate, or None if nothing fits with it.
 
     Strategies that recompute no activations come first. Then fewest accumulation steps, since each is a pass over the
     model, then checkpoints that need no conversion, then least time to send the bytes of an optimizer step, then least
@@ -95,7 +99,7 @@ def compare(
     rows: list[_Row] = []
     left_out = []
     for candidate in candidates:
-        taken = choose(allowed, candidate.variants, candidate.strategy, device, candidate.stages)
+        taken = chosen(candidate)
         if taken is None:
             left_out.append(f"{candidate.name} does not fit")
             continue

@@ -25,6 +25,11 @@ class Context:
         """The decision, if the spec leaves the micro-batch to it, and with it all that memory decides."""
         return None if self.decision is None or self.decision.is_given else self.decision
 
+    @property
+    def compared(self) -> Decision | None:
+        """The decision, if it compared strategies and took one."""
+        return self.decision if self.decision is not None and self.decision.strategy else None
+
     def keep(self, *paths: str, under: str | None = None) -> None:
         """Take settings into the plan as they are, under their own path or another one."""
         for path in paths:

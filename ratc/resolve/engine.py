@@ -24,7 +24,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     settings, world = context.settings, int(context.value("parallel.world_size"))
     asked, accelerate = settings["training.deepspeed"], settings["training.use_accelerate"]
     strategy = settings["parallel.strategy"]
-    chosen = context.choice.strategy if context.choice and strategy.value == "auto" else strategy.value
+    compared = context.compared
+    chosen = compared.strategy if compared and strategy.value == "auto" else strategy.value
     cuda = context.value("hardware.device") == "cuda"
     context.keep("training.use_accelerate", under="engine.use_accelerate")
     inputs: tuple[str, ...] = ("parallel.world_size", "hardware.device", "spec:training.deepspeed")
@@ -50,7 +51,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         if apart and cuda and world > 1:
             why, inputs = f"the optimizer is {optimizer}", (*inputs, "spec:training.optimizer")
         context.derive("engine.deepspeed", use, why, *inputs)
-    used = bool(context.value("engine.deepspeed"))
+    used, decision = bool(context.value("engine.deepspeed")), context.choice or compared
     if used and apart:
         note = "ratc knows the memory of ZeRO only for Adam's optimizer states"
         span = settings["training.optimizer"].span or asked.span or strategy.span
@@ -69,11 +70,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("engine.zero_stage", 0, "DeepSpeed is not used", "engine.deepspeed")
     elif settings["training.zero_stage"].value is not None:
         context.keep("training.zero_stage", under="engine.zero_stage")
-    elif context.choice is not None:
+    elif decision is not None:
         why = "the lowest stage that needs no further accumulation"
         context.derive(
             "engine.zero_stage",
-            context.choice.zero_stage,
+            decision.zero_stage,
             why,
             "engine.deepspeed",
             "hardware.memory_bytes",
@@ -86,7 +87,6 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             "partitions optimizer states and gradients at no loss of speed",
             "engine.deepspeed",
         )
-    decision = context.choice
     bucket = decision.choice.estimate.strategy.bucket if decision else DEFAULT_BUCKET
     why = (
         "not larger than the model"

@@ -15,7 +15,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     asked = context.settings["parallel.strategy"]
     if asked.value is None:
         return
-    world, decision = int(context.value("parallel.world_size")), context.choice
+    world, decision = int(context.value("parallel.world_size")), context.compared
     if asked.value != "auto":
         context.keep("parallel.strategy")
     elif decision is not None:
@@ -23,7 +23,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("parallel.strategy", decision.strategy, decision.strategy_reason, path)
     else:
         used = "deepspeed" if context.value("engine.deepspeed") else "ddp"
-        why = "there is no prediction to compare: the same as without the key"
+        why = "no prediction to compare: the same as without the key"
         context.derive("parallel.strategy", used, why, "spec:parallel.strategy", "engine.deepspeed")
     if context.value("parallel.strategy") != "fsdp2":
         return

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
 
 from ratc import __version__, compiler
 from ratc.comparison import effects
@@ -36,6 +38,10 @@ class Asked:
     data: bytes | None = None
 
 
+#: How the time of a side's step is found, if its card is known: it may take a trace.
+_Times: TypeAlias = list[Callable[[], str]]
+
+
 def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | None, tuple[Diagnostic, ...]]:
     """Load both sides in comparable form. A side without a target takes the target of the other, if that is a lock."""
     missing = [problem for asked in (old, new) if (problem := _missing(asked))]
@@ -51,13 +57,25 @@ def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | 
     targets = [asked.target or _target(place) for asked, place in zip((old, new), places, strict=True)]
     given = next((target for target in targets if target), "local")
     known: Known = {}
+    times: tuple[_Times, _Times] = ([], [])
     loaded = [
-        _load(asked, place, target or given, known)
-        for asked, place, target in zip((old, new), places, targets, strict=True)
+        _load(asked, place, target or given, known, of_side)
+        for asked, place, target, of_side in zip((old, new), places, targets, times, strict=True)
     ]
     found = tuple(item for _, said in loaded for item in said)
     first, second = loaded[0][0], loaded[1][0]
-    return (None if first is None or second is None else _aligned(first, second)), found
+    if first is None or second is None:
+        return None, found
+    if _bare(first) != _bare(second):  # for equal sides nothing is traced
+        first, second = (
+            replace(side, step=of_side[-1]()) if of_side else side
+            for side, of_side in zip((first, second), times, strict=True)
+        )
+    return _aligned(first, second), found
+
+
+def _bare(side: Side) -> dict[str, object]:
+    return {path: value.value for path, value in _flat(side.values).items() if path.partition(".")[0] in lock.SECTIONS}
 
 
 def _missing(asked: Asked) -> Diagnostic | None:
@@ -95,22 +113,26 @@ def _target(place: str | Revision) -> str | None:
     return read.target if read else None
 
 
-def _load(asked: Asked, place: str | Revision, target: str, known: Known) -> tuple[Side | None, tuple[Diagnostic, ...]]:
+def _load(
+    asked: Asked, place: str | Revision, target: str, known: Known, times: _Times
+) -> tuple[Side | None, tuple[Diagnostic, ...]]:
     path = place.path if isinstance(place, Revision) else place
     if asked.data is None and (os.path.isdir(path) or read_lock.is_compiled(path)):
-        side, found = _of_compiled(asked, path, known)
+        side, found = _of_compiled(asked, path, known, times)
     elif asked.data is not None and (os.path.basename(path) == lock.NAME or read_lock.is_lock(asked.data)):
         read, found = read_lock.parsed(path, asked.data)
         side, found = _of_lock(asked, read) if read else (None, found)
     else:
         request = CompileRequest(path, target, asked.facts, text=asked.data)
-        side, found = _of_spec(asked.text, request, known)
+        side, found = _of_spec(asked.text, request, known, times)
     if isinstance(place, Revision):
         return side and _of_revision(side, place), tuple(map(place.found, found))
     return side, found
 
 
-def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | None, tuple[Diagnostic, ...]]:
+def _of_spec(
+    name: str, request: CompileRequest, known: Known, times: _Times
+) -> tuple[Side | None, tuple[Diagnostic, ...]]:
     """Return a resolved spec; of a sweep the first point, with the names of all. ``RAT_*`` variables are ignored."""
     refused = inputs.known_target(request.target)
     if refused:
@@ -136,7 +158,7 @@ def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | N
         return None, tuple(found)
     side = _of_plan(name, request.target, plan, tuple(found))
     if decision is not None or (is_given(plan.traced) and not os.environ.get(SKIP)):
-        side = replace(side, step=_step(plan.traced, request.folder))
+        times.append(partial(_step, plan.traced, request.folder))
     side = replace(side, own_code=compiling.reached(loaded), unpredicted=compiling.is_untrusted(found))
     return replace(side, points={point.name: point.text for point in points}), ()
 
@@ -156,11 +178,11 @@ def _step(plan: Plan, folder: str) -> str:
     return step.short() if step else ""
 
 
-def _of_compiled(asked: Asked, path: str, known: Known) -> tuple[Side | None, tuple[Diagnostic, ...]]:
+def _of_compiled(asked: Asked, path: str, known: Known, times: _Times) -> tuple[Side | None, tuple[Diagnostic, ...]]:
     read, found = read_lock.read(path)
     if read is None:
         return None, found
-    side = _explained(asked, read, known)
+    side = _explained(asked, read, known, times)
     return (side, ()) if side else _of_lock(asked, read)
 
 
@@ -176,7 +198,7 @@ def _of_lock(asked: Asked, read: Compiled) -> tuple[Side | None, tuple[Diagnosti
     return replace(side, own_code=drift.records(read.document)), ()
 
 
-def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
+def _explained(asked: Asked, read: Compiled, known: Known, times: _Times) -> Side | None:
     """Return the resolved spec of the lock, or None if the spec no longer gives the lock's values."""
     if read.points or read.point:
         return None
@@ -186,12 +208,13 @@ def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
         return None
     if not os.path.exists(request.spec):
         return None
-    side, found = _of_spec(asked.text, request, known)
+    side, found = _of_spec(asked.text, request, known, times)
     if side is None or has_errors(found):
         return None
     now = {path: value.value for path, value in _flat(side.values).items() if path.partition(".")[0] in lock.SECTIONS}
     then = {path: value.value for path, value in _flat(read.values).items()}
     if repr(sorted(now.items())) != repr(sorted(then.items())):
+        times.clear()  # the lock's own step is not known
         return None
     # The code that the lock was made with, which may have changed since.
     then_code = drift.records(read.document)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ratc.cli import main
+from ratc.fitting.check_batch import SKIP
 from ratc.fitting.strategies import sent, sent_bytes
 from ratc.memory.zero import Strategy
 from ratc.timing.run import Sent
@@ -25,9 +26,10 @@ FACTS = "gpus_per_node: 4\ngpu: made-up\ngpu_memory_mib: 80000\ncompute_capabili
 def compiled(tmp_path, monkeypatch, capsys):
     """Compile SPEC with a section `parallel`; returns the status, the lock's values and text, and the messages."""
 
-    def run(parallel):
+    def run(parallel, training="target_batch_size: 512"):
         monkeypatch.chdir(tmp_path)
-        Path("spec.yaml").write_text(f"{SPEC}parallel: {{{parallel}}}\n")
+        spec = SPEC.replace("target_batch_size: 512", training)
+        Path("spec.yaml").write_text(f"{spec}parallel: {{{parallel}}}\n")
         Path("facts.yaml").write_text(FACTS)
         status = main(["compile", "spec.yaml", "--facts", "facts.yaml", "-o", "out"])
         text = Path("out/lock.yaml").read_text() if status == 0 else ""
@@ -46,6 +48,39 @@ def test_auto_strategy_lists_memory_and_traffic_of_each_strategy(compiled):
     assert all(re.fullmatch(r"(1 )?128 x 1, [\d.]+ [MG]iB, [\d.]+ [KM]iB sent a step", row) for row in rows.values())
     assert lock["parallel"]["strategy"] == "deepspeed"  # it sends the least, in 16 bits
     assert lock["engine"]["deepspeed"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("training", "strategy"),
+    [
+        ("batch_size: 64, target_batch_size: 512", "deepspeed"),
+        ("batch_size: 64, target_batch_size: 512, deepspeed: false", "ddp"),  # FSDP2 gathers for each micro-batch
+    ],
+)
+def test_auto_strategy_compares_a_given_micro_batch_too(training, strategy, compiled):
+    status, lock, text, said = compiled("strategy: auto", training)
+    assert status == 0, said
+    assert lock["parallel"]["strategy"] == strategy
+    assert lock["engine"]["deepspeed"] is (strategy == "deepspeed")
+    assert (lock["training"]["micro_batch_size"], lock["training"]["gradient_accumulation_steps"]) == (64, 2)
+    (why,) = re.findall(r"strategy: \w+  # (.*)", text)
+    names = ["ddp", "fsdp2", "deepspeed"] if strategy == "deepspeed" else ["ddp", "fsdp2"]
+    assert [row.split(" ")[0] for row in why.split("; ")] == names
+    assert all(re.search(r" (1 )?64 x 2, [\d.]+ [MG]iB, ", row) for row in why.split("; "))
+
+
+@pytest.mark.slow
+def test_auto_strategy_without_one_that_fits_is_the_usual_one(compiled, monkeypatch):
+    too_large = "batch_size: 131072, target_batch_size: 524288"
+    status, lock, text, said = compiled("strategy: auto", too_large)
+    assert status == 0, said
+    assert lock["parallel"]["strategy"] == "deepspeed"
+    assert re.search(r"strategy: deepspeed  # no prediction to compare: the same as without the key", text)
+    monkeypatch.delenv(SKIP)
+    status, _, _, said = compiled("strategy: auto", too_large)
+    assert status == 1
+    assert "error[R318]: micro-batch 131072 does not fit" in said
 
 
 CLUSTER = """name: ours
