@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ratc.catalog.alloc_conf import NATIVE
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.fitting import predict
+from ratc.fitting import plan_step, predict
 from ratc.fitting.open_batch import leaves_open
 from ratc.memory import measured
 from ratc.memory.choose import Variant
@@ -54,10 +54,10 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
 def decide_like(plan: Plan, folder: str, chosen: Decision) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """Decide the micro-batch for another number of processes than that of a decision, and keep the rest of it."""
     if chosen.measured:
-        device, strategy = predict.device_of(plan), predict.strategy_like(plan, chosen)
+        device, strategy = plan_step.device_of(plan), predict.strategy_like(plan, chosen)
         entries = [measured.read(entry) for entry in plan.facts["measured"].value]
         used = replace(
-            predict.variants(plan, device)[0],
+            plan_step.variants(plan, device)[0],
             attention_memory=chosen.attention_memory,
             activation_checkpointing=chosen.activation_checkpointing,
         )
@@ -81,9 +81,9 @@ def decide_one(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnost
     """
     given = plan.facts.get("measured")
     entries = [measured.read(entry) for entry in given.value] if given is not None and given.value else []
-    device, strategy = predict.device_of(plan), predict.strategy_of(plan)
+    device, strategy = plan_step.device_of(plan), plan_step.strategy_of(plan)
     share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
-    first = predict.variants(plan, device)[0]
+    first = plan_step.variants(plan, device)[0]
     found = matching(entries, conditions(plan, first, folder))
     if not leaves_open(plan.settings):
         micro = plan.values.get_as(int, "training.micro_batch_size")
@@ -118,7 +118,7 @@ def conditions(plan: Plan, wanted: Variant, folder: str) -> Conditions:
     """Return the conditions that a measurement of a variant of the plan's step must equal: with native segments, if the
     spec leaves the allocator open.
     """
-    asked = predict.asked_allocator(plan)
+    asked = plan_step.asked_allocator(plan)
     return Conditions(
         step=step_digest(plan, wanted, folder),
         card=str(plan.values["hardware.card"].value),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.fitting import from_measurement, predict
+from ratc.fitting import from_measurement, nothing_fits, plan_step, predict
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory import given, measured
 from ratc.memory.choose import Choice, Variant
@@ -19,7 +19,7 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     Raises NoTrace if the model cannot be built or called (R316) or has a wrong value (R237), if the task cannot use its
     output, if a layer normalises one value of each sample, or if wrap names match nothing.
     """
-    device, strategy = predict.device_of(plan), predict.strategy_of(plan)
+    device, strategy = plan_step.device_of(plan), plan_step.strategy_of(plan)
     wanted = variant(plan, device.kernels)
     micro = plan.values.get_as(int, "training.micro_batch_size")
     share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
@@ -29,14 +29,14 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     verdict = given.by_measurement(found, share, device, strategy, micro) if found else None
     if verdict is not None:
         return verdict, ""
-    searcher = predict.own_searcher(plan, Library(plan, folder, plan.settings["model.name"].span))
-    higher = [stage for stage in predict.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
+    searcher = plan_step.own_searcher(plan, Library(plan, folder, plan.settings["model.name"].span))
+    higher = [stage for stage in nothing_fits.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
     try:
         predict.check_units(plan, searcher, wanted, micro)
-        others = [one for one in predict.variants(plan, device) if one != wanted]
+        others = [one for one in plan_step.variants(plan, device) if one != wanted]
 
         def with_size(size: int) -> Variant:
-            return predict.with_micro_batch(plan, device, wanted, size)
+            return plan_step.with_micro_batch(plan, device, wanted, size)
 
         return given.predicted(searcher, with_size, strategy, device, micro, higher, others), ""
     except NoTrace as stopped:
@@ -104,12 +104,12 @@ def _smaller(largest: Choice, plan: Plan) -> str:
 
 def _without(plan: Plan, folder: str) -> list[str]:
     """Return single changes with which some micro-batch fits, if none fits with the spec as it is."""
-    device, strategy = predict.device_of(plan), predict.strategy_of(plan)
+    device, strategy = plan_step.device_of(plan), plan_step.strategy_of(plan)
     library = Library(plan, folder, None)
     wanted = variant(plan, device.kernels)
     try:
-        searcher = predict.own_searcher(plan, library)
-        found = predict.why_nothing(searcher, library, plan, wanted, strategy, device)
+        searcher = plan_step.own_searcher(plan, library)
+        found = nothing_fits.why_nothing(searcher, library, plan, wanted, strategy, device)
     except NoTrace:
         return []
     return [_way(way.change, way.choice, "up to micro-batch") for way in found.alternatives]

@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ratc import elastic, facts
+from ratc import elastic
 from ratc.catalog import optimizers
-from ratc.catalog.alloc_conf import EXPANDABLE, by_variables, fraction
+from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.fitting import cluster_facts, strategies
 from ratc.fitting.checkpointing import Smallest, smallest
+from ratc.fitting.nothing_fits import STAGES, too_large, why_nothing
 from ratc.fitting.open_batch import leaves_open
+from ratc.fitting.plan_step import (
+    asked_allocator,
+    device_of,
+    fsdp2,
+    own_searcher,
+    strategy_of,
+    variants,
+)
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, choose, searchers
-from ratc.memory.choose import Alternative, Choice, DoesNotFit, Searcher, Variant, in_order
+from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.decision import Decision, Unit
 from ratc.memory.given import choice_of
-from ratc.memory.rat import full_at_least, fused_runs_on, maps_alone, without_maps, without_prediction
+from ratc.memory.rat import full_at_least, maps_alone
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
@@ -25,9 +34,6 @@ from ratc.plan import Plan
 from ratc.resolve import sharding
 from ratc.resolve.context import Context
 from ratc.units import size_text
-
-#: Stages that DeepSpeed is used for; the lowest stage that needs no further accumulation is taken.
-STAGES = (1, 2, 3)
 
 #: The codes for a model with an output that its task cannot use, or that normalises one value of each sample, for wrap
 #: names that match nothing, and for a value that a config does not have: at any micro-batch.
@@ -69,7 +75,7 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
             return _decision(plan, allowed_allocators[least[0].allocator], *least, allowed, strategy), ()
         searcher = next(iter(allowed_allocators.values()))
         found = why_nothing(searcher, library, plan, allowed[-1], replace(strategy, zero_stage=stages[-1]), device)
-        return None, (_too_large(found, plan),)
+        return None, (too_large(found, plan),)
     except NoTrace as stopped:
         return None, (*_untraced(stopped), *_unchosen(plan))
 
@@ -195,7 +201,7 @@ def decide_like(plan: Plan, folder: str, chosen: Decision) -> Decision | tuple[D
             choice = choice if choice.estimate.fits else None
         if choice is not None:
             return replace(chosen, choice=choice)
-        return (_too_large(why_nothing(searcher, library, plan, used, wanted, device), plan),)
+        return (too_large(why_nothing(searcher, library, plan, used, wanted, device), plan),)
     except NoTrace as stopped:
         return stopped.found
 
@@ -207,7 +213,7 @@ def strategy_like(plan: Plan, chosen: Decision) -> Strategy:
         return replace(strategy, world_size=plan.values.get_as(int, "parallel.world_size"))
     size = sharding.group(Context(plan.settings, plan.facts, None, dict(plan.values)))
     assert size is not None, "a plan without a mesh is not a plan"
-    return _fsdp2(plan, size)
+    return fsdp2(plan, size)
 
 
 def _least(
@@ -287,7 +293,7 @@ def check_units(plan: Plan, searcher: Searcher, wanted: Variant, micro_batch: in
     if asked.value == "auto" or settings["parallel.strategy"].value not in ("fsdp2", "auto"):
         return
     world = plan.values.get_as(int, "parallel.world_size")
-    strategy, step = _fsdp2(plan, world), replace(wanted, engine="torch")
+    strategy, step = fsdp2(plan, world), replace(wanted, engine="torch")
     known = sorted(set(searcher.predictor(step, strategy, micro_batch).trace.classes.values()))
     missing = [name for name in asked.value if name not in known]
     if missing and known:
@@ -308,7 +314,7 @@ def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Ca
     context = Context(settings, plan.facts, None, dict(values))
     size = sharding.group(context)
     if size is not None and not list(sharding.conflicts(context)):
-        found.append(strategies.Candidate("fsdp2", _fsdp2(plan, size), steps))
+        found.append(strategies.Candidate("fsdp2", fsdp2(plan, size), steps))
     known = optimizers.of(settings.get_as(str, "training.optimizer")).zero
     known = known and settings["training.deepspeed"].value is not False
     stage, is_range = settings["training.zero_stage"].value, elastic.is_range(settings)
@@ -320,149 +326,3 @@ def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Ca
         theirs = [replace(one, engine="deepspeed") for one in steps]
         found.append(strategies.Candidate("deepspeed", strategy, theirs, stages, converts=is_range))
     return found
-
-
-def _fsdp2(plan: Plan, size: int) -> Strategy:
-    """Return FSDP2 as the spec asks for it, in groups of ``size`` processes."""
-    settings, wrap = plan.settings, plan.settings["parallel.wrap"].value
-    return Strategy(
-        "fsdp2",
-        plan.values.get_as(int, "parallel.world_size"),
-        0,
-        bool(settings["parallel.offload"].value),
-        plan.values.get_as(str, "training.precision"),
-        shard=settings.get_as(str, "parallel.shard"),
-        shards=size,
-        wrap=None if wrap == "auto" else tuple(wrap),
-        gathered=settings.get_as(str, "parallel.mixed_precision"),
-    )
-
-
-def asked_allocator(plan: Plan) -> str:
-    """Return the allocator of the spec, by its key or by a variable of its environment; `auto` leaves it open."""
-    asked = plan.settings.get_as(str, "training.allocator")
-    return asked if asked != "auto" else by_variables(plan.variables) or asked
-
-
-def own_searcher(plan: Plan, library: Library) -> Searcher:
-    """Return a searcher with the plan's own allocator and share of the global batch (samples of one rank and step)."""
-    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
-    return Searcher(library, share, expandable=plan.values["training.allocator"].value == EXPANDABLE)
-
-
-def variants(plan: Plan, device: Device, precision: str | None = None) -> list[Variant]:
-    """Return the variants of the plan's step on a card, best first: one for each attention and checkpointing that the
-    spec allows. ``precision`` replaces the plan's.
-    """
-    wanted = variant(plan, device.kernels)
-    if precision is not None:
-        wanted = replace(wanted, precision=precision)
-    asked = plan.settings["training.activation_checkpointing"].value
-    return in_order(wanted, _attentions(plan, device), (False, True) if asked == "auto" else (bool(asked),))
-
-
-def device_of(plan: Plan) -> Device:
-    """Return the plan's card as a device, with the fraction of its memory that a process may reserve."""
-    hardware = {key: plan.values[f"hardware.{key}"].value for key in ("card", "memory_bytes", "compute_capability")}
-    return Device(hardware["card"], hardware["memory_bytes"], hardware["compute_capability"], _fraction(plan))
-
-
-def device_for(plan: Plan, card: facts.Card) -> Device:
-    """Return another card as a device, with the plan's fraction of the memory that a process may reserve."""
-    return Device(card.id, card.memory_bytes, card.compute_capability, _fraction(plan))
-
-
-def _fraction(plan: Plan) -> float:
-    return fraction(plan.variables)
-
-
-def strategy_of(plan: Plan) -> Strategy:
-    """Return the strategy by which the plan spreads a step over its processes."""
-    values = plan.values
-    if "fsdp2.shard_size" in values:
-        return _fsdp2(plan, values.get_as(int, "fsdp2.shard_size"))
-    return Strategy(
-        "deepspeed" if values["engine.deepspeed"].value else "torch",
-        values.get_as(int, "parallel.world_size"),
-        values.get_as(int, "engine.zero_stage"),
-        bool(values["engine.offload_optimizer"].value),
-        values.get_as(str, "training.precision"),
-        round_robin=not elastic.is_range(plan.settings),
-    )
-
-
-def why_nothing(
-    searcher: Searcher, library: Library, plan: Plan, wanted: Variant, strategy: Strategy, device: Device
-) -> DoesNotFit:
-    """Return the memory of a step that does not fit, and each single change that makes it fit, all predicted."""
-    card = facts.find_card(device.name)
-    precisions = [kind for kind in ("bf16", "fp16") if isinstance(card, facts.Card) and getattr(card, kind)][:1]
-    full = wanted.attention_memory == "full"
-    library.known = [replace(wanted, precision=kind) for kind in precisions if kind != wanted.precision]
-    if wanted.activation_checkpointing is not True:
-        library.known.append(replace(wanted, activation_checkpointing=True))
-    lean = without_maps(device.compute_capability or "0.0")
-    if wanted.attention_memory not in (lean, "fused") and full_at_least(plan.settings):
-        library.known.append(replace(wanted, attention_memory=lean))
-    smaller = [tuple(side * part // 4 // 8 * 8 for side in wanted.image_size) for part in (3, 2, 1)]
-    least = 32 if len(wanted.image_size) == 2 else 16
-    library.known += [
-        replace(wanted, image_size=size)
-        for size in smaller
-        if min(size) >= least
-        if not full or full_at_least(plan.settings, size) <= device.memory_bytes
-    ]
-    # What one block's maps alone do not fit needs no trace.
-    more = max(device.memory_bytes, full_at_least(plan.settings) if full else 0)
-    others = [facts.find_card(name) for name in facts.card_names()]
-    devices = [
-        device_for(plan, other)
-        for other in others
-        if isinstance(other, facts.Card) and other.compute_capability and other.memory_bytes > more
-        if wanted.precision == "fp32" or getattr(other, wanted.precision)
-        if wanted.attention_memory != "fused" or fused_runs_on(other.compute_capability)
-    ]
-    library.known += [replace(wanted, kernels=kind) for kind in sorted({other.kernels for other in devices})]
-    stages = (0, *STAGES) if strategy.engine == "deepspeed" else ()
-    found = searcher.does_not_fit(wanted, strategy, device, devices, stages)
-    if searcher.expandable:
-        return found
-    choice = Searcher(library, searcher.share, searcher.margin, expandable=True).choose(wanted, strategy, device)
-    ways = (Alternative(f"`allocator: {EXPANDABLE}`", choice),) if choice else ()
-    return replace(found, alternatives=(*ways, *found.alternatives))
-
-
-def with_micro_batch(plan: Plan, device: Device, wanted: Variant, micro_batch: int) -> Variant:
-    """Return the plan's variant for another micro-batch in its spec, on which `auto` attention depends."""
-    if plan.settings["model.attention_memory"].value != "auto":
-        return wanted
-    capability = device.compute_capability or "0.0"
-    attention = without_prediction(plan.settings, micro_batch, device.memory_bytes, capability)
-    return replace(wanted, attention_memory=attention)
-
-
-def _attentions(plan: Plan, device: Device) -> tuple[str, ...]:
-    """Return the attentions that the spec allows on a card, without full attention if a bound excludes it."""
-    asked, least = plan.settings.get_as(str, "model.attention_memory"), full_at_least(plan.settings)
-    if not least:
-        return ("full",)
-    if asked != "auto":
-        return (asked,)
-    lean = without_maps(device.compute_capability or "0.0")
-    return ("full", lean) if least <= device.memory_bytes else (lean,)
-
-
-def _too_large(found: DoesNotFit, plan: Plan) -> Diagnostic:
-    device = found.estimate.device
-    message = (
-        f"nothing fits on {device.name}: micro-batch 1 needs {size_text(found.need_bytes)}, "
-        f"the card has {size_text(device.memory_bytes)}"
-    )
-    largest = ", ".join(f"{name or 'the model'} {size_text(size)}" for name, size in found.breakdown.largest())
-    helps = tuple(
-        f"would fit with {way.change}: up to micro-batch {way.choice.estimate.micro_batch}, "
-        f"{size_text(way.choice.estimate.predicted_bytes)} predicted"
-        for way in found.alternatives
-    )
-    span = plan.settings["resources.gpu"].span or plan.settings["model.name"].span
-    return Diagnostic("R317", message, span, (f"largest: {largest}",), helps)

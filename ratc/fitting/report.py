@@ -9,7 +9,7 @@ from ratc import facts
 from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.diagnostics import Diagnostic
 from ratc.fitting import breakdown, own_step, table
-from ratc.fitting.predict import asked_allocator, device_of, own_searcher, strategy_of
+from ratc.fitting.plan_step import asked_allocator, device_of, own_searcher, strategy_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import searchers
 from ratc.memory.choose import Choice, Searcher

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ratc import facts
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting import cluster_facts, earlier_run, from_measurement
-from ratc.fitting.predict import device_of, own_searcher, strategy_of
+from ratc.fitting.plan_step import device_of, own_searcher, strategy_of
 from ratc.fitting.strategies import sent
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory import measured

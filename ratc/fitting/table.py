@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ratc import facts
-from ratc.fitting.predict import device_for, strategy_of, variants
+from ratc.fitting.plan_step import device_for, strategy_of, variants
 from ratc.memory.allocators import Taken, choose
 from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.estimate import timeline

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from ratc import facts, program
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.fitting import breakdown, given_batch, open_batch, step_time, table
-from ratc.fitting.predict import asked_allocator, device_for, strategy_of, variants, why_nothing
+from ratc.fitting.nothing_fits import why_nothing
+from ratc.fitting.plan_step import asked_allocator, device_for, strategy_of, variants
 from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, searchers

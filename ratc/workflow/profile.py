@@ -14,7 +14,8 @@ from ratc.catalog import alloc_conf
 from ratc.console import say, would
 from ratc.diagnostics import Diagnostic
 from ratc.fitting import from_measurement
-from ratc.fitting.predict import decide, device_of, own_searcher, strategy_of, variants
+from ratc.fitting.plan_step import device_of, own_searcher, strategy_of, variants
+from ratc.fitting.predict import decide
 from ratc.fitting.traces import Library, NoTrace
 from ratc.markup import lines
 from ratc.memory.choose import Variant

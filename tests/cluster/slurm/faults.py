@@ -262,7 +262,7 @@ FAULTS: dict[str, Fault] = {
 #: Others, by a name.
 OTHERS: dict[str, Fault] = {
     "too little time": Fault(
-        "R601", "it saved before it ended", changes={**LONG, **ONE, "slow": 2.0, "resources__walltime": "00:02"}
+        "R601", "it saved before it ended", changes={**LONG, **ONE, "resources__walltime": "00:02"}
     ),
     "cancelled": Fault("R604", "was cancelled", then=cancel, changes={**LONG, **ONE}),
     "code that fails": Fault("R509", "an odd start", own="raise ValueError('an odd start')", changes=ONE),

@@ -22,11 +22,8 @@ BATCH = 3  # neither of the two that are traced
 #: The trainer, the precision, and the micro-batches of a step.
 CASES = [
     ("transformers", "fp32", 1),
-    ("transformers", "bf16", 1),
     ("transformers", "bf16", 2),
-    ("accelerate", "fp32", 1),
     ("accelerate", "bf16", 2),
-    ("lightning", "fp32", 1),
     ("lightning", "bf16", 2),
 ]
 
