@@ -32,6 +32,14 @@ _GOES_ON = re.compile(
     r"|trial \d+)(?![\w/-])"
 )
 
+#: Words of an error, in a line that is none of Slurm's launcher, and not the script's line on the logs.
+ERROR = (
+    r"^(?!srun: |slurmstepd)(?!.* (?:srun: |ratc: job )).*"
+    r"(?:Error\b|Exception\b|(?i:\b(?:errors?|exceptions?|traceback|fail(?:ed|s|ure)?|kill(?:ed|ing)?|abort(?:ed|ing)?|fatal"
+    r"|faults?|signal|dumped|panic|cannot|could not|can't|unable|refused|denied|not found|no such|invalid|illegal"
+    r"|unrecognized|unknown|missing|usage|assert(?:ion)?|unreachable|timeout|timed out|terminated|nan|oom)\b))"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -181,3 +189,17 @@ def _innermost(parts: Sequence[tuple[str, str]], stack: Sequence[str]) -> list[t
     own = [number for number in frames if not tracebacks.OF_OTHERS.search(stack[number])] or frames
     end = next((number for number in frames if number > own[-1]), len(stack))
     return [(parts[-1][0], " ".join(stack[own[-1] : end]))]
+
+
+def last_line(evidence: Evidence) -> Span | None:
+    """The last line of the first log that has one."""
+    for log in evidence.logs:
+        lines = log.text.rstrip("\n").split("\n")
+        if lines[-1].strip():
+            return place(log, len(lines), 0, len(lines[-1]))
+    return None
+
+
+def span_of(found: tuple[Span, re.Match[str]] | None) -> Span | None:
+    """The place of what `Evidence.first` has found."""
+    return found[0] if found else None
