@@ -100,9 +100,12 @@ def read(path: Path) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in path.read_text().split("\0") if pair)
 
 
-def make(folder: Path, target: str, hosts: tuple[str, ...] = HOSTS[:1], **changes: Any) -> Job:
+def make(
+    folder: Path, target: str, hosts: tuple[str, ...] = HOSTS[:1], cluster: Path | None = None, **changes: Any
+) -> Job:
     folder.mkdir(parents=True)
-    content = spec(**changes) if target == "local" else spec(resources__cluster=str(CLUSTERS[target]), **changes)
+    facts = CLUSTERS.get(target) if cluster is None else cluster
+    content = spec(**changes) if facts is None else spec(resources__cluster=str(facts), **changes)
     (folder / "spec.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     jobs.compiled(folder, target)
     return Job(folder, target, hosts)

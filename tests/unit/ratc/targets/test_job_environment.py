@@ -198,6 +198,27 @@ def test_setup_line_that_ends_the_script_is_an_error(target: str, tmp_path: Path
     assert not (job.notes / "calls").exists()
 
 
+#: The head of a program for a processor that no machine of today has (`e_machine` 2, a 32-bit SPARC).
+OTHER_PROCESSOR = b"\x7fELF\x01\x02\x01" + bytes(9) + b"\x00\x02\x00\x02" + bytes(200)
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_python_for_another_processor_is_an_error_with_the_node_and_its_processor(starts: bool, tmp_path: Path) -> None:
+    facts = yaml.safe_load(CLUSTERS["slurm"].read_text())
+    node = {**facts["node_types"]["node"], "gpu": "gh200"}  # with an aarch64 processor, by the catalogue
+    facts["node_types"] = {"node": node}
+    (tmp_path / "ours.yaml").write_text(yaml.safe_dump(facts))
+    job = make(tmp_path / "project", "slurm", cluster=tmp_path / "ours.yaml", **ONE)
+    if not starts:
+        (job.bin / "python3").write_bytes(OTHER_PROCESSOR)
+    done = job.run()
+    assert (job.notes / "calls").exists() == starts
+    refused = (
+        f"python3 does not start on {os.uname().nodename}, whose processor is {os.uname().machine}; the lock is for"
+    )
+    assert (f"{refused} aarch64" in done.stderr) != starts, done.stderr
+
+
 @pytest.mark.parametrize(("loads", "works"), [("LOADEDMODULES=cuda/12.4", True), (":", False)])
 def test_failed_module_load_is_an_error_unless_the_module_is_loaded(loads: str, works: bool, tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", environment__modules=["cuda"], **ONE)
