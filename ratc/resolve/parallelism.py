@@ -60,7 +60,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             f"facts:card.{key}",
             "hardware.device",
         )
-    _processor(context, cuda)
+    _processor(context)
     processes = context.derive(
         "parallel.processes_per_node",
         gpus if cuda else 1,
@@ -75,9 +75,9 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     yield from _backend(context, cuda)
 
 
-def _processor(context: Context, cuda: bool) -> None:
-    """Take the nodes' processor from the cluster's facts, else from the card, if one of them has it."""
-    for path in ("cluster.cpu_architecture", "card.cpu_architecture")[: 2 if cuda else 1]:
+def _processor(context: Context) -> None:
+    """Take the nodes' processor from the cluster's facts, else from their card, if one of them has it."""
+    for path in ("cluster.cpu_architecture", "card.cpu_architecture"):
         fact = context.facts.get(path)
         if fact is not None and fact.value is not None:
             why = fact.reason if path.startswith("cluster") else f"the one that {context.facts['card.name'].value} has"

@@ -20,6 +20,7 @@ partitions: {{gpu: {{nodes: {{node: 2}}, max_walltime: "2-00:00:00"}}}}
     [
         ("gb200", "", 4, "aarch64"),
         ("gh200", "", 4, "aarch64"),
+        ("gh200", "", 0, "aarch64"),
         ("h100", "", 4, None),
         ("h100", ", cpu_architecture: aarch64", 4, "aarch64"),
         ("h100", ", cpu_architecture: x86_64", 0, "x86_64"),
