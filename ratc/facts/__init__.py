@@ -204,7 +204,9 @@ def _from_spec(settings: Values, machine: Machine | None) -> tuple[Values | None
             ]
             wanted = f"{asked} GPU{'s are' if asked > 1 else ' is'}"
             has = f"this machine has {counted(machine.gpus, 'GPU') if machine.gpus else 'no GPUs'}"
+            of_cluster = ("use the cluster's nodes: `--target slurm` or `--target lsf`",)
             helps = (
+                *(of_cluster if settings["resources.cluster"].value is not None else ()),
                 "name the card of the machine that will run it: `resources.gpu`",
                 "or train on the CPU: `num_gpus: 0`",
             )

@@ -323,6 +323,10 @@ def test_more_gpus_than_the_machine_has_is_an_error():
     plan, found = resolve(Machine(1, find_card("l4"), 8, GIB, "this machine"), resources__num_gpus=2)
     assert plan is None
     assert [item.code for item in found] == ["R309"]
+    assert not any("--target" in text for text in found[0].helps)
+    machine = Machine(1, find_card("l4"), 8, GIB, "this machine")
+    _, [error] = resolve(machine, resources__num_gpus=2, resources__cluster="ours")
+    assert error.helps[0] == "use the cluster's nodes: `--target slurm` or `--target lsf`"
 
 
 def test_spec_with_card_and_cpus_needs_no_machine():
