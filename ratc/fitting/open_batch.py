@@ -8,9 +8,15 @@ from ratc.spec import keys
 
 
 def predicted_from(plan: Plan, folder: str) -> tuple[object, ...]:
-    """Return the key of a prediction, all values that it depends on: plans with the same key share it."""
-    values = plan.values
-    return folder, *((path, repr(values[path].value)) for path in values if keys.memory_of(path) != "apart")
+    """Return the key of a prediction: all values, settings and facts that it may depend on. Plans with the same key
+    share it.
+
+    The settings matter beside the values: they say what is left to the prediction.
+    """
+    read = [("value", path, value) for path, value in plan.values.items() if keys.memory_of(path) != "apart"]
+    read += [("spec", path, value) for path, value in plan.settings.items() if keys.memory_of_setting(path) != "apart"]
+    read += [("fact", path, value) for path, value in plan.facts.items()]
+    return folder, *((kind, path, repr(value.value)) for kind, path, value in read)
 
 
 def is_open(plan: Plan) -> bool:

@@ -8,7 +8,7 @@ from ratc import facts
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting import cluster_facts, earlier_run, from_measurement
 from ratc.fitting.plan_step import device_of, own_searcher, strategy_of
-from ratc.fitting.strategies import sent
+from ratc.fitting.strategies import sent, sizes_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory import measured
 from ratc.memory.measured import Measurement
@@ -84,7 +84,7 @@ def of_trace(
     world = strategy.world_size
     if strategy.engine == "deepspeed":
         step = _with_optimizer(step, trace, strategy.zero_stage, world, rates)
-    bytes_sent = sent(strategy, trace.trainable, accumulation, values.get_as(int, "parallel.nodes"))
+    bytes_sent = sent(strategy, sizes_of(trace), accumulation, values.get_as(int, "parallel.nodes"))
     return run.predicted(step, card.id, micro * accumulation * world, world, bytes_sent, cluster_facts.links(plan)), ""
 
 

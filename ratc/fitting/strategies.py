@@ -11,33 +11,47 @@ from ratc.memory.decision import Unit
 from ratc.memory.trace import Trace
 from ratc.memory.zero import BYTES, Strategy, layout
 from ratc.timing import run
-from ratc.timing.run import Links, Sent
+from ratc.timing.run import Links, Sent, Sizes
 from ratc.units import size_text
 
 
-def sent_bytes(strategy: Strategy, trainable: int, accumulation: int) -> float:
+def sizes_of(trace: Trace) -> Sizes:
+    """Return the elements of a traced model's weights."""
+    return Sizes(trace.trainable, trace.count)
+
+
+def sent_bytes(strategy: Strategy, sizes: Sizes, accumulation: int) -> float:
     """Bytes that a process sends in an optimizer step under a strategy."""
     world = strategy.world_size
     if strategy.engine == "fsdp2":
-        width = BYTES[strategy.gathered]
-        return sum(run.sent_by_shards(strategy.shard, strategy.shards, trainable, world, accumulation, width))
-    return run.sent_bytes(strategy.engine, strategy.zero_stage, trainable, world, accumulation)
+        return sum(_by_shards(strategy, sizes, accumulation))
+    if strategy.engine == "deepspeed":
+        return run.sent_by_zero(strategy.zero_stage, sizes, world, accumulation, BYTES[strategy.precision])
+    return run.sent_by_ddp(sizes, world)
 
 
-def sent(strategy: Strategy, trainable: int, accumulation: int, nodes: int) -> Sent:
+def _by_shards(strategy: Strategy, sizes: Sizes, accumulation: int) -> tuple[float, float]:
+    width = BYTES[strategy.gathered]
+    return run.sent_by_shards(strategy.shard, strategy.shards, sizes, strategy.world_size, accumulation, width)
+
+
+def sent(strategy: Strategy, sizes: Sizes, accumulation: int, nodes: int) -> Sent:
     """Return the bytes of an optimizer step by the links that carry them.
 
-    A ring over all processes crosses to another node once a node. If groups of shards lie within nodes, only their sums
-    do: a ring for each shard, all over the node's network.
+    A ring over all processes crosses to another node once a node. With HSDP each shard's sum is a ring of its own, all
+    over the node's network. Groups of shards stay within nodes if their size divides a node's processes. Larger ones
+    cross once a node, and of those that do not begin with a node, two may cross at each.
     """
-    world = strategy.world_size
     if nodes == 1:
-        return Sent(within=sent_bytes(strategy, trainable, accumulation))
-    if strategy.engine == "fsdp2" and strategy.shards <= world // nodes:
-        width = BYTES[strategy.gathered]
-        inside, outside = run.sent_by_shards(strategy.shard, strategy.shards, trainable, world, accumulation, width)
+        return Sent(within=sent_bytes(strategy, sizes, accumulation))
+    each = strategy.world_size // nodes
+    if strategy.engine != "fsdp2" or strategy.shards == strategy.world_size:
+        return Sent(between=sent_bytes(strategy, sizes, accumulation))
+    inside, outside = _by_shards(strategy, sizes, accumulation)
+    if each % strategy.shards == 0:
         return Sent(inside, outside * strategy.shards)
-    return Sent(between=sent_bytes(strategy, trainable, accumulation))
+    crossing = 1 if strategy.shards % each == 0 else 2
+    return Sent(between=crossing * inside + each * outside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +120,7 @@ def compare(
         choice = taken.choice
         of_step = choice.estimate.strategy
         trace = allowed[taken.allocator].predictor(taken.variant, of_step, choice.estimate.micro_batch).trace
-        counted = (of_step, trace.trainable, choice.accumulation)
+        counted = (of_step, sizes_of(trace), choice.accumulation)
         rows.append(_Row(candidate, taken, sent_bytes(*counted), sent(*counted, nodes)))
     if not rows:
         return None

@@ -152,6 +152,13 @@ def memory_of(path: str) -> Memory:
     return (key.memory if key else None) or ""
 
 
+@cache
+def memory_of_setting(path: str) -> Memory:
+    """Return the relation of a spec's path to a prediction of memory; "" if none is declared."""
+    told = (row.key.memory for row in rows() if row.spec is not None and fnmatchcase(path, row.spec))
+    return next(told, None) or ""
+
+
 def is_the_jobs(path: str) -> bool:
     """Whether the job of a study has a value of its own at a plan's path, beside those of its trials."""
     key = of_plan(path)

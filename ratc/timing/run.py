@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from ratc.memory.zero import MAX_LIVE
 from ratc.timing.roofline import MEASURED_ON, StepTime, spread
 from ratc.units import counted, duration
 
@@ -106,34 +107,54 @@ class Prediction:
         return f"{rate:{',.0f' if rate >= 100 else '.3g'}} samples/s"
 
 
-def sent_bytes(strategy: str, zero_stage: int, trainable: int, world_size: int, accumulation: int) -> float:
-    """Return the bytes that a process sends in an optimizer step, by rings: (N - 1) / N of a buffer in each pass.
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Elements of a model's weights: the trained ones, and all of them."""
 
-    N is ``world_size``; ``trainable`` is in elements, ``accumulation`` in micro-batches. DDP reduces fp32 gradients
-    once (reduce-scatter and all-gather). ZeRO 1 and 2 reduce 16-bit gradients and gather 16-bit weights; stage 2
-    reduces in every micro-batch. ZeRO 3 gathers the weights in forward and in backward. With one micro-batch these are
-    2 and 3 times the weights, as in the ZeRO paper, section 7.
+    trainable: int
+    total: int
+
+
+def sent_by_ddp(sizes: Sizes, world_size: int) -> float:
+    """Return the bytes that a process sends in an optimizer step with DDP, by rings: (N - 1) / N of a buffer in each
+    pass.
+
+    N is ``world_size``. Gradients are summed once, in fp32: reduce-scatter and all-gather.
+    """
+    return 2 * (world_size - 1) / world_size * DDP_BYTES * sizes.trainable
+
+
+def sent_by_zero(stage: int, sizes: Sizes, world_size: int, accumulation: int, width: int) -> float:
+    """Return the bytes that a process sends in an optimizer step with a ZeRO stage, by rings as `sent_by_ddp`.
+
+    ``accumulation`` is in micro-batches; ``width`` are the bytes of an element, in which weights and gradients travel.
+    Stages 0 to 2 sum gradients with all-reduce, in two passes; stage 2 in every micro-batch. Stages 1 and 2 gather the
+    updated weights. Stage 3 gathers all weights for each micro-batch and scatters the sums of gradients; weights of
+    models above `stage3_max_live_parameters` are gathered for backward again. Counted with DeepSpeed 0.19.8 over gloo,
+    in processes whose collectives were wrapped.
     """
     share = (world_size - 1) / world_size
-    if strategy != "deepspeed":
-        return 2 * share * DDP_BYTES * trainable
-    passes = {0: 2, 1: 2, 2: accumulation + 1, 3: 3 * accumulation}[zero_stage]
-    return passes * share * 2 * trainable
+    reduced = {0: 2, 1: 2, 2: 2 * accumulation, 3: accumulation}[stage] * sizes.trainable
+    again = 2 if sizes.total > MAX_LIVE else 1
+    gathered = {0: 0, 1: sizes.trainable, 2: sizes.trainable, 3: again * accumulation * sizes.total}[stage]
+    return share * width * (reduced + gathered)
 
 
 def sent_by_shards(
-    shard: str, shards: int, trainable: int, world_size: int, accumulation: int, gathered_bytes: int
+    shard: str, shards: int, sizes: Sizes, world_size: int, accumulation: int, gathered_bytes: int
 ) -> tuple[float, float]:
     """Return the bytes that a process sends in an optimizer step with FSDP2, by rings: within its group, and between
     the groups.
 
-    ``trainable`` is in elements, ``accumulation`` in micro-batches. In every micro-batch weights are gathered for
-    forward and, unless `shard` is `grads`, again for backward, at ``gathered_bytes`` an element; fp32 gradients are
-    reduced; and the groups of ``shards`` processes add up their shards of gradients.
+    ``accumulation`` is in micro-batches. In every micro-batch all weights are gathered for forward and, unless `shard`
+    is `grads`, again for backward, at ``gathered_bytes`` an element; fp32 gradients are reduced; and the groups of
+    ``shards`` processes add up their shards of gradients. Of frozen weights those that no gradient passes are gathered
+    once only, which is not counted.
     """
     gathers, groups = (1 if shard == "grads" else 2), world_size // shards
-    within = (gathers * gathered_bytes + DDP_BYTES) * trainable * (shards - 1) / shards
-    between = 2 * DDP_BYTES * trainable / shards * (groups - 1) / groups
+    moved = gathers * gathered_bytes * sizes.total + DDP_BYTES * sizes.trainable
+    within = moved * (shards - 1) / shards
+    between = 2 * DDP_BYTES * sizes.trainable / shards * (groups - 1) / groups
     return accumulation * within, accumulation * between
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from ratc.timing import run
 from ratc.timing.roofline import SPREAD, SPREAD_ELSEWHERE, StepTime
-from ratc.timing.run import Links, Prices, Run, Sent
+from ratc.timing.run import Links, Prices, Run, Sent, Sizes
 
 STEP = StepTime(seconds=1.0, backward_s=0.6, by_class={}, operations=0, bytes_=0)
 
@@ -18,14 +18,26 @@ def without_loop_overhead(monkeypatch):
     monkeypatch.setattr(run, "SHORTEST_S", 0.0)
 
 
+SIZES = Sizes(trainable=1000, total=1500)
+
+
 def test_ring_traffic_matches_the_collectives_of_each_strategy():
-    """Of 1,000 weights over 4 processes: 3/4 of a buffer for each pass."""
-    sent = run.sent_bytes
-    assert sent("torch", 0, 1000, 4, 3) == 2 * 0.75 * 4000
-    assert sent("deepspeed", 1, 1000, 4, 3) == 2 * 0.75 * 2000
-    assert sent("deepspeed", 2, 1000, 4, 3) == 4 * 0.75 * 2000  # three reductions, one gather
-    assert sent("deepspeed", 3, 1000, 4, 3) == 9 * 0.75 * 2000
-    assert sent("torch", 0, 1000, 1, 1) == 0
+    """Over 4 processes: 3/4 of a buffer for each pass."""
+    assert run.sent_by_ddp(SIZES, 4) == 2 * 0.75 * 4000
+    assert run.sent_by_ddp(SIZES, 1) == 0
+    sent = run.sent_by_zero
+    assert sent(0, SIZES, 4, 3, 2) == 2 * 0.75 * 2000
+    assert sent(1, SIZES, 4, 3, 2) == 3 * 0.75 * 2000  # an all-reduce is two passes, and one gather
+    assert sent(1, SIZES, 4, 3, 4) == 3 * 0.75 * 4000
+    assert sent(2, SIZES, 4, 3, 2) == 7 * 0.75 * 2000  # three all-reduces, one gather
+    assert sent(3, SIZES, 4, 3, 2) == 3 * 0.75 * (2000 + 3000)  # frozen weights are gathered, too
+    large = Sizes(2 * 10**9, 2 * 10**9)
+    assert sent(3, large, 4, 1, 2) == 3 * 0.75 * 4 * 10**9  # gathered for backward again
+
+
+@pytest.mark.parametrize(("shard", "within"), [("full", 2 * 4 * 1500 + 4 * 1000), ("grads", 4 * 1500 + 4 * 1000)])
+def test_shards_of_frozen_weights_are_gathered_and_not_reduced(shard, within):
+    assert run.sent_by_shards(shard, 4, SIZES, 4, 1, 4) == (0.75 * within, 0)
 
 
 def test_communication_overlaps_with_backward_except_in_the_upper_bound():
