@@ -57,12 +57,11 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
     try:
         allowed = variants(plan, device)
         check_units(plan, next(iter(allowed_allocators.values())), allowed[0], share)
-        candidates = _candidates(plan, device, strategy)
 
         def chosen(one: strategies.Candidate) -> Taken | None:
             return choose(allowed_allocators, one.variants, one.strategy, device, one.stages)
 
-        compared = _compared(plan, candidates, allowed_allocators, chosen)
+        compared = _compared(plan, device, allowed_allocators, chosen)
         if compared is not None:
             best, of_best, why = compared
             least = _least(allowed_allocators, of_best, best.variants, best.strategy, device, best.stages)
@@ -82,12 +81,18 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
 
 def _compared(
     plan: Plan,
-    candidates: Sequence[strategies.Candidate],
+    device: Device,
     allowed: Mapping[str, Searcher],
     chosen: Callable[[strategies.Candidate], Taken | None],
 ) -> tuple[strategies.Candidate, Taken, str] | None:
+    """Return the strategy that `auto` takes, its choice, and the reason; None if it has nothing to choose from."""
     nodes = plan.values.get_as(int, "parallel.nodes")
-    return strategies.compare(candidates, allowed, chosen, nodes, cluster_facts.links(plan))
+    candidates, left_out = _candidates(plan, device, strategy_of(plan))
+    compared = strategies.compare(candidates, allowed, chosen, nodes, cluster_facts.links(plan))
+    if compared is None:
+        return None
+    best, taken, why = compared
+    return best, taken, "; ".join([why, *left_out])
 
 
 def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
@@ -142,7 +147,7 @@ def _given_shared(plan: Plan, searcher: Searcher, plain: Variant, device: Device
         fitting = next((choice for choice in choices if choice.estimate.fits), None)
         return Taken(step, fitting, allocator, "") if fitting else None
 
-    compared = _compared(plan, _candidates(plan, device, strategy_of(plan)), {allocator: searcher}, chosen)
+    compared = _compared(plan, device, {allocator: searcher}, chosen)
     if compared is None:
         return None
     best, taken, why = compared
@@ -297,32 +302,46 @@ def check_units(plan: Plan, searcher: Searcher, wanted: Variant, micro_batch: in
     known = sorted(set(searcher.predictor(step, strategy, micro_batch).trace.classes.values()))
     missing = [name for name in asked.value if name not in known]
     if missing and known:
-        message = f"`wrap` names classes that no module of the model has: {', '.join(missing)}"
+        message = f"`wrap` names classes that no module with a forward of its own has: {', '.join(missing)}"
         helps = did_you_mean(missing[0], known) or (f"there are {', '.join(known)[:300]}",)
         raise NoTrace((Diagnostic("R366", message, asked.span, helps=helps),))
 
 
-def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Candidate]:
-    """Return the strategies that `auto` may take, the simplest first; none if the spec names one, or if there is only
-    one process.
+def _candidates(plan: Plan, device: Device, own: Strategy) -> tuple[list[strategies.Candidate], list[str]]:
+    """Return the strategies that `auto` may take, the simplest first, and why others are left out; nothing if the spec
+    names one, or if there is only one process.
     """
     settings, values = plan.settings, plan.values
     if settings["parallel.strategy"].value != "auto" or own.world_size == 1:
-        return []
+        return [], []
     steps = [replace(one, engine="torch") for one in variants(plan, device)]
     found = [strategies.Candidate("ddp", Strategy("torch", own.world_size, precision=own.precision), steps)]
     context = Context(settings, plan.facts, None, dict(values))
-    size = sharding.group(context)
-    if size is not None and not list(sharding.conflicts(context)):
+    size, left_out = sharding.group(context), []
+    odd = next((why for _, why, _ in sharding.conflicts(context)), None)
+    if size is None or odd is not None:
+        left_out.append(f"fsdp2 is left out: {odd or 'there is only one group of shards'}")
+    else:
         found.append(strategies.Candidate("fsdp2", fsdp2(plan, size), steps))
-    known = optimizers.of(settings.get_as(str, "training.optimizer")).zero
-    known = known and settings["training.deepspeed"].value is not False
     stage, is_range = settings["training.zero_stage"].value, elastic.is_range(settings)
     stages = STAGES if stage is None else (int(stage),)
-    known = known and not (is_range and stages == (0,))  # R372
-    if known and device.compute_capability and settings["training.use_accelerate"].value:
-        offload = bool(settings["training.offload_optimizer"].value)
-        strategy = Strategy("deepspeed", own.world_size, stages[0], offload, own.precision, round_robin=not is_range)
-        theirs = [replace(one, engine="deepspeed") for one in steps]
-        found.append(strategies.Candidate("deepspeed", strategy, theirs, stages, converts=is_range))
-    return found
+    if why := _without_zero(plan, stages):
+        return found, [*left_out, f"deepspeed is left out: {why}"]
+    offload = bool(settings["training.offload_optimizer"].value)
+    strategy = Strategy("deepspeed", own.world_size, stages[0], offload, own.precision, round_robin=not is_range)
+    theirs = [replace(one, engine="deepspeed") for one in steps]
+    found.append(strategies.Candidate("deepspeed", strategy, theirs, stages, converts=is_range))
+    return found, left_out
+
+
+def _without_zero(plan: Plan, stages: tuple[int, ...]) -> str:
+    """Return the reason why `auto` does not consider ZeRO; empty if it does."""
+    settings = plan.settings
+    optimizer = settings.get_as(str, "training.optimizer")
+    if not optimizers.of(optimizer).zero:
+        return f"the optimizer is {optimizer}"
+    if settings["training.deepspeed"].value is False:
+        return "`deepspeed` is false"
+    if not settings["training.use_accelerate"].value:
+        return "`use_accelerate` is false"
+    return "stage 0 does not go with a range of nodes" if elastic.is_range(settings) and stages == (0,) else ""

@@ -26,6 +26,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         why = "no prediction to compare: the same as without the key"
         context.derive("parallel.strategy", used, why, "spec:parallel.strategy", "engine.deepspeed")
     if context.value("parallel.strategy") != "fsdp2":
+        if asked.value == "auto":
+            yield from _not_sharded(context, world)
         return
     if world == 1:
         message = "`fsdp2` is not used with one process: sharding needs several"
@@ -41,6 +43,16 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     _units(context)
     context.keep("parallel.offload", under="fsdp2.offload")
     context.keep("parallel.mixed_precision", under="fsdp2.weights")
+
+
+def _not_sharded(context: Context, world: int) -> Iterator[Diagnostic]:
+    """Yield findings on keys of FSDP2 if `auto` does not take it: an impossible mesh, an offload that is lost."""
+    size, offload = context.settings["parallel.shard_size"], context.settings["parallel.offload"]
+    if world > 1 and size.value is not None and group(context) is None:
+        yield _no_mesh(context, world, int(size.value))
+    if offload.value:
+        message = f"`offload` has no effect: the strategy is {context.value('parallel.strategy')}"
+        yield Diagnostic("R307", message, offload.span, severity=Severity.WARNING)
 
 
 def conflicts(context: Context) -> Iterator[tuple[str, str, str]]:
@@ -91,7 +103,6 @@ def _mesh(context: Context, world: int) -> Iterator[Diagnostic]:
         context.derive("fsdp2.shard_size", world, "all processes", "parallel.world_size", "fsdp2.shard")
         return
     size = int(asked.value or context.value("parallel.processes_per_node"))
-    possible = [number for number in range(2, world) if world % number == 0]
     if group(context) == size:
         if asked.value is not None:
             context.keep("parallel.shard_size", under="fsdp2.shard_size")
@@ -100,6 +111,13 @@ def _mesh(context: Context, world: int) -> Iterator[Diagnostic]:
                 "fsdp2.shard_size", size, "the processes of a node", "parallel.processes_per_node", "fsdp2.shard"
             )
         return
+    yield _no_mesh(context, world, size)
+
+
+def _no_mesh(context: Context, world: int, size: int) -> Diagnostic:
+    """Return the finding that groups of ``size`` processes cannot be formed. Code: R364."""
+    shard, asked = context.settings["parallel.shard"], context.settings["parallel.shard_size"]
+    possible = [number for number in range(2, world) if world % number == 0]
     whose = "`shard_size`" if asked.value is not None else "a node"
     copies = f"groups of {size} processes ({whose}) cannot be formed of {world} processes"
     why = (
@@ -111,7 +129,7 @@ def _mesh(context: Context, world: int) -> Iterator[Diagnostic]:
     helps = (
         (f"use `shard_size: {sizes}`" if len(possible) == 1 else f"`shard_size` may be {sizes}",) if possible else ()
     )
-    yield Diagnostic("R364", copies, asked.span or shard.span, (why,), (*helps, "or use `shard: full`"))
+    return Diagnostic("R364", copies, asked.span or shard.span, (why,), (*helps, "or use `shard: full`"))
 
 
 def _units(context: Context) -> None:

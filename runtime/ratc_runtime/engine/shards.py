@@ -39,8 +39,8 @@ class ShardedEngine(BaseEngine):
         if missing:
             raise RuntimeFinding(
                 "R594",
-                f"`parallel.wrap` names classes that no module of the model has: {', '.join(missing)}",
-                f"the model's classes with parameters: {', '.join(known)[:400]}",
+                f"`parallel.wrap` names classes that no module with a forward of its own has: {', '.join(missing)}",
+                f"the model's classes with parameters and a forward: {', '.join(known)[:400]}",
                 "name classes of the model's layers, or remove `wrap`",
             )
         if scalars := [name for name, parameter in model.named_parameters() if parameter.dim() == 0]:

@@ -22,6 +22,11 @@ def elements(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def _computes(module: nn.Module) -> bool:
+    """Return whether a module has a forward of its own, which a list of modules lacks: FSDP2 gathers before it."""
+    return type(module).forward is not nn.Module.forward
+
+
 def repeated(model: nn.Module) -> list[str]:
     """Return the classes of a model's repeated layers, in the order of their first one.
 
@@ -39,7 +44,7 @@ def repeated(model: nn.Module) -> list[str]:
             alike = [other for other in children if type(other) is type(child)]
             if name in found:
                 continue
-            if counts[name] >= 2 and min(map(elements, alike)) >= least:
+            if counts[name] >= 2 and _computes(child) and min(map(elements, alike)) >= least:
                 found.append(name)
             else:
                 look(child)
@@ -53,7 +58,17 @@ def units(model: nn.Module, classes: Sequence[str]) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if name and type(module).__name__ in classes}
 
 
+def possible(model: nn.Module) -> dict[str, str]:
+    """Return the class of each module that can be a unit, by its name: it has parameters, and a forward of its
+    own. The model itself is left out.
+    """
+    return {
+        name: type(module).__name__
+        for name, module in model.named_modules()
+        if name and elements(module) and _computes(module)
+    }
+
+
 def classes(model: nn.Module) -> list[str]:
-    """Return the names of all classes of modules that have parameters, without the model's own."""
-    found = (type(module).__name__ for name, module in model.named_modules() if name and elements(module))
-    return sorted(set(found))
+    """Return the names of all classes of which a module can be a unit."""
+    return sorted(set(possible(model).values()))

@@ -47,7 +47,7 @@ class Recording:
     steps: list[int]
     parameters: dict[str, Any]
     kernels: list[Kernel]  # of the last step, in order
-    classes: dict[str, str]  # of modules with parameters, by their names
+    classes: dict[str, str]  # of modules that FSDP2 can gather by themselves, by their names
     wrap: list[str]  # the classes of repeated layers
     spans: list[Span]  # the calls of blocks that may be recomputed
 
@@ -128,7 +128,7 @@ def record(request: Request, batch: int) -> Recording:
             list(ledger.steps),
             _parameters(model, groups if request.engine == "deepspeed" else None),
             mode.work.kernels,
-            {name: type(module).__name__ for name, module in model.named_modules() if name and units.elements(module)},
+            units.possible(model),
             units.repeated(model),
             mode.spans.of_backward(),
         )

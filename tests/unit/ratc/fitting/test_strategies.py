@@ -66,9 +66,28 @@ def test_auto_strategy_compares_a_given_micro_batch_too(training, strategy, comp
     assert lock["engine"]["deepspeed"] is (strategy == "deepspeed")
     assert (lock["training"]["micro_batch_size"], lock["training"]["gradient_accumulation_steps"]) == (64, 2)
     (why,) = re.findall(r"strategy: \w+  # (.*)", text)
-    names = ["ddp", "fsdp2", "deepspeed"] if strategy == "deepspeed" else ["ddp", "fsdp2"]
-    assert [row.split(" ")[0] for row in why.split("; ")] == names
-    assert all(re.search(r" (1 )?64 x 2, [\d.]+ [MG]iB, ", row) for row in why.split("; "))
+    rows = [row for row in why.split("; ") if "is left out" not in row]
+    assert [row.split(" ")[0] for row in rows] == ["ddp", "fsdp2", "deepspeed"][: 3 if strategy == "deepspeed" else 2]
+    assert all(re.search(r" (1 )?64 x 2, [\d.]+ [MG]iB, ", row) for row in rows)
+
+
+@pytest.mark.slow
+def test_auto_strategy_says_why_one_is_left_out(compiled):
+    status, _, text, said = compiled("strategy: auto, shard: hybrid, offload: true", "target_batch_size: 512")
+    assert status == 0, said
+    assert "; fsdp2 is left out: there is only one group of shards" in text
+    assert "R307" in said
+    assert "`offload` has no effect: the strategy is deepspeed" in said
+    status, _, text, said = compiled("strategy: auto", "target_batch_size: 512, optimizer: muon, compile: true")
+    assert status == 0, said
+    assert "fsdp2 is left out: `optimizer: muon` " in text
+    assert "deepspeed is left out: the optimizer is muon" in text
+
+
+def test_a_mesh_that_is_impossible_is_refused_with_auto_too(compiled):
+    status, _, _, said = compiled("strategy: auto, shard: hybrid, shard_size: 3")
+    assert status == 1
+    assert "error[R364]: groups of 3 processes (`shard_size`) cannot be formed of 4 processes" in said
 
 
 @pytest.mark.slow
@@ -111,8 +130,10 @@ def test_auto_strategy_counts_bytes_by_the_links_that_carry_them(links, strategy
     assert status == 0, capsys.readouterr().err
     (chosen, why), *_ = re.findall(r"strategy: (\w+)  # (.*)", Path("out/lock.yaml").read_text())
     assert chosen == strategy
-    assert [name.split(" ")[0] for name in why.split("; ")] == ["ddp", "fsdp2"]
-    assert all(re.search(f", {sent}$", row) for row in why.split("; ")), why
+    *rows, left_out = why.split("; ")
+    assert [row.split(" ")[0] for row in rows] == ["ddp", "fsdp2"]
+    assert all(re.search(f", {sent}$", row) for row in rows), why
+    assert left_out == "deepspeed is left out: `deepspeed` is false"
 
 
 @pytest.mark.slow(every=True)
@@ -152,7 +173,7 @@ def test_lock_lists_the_fsdp2_units_found_in_the_trace(compiled):
 def test_wrap_names_that_match_no_module_are_refused(compiled):
     status, _, _, said = compiled("strategy: fsdp2, wrap: [MultiRes_RoSE_Blok]")
     assert status == 1
-    assert "error[R366]: `wrap` names classes that no module of the model has: MultiRes_RoSE_Blok" in said
+    assert "error[R366]: `wrap` names classes that no module with a forward of its own has: MultiRes_RoSE_Blok" in said
     assert "help: did you mean `MultiRes_RoSE_Block`?" in said
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ratc_runtime.engine.units import classes, repeated, units
+import torch
+from ratc_runtime.engine.units import classes, possible, repeated, units
 from torch import nn
 
 
@@ -10,6 +11,10 @@ class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layers(value)
+        return out
 
 
 class Net(nn.Module):
@@ -38,4 +43,11 @@ def test_a_model_without_lists_is_one_unit() -> None:
 
 
 def test_classes_lists_modules_with_parameters() -> None:
-    assert classes(Net()) == ["Block", "LayerNorm", "Linear", "ModuleList", "Sequential"]
+    assert classes(Net()) == ["Block", "LayerNorm", "Linear", "Sequential"]
+
+
+def test_a_list_of_modules_is_no_unit() -> None:
+    """FSDP2 gathers before a module's forward, which a list has not: `fully_shard` refuses it."""
+    model = nn.ModuleDict({str(n): nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]) for n in range(2)})
+    assert classes(model) == repeated(model) == ["Linear"]
+    assert set(possible(model)) == {"0.0", "0.1", "1.0", "1.1"}
