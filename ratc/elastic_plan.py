@@ -28,6 +28,8 @@ OWN = (
     "memory.peak_allocated_bytes",
     "memory.peak_reserved_bytes",
 )
+#: Numbers of nodes whose reasons are told, beside the first of each kind.
+MOST_REASONS = 12
 #: Values that follow from the number of processes alone, and those that words are made of.
 _FOLLOW = ("parallel.nodes", "fsdp2.shard_size", "memory.margin", *OWN)
 
@@ -109,20 +111,23 @@ def _fewest(nodes: int, why: Diagnostic, possible: Sequence[int], settings: Valu
 def _missing(
     counts: range, left_out: Mapping[int, Diagnostic], plans: Mapping[int, Plan], settings: Values
 ) -> Diagnostic:
-    """Return the warning that names the counts of the range that are left out, each reason once."""
+    """Return the warning that names the counts of the range that are left out, each with its reason; of many the first
+    of each kind.
+    """
     out = sorted(left_out)
     message = f"of {counts[0]} to {counts[-1]} nodes, {_listed(out)} cannot train this step: a job that gets so many "
     message += f"nodes leaves some of them idle, and takes the next smaller of {_listed(sorted(plans))}"
-    reasons: dict[str, list[int]] = {}
-    for nodes in out:
-        reasons.setdefault(left_out[nodes].code, []).append(nodes)
-    notes = tuple(f"{counted(group[0], 'node')}: {left_out[group[0]].message}" for group in reasons.values())
+    codes = [left_out[nodes].code for nodes in out]
+    told = [nodes for place, nodes in enumerate(out) if place < MOST_REASONS or codes[place] not in codes[:place]]
+    notes = tuple(f"{counted(nodes, 'node')}: {left_out[nodes].message}" for nodes in told)
     return Diagnostic("R370", message, settings[elastic.NODES].span, notes, severity=Severity.WARNING)
 
 
 def _listed(numbers: Sequence[int]) -> str:
     """``2, 4 and 8``; the first ones of many."""
     shown = [str(number) for number in numbers[:12]]
+    if len(numbers) == len(shown) + 1:
+        shown = [str(number) for number in numbers]
     if len(numbers) > len(shown):
         return f"{', '.join(shown)} and {len(numbers) - len(shown)} more"
     return " and ".join(part for part in (", ".join(shown[:-1]), shown[-1]) if part)

@@ -38,7 +38,7 @@ _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_j
         click.Option(
             ["--card", "cards"], multiple=True, metavar="CARD", help="a card from ratc's catalogue; repeatable"
         ),
-        options.flag("--all-cards", "every NVIDIA card of ratc's catalogue"),
+        options.flag("--all-cards", "every whole NVIDIA card of ratc's catalogue"),
         click.Option(
             ["--in", "precisions"],
             multiple=True,

@@ -13,7 +13,7 @@ COLUMNS = {
     "world_size": "processes",
     "micro_batch_size": "micro-batch",
     "gradient_accumulation_steps": "accumulation",
-    "peak_reserved_bytes": "memory of a process",
+    "peak_reserved_bytes": "PyTorch's peak",
 }
 _ROW = "elastic."
 

@@ -168,7 +168,7 @@ def _from_file(settings: Values, file: Values) -> tuple[Values | None, tuple[Dia
 def _contradictions(card: Card, file: Values) -> tuple[Diagnostic, ...]:
     """Return a finding for each value of a facts file that contradicts the card's in the catalogue. Code: R311."""
     memory, capability = file["gpu_memory_mib"], file["compute_capability"]
-    helps = ("for a card that is not in the catalogue, such as a MIG slice, give both under a name of your own",)
+    helps = ("for a card that is not in the catalogue, give both under a name of your own",)
     cases = (
         (memory, f"{card.memory_bytes // MIB} MiB", _differ(memory.value, card.memory_bytes // MIB)),
         (capability, f"{card.compute_capability}", capability.value not in (None, card.compute_capability)),

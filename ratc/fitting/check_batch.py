@@ -1,7 +1,7 @@
 """Checks micro-batches that a spec gives against their card.
 
-The outcome is printed and never enters a file: a spec that gives its micro-batch compiles to the same bytes on a
-machine that cannot trace its model.
+The outcome is printed and never enters a file: a spec that gives its micro-batch, and leaves nothing else to a
+prediction, compiles to the same bytes on a machine that cannot trace its model.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
         others = [one for one in plan_step.variants(plan, device) if one != wanted]
 
         def with_size(size: int) -> Variant:
-            return plan_step.with_micro_batch(plan, device, wanted, size)
+            return wanted if size == micro else plan_step.with_micro_batch(plan, device, wanted, size)
 
         return given.predicted(searcher, with_size, strategy, device, micro, higher, others), ""
     except NoTrace as stopped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ratc import elastic
 from ratc.plan import Plan, Values
 from ratc.program import is_program
 from ratc.spec import keys
@@ -26,13 +27,16 @@ def is_open(plan: Plan) -> bool:
 
 def is_predicted(plan: Plan) -> bool:
     """Whether values of the plan rest on a prediction: the micro-batch is open, or the spec leaves to ratc which blocks
-    are recomputed for it, or which strategy shares it.
+    are recomputed for it, or which strategy shares it; or the plan is for a range of nodes, of which each has its
+    memory in the lock.
     """
     if is_open(plan):
         return True
     left = ["training.activation_checkpointing"]
     left += ["parallel.strategy"] if plan.values.get_as(int, "parallel.world_size") > 1 else []
-    return is_given(plan) and any(plan.settings[path].value == "auto" for path in left)
+    return is_given(plan) and (
+        elastic.is_range(plan.settings) or any(plan.settings[path].value == "auto" for path in left)
+    )
 
 
 def is_given(plan: Plan) -> bool:

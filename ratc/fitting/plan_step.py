@@ -102,3 +102,8 @@ def with_micro_batch(plan: Plan, device: Device, wanted: Variant, micro_batch: i
     capability = device.compute_capability or "0.0"
     attention = without_prediction(plan.settings, micro_batch, device.memory_bytes, capability)
     return replace(wanted, attention_memory=attention)
+
+
+def leanest(plan: Plan, device: Device, step: Variant) -> Variant:
+    """Return a step with the attention that keeps the least memory, if the spec leaves it open."""
+    return replace(step, attention_memory=_attentions(plan, device)[-1])

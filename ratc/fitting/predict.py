@@ -17,6 +17,7 @@ from ratc.fitting.plan_step import (
     asked_allocator,
     device_of,
     fsdp2,
+    leanest,
     own_searcher,
     strategy_of,
     variants,
@@ -114,13 +115,22 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
         if plan.settings["training.activation_checkpointing"].value != "auto":
             return None, ()
         need = searcher.predictor(plain, strategy, micro).need(device, micro)
-        found = smallest(searcher, plain, strategy, device, micro)
+        why = f"full attention needs {size_text(need)} at micro-batch {micro} and does not fit"
+        lean = leanest(plan, device, plain)
+        if lean != plain:  # it costs no second pass
+            choice = choice_of(searcher, lean, strategy, device, micro)
+            if choice.estimate.fits:
+                units = _units(searcher, lean, choice)
+                return Decision(choice, lean.attention_memory, why, units=units, is_given=True), ()
+            need = searcher.predictor(lean, strategy, micro).need(device, micro)
+        found = smallest(searcher, lean, strategy, device, micro)
         if found is None:
             return None, (_not_enough(plan, micro, device),)
         choice = choice_of(searcher, found.variant, strategy, device, micro)
         return Decision(
             choice,
-            plain.attention_memory,
+            lean.attention_memory,
+            why,
             activation_checkpointing=found.variant.activation_checkpointing,
             plain_need_bytes=need,
             plain_micro_batch=micro,

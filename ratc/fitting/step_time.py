@@ -128,7 +128,7 @@ def training(plan: Plan, step: Prediction, samples: int | None) -> Run | None:
         kept = plan.values["training.last_batch"].value == "keep"
         whole = -(-samples // step.samples) if kept else samples // step.samples
     steps = min((count for count in (most, whole) if count is not None), default=None)
-    return None if steps is None else Run(step, max(1, steps), plan.values.get_as(int, "training.epochs"))
+    return None if not steps else Run(step, steps, plan.values.get_as(int, "training.epochs"))
 
 
 def with_loading(plan: Plan, step: Prediction, loader_rate: float | None) -> Prediction:
@@ -174,6 +174,8 @@ def too_long(plan: Plan, step: Prediction, samples: int | None) -> tuple[Diagnos
     requeue, most = plan.values.get("job.requeue"), plan.values.get("job.max_restarts")
     unfinished = bool(requeue and requeue.value and most and most.value < again)
     then = f"it is requeued {'once' if again == 1 else f'{again} times'}"
+    if requeue is not None and not requeue.value:
+        then = f"it needs {counted(again + 1, 'job')}, one after the other"
     if unfinished and most:
         then = f"it needs {counted(again, 'restart')}, and `max_restarts` is {most.value}"
     message = f"the training is {step.how} to take {needed}, and the job's walltime is {given}: {then}"
@@ -181,7 +183,7 @@ def too_long(plan: Plan, step: Prediction, samples: int | None) -> tuple[Diagnos
     note = f"{steps} an epoch of {run.span_text(step.seconds)} each, {epochs}"
     longest = plan.facts.get("cluster.max_walltime_seconds")
     enough = longest is None or longest.value is None or longest.value > whole.seconds
-    helps = ["ask for a longer `resources.walltime`"] if enough else ["no job of this partition may run that long"]
+    helps = ["ask for a longer `resources.walltime`"] if enough else ["no job there may run that long"]
     if unfinished:
         helps.append("set a larger `checkpoint.max_restarts`, or submit the job again when it has ended")
     if requeue is not None and not requeue.value:

@@ -78,6 +78,8 @@ def unpredictable(plan: Plan, card: facts.Card) -> str:
     fused = plan.settings["model.attention_memory"].value == "fused" and full_at_least(plan.settings)
     if fused and not fused_runs_on(card.compute_capability):
         return "there are no kernels of `attention_memory: fused` for it"
+    if card.is_slice and plan.values.get_as(int, "parallel.processes_per_node") > 1:
+        return "CUDA shows a process one slice of a card (MIG), so a node has one"
     return ""
 
 

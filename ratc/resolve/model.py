@@ -58,9 +58,13 @@ def _attention(context: Context) -> Iterator[Diagnostic]:
             least = ".".join(map(str, FUSED_FROM))
             message = f"`attention_memory: fused` does not run {where}: its kernels need compute capability {least}"
             yield Diagnostic("R347", message, asked.span, helps=("write `chunked`, or `auto`",))
-    elif decision is None:
-        context.derive(path, *_without_prediction(context), "training.micro_batch_size", "hardware.memory_bytes")
     else:
+        usual, why = _without_prediction(context)
+        if decision is None and context.decision is not None and context.decision.attention_memory != usual:
+            decision = context.decision  # the spec's own micro-batch needs it
+        if decision is None:
+            context.derive(path, usual, why, "training.micro_batch_size", "hardware.memory_bytes")
+            return
         why = decision.attention_reason
         context.derive(path, decision.attention_memory, why, "spec:model.attention_memory", "hardware.card")
 

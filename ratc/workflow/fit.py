@@ -49,7 +49,11 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
         return Fitted((), (*loaded.diagnostics, *refused))
     # For a given micro-batch a prediction may choose the blocks to recompute. An open one is searched for here.
     is_given = not open_batch.leaves_open(loaded.settings)
-    plan, found, _ = inputs.resolve(request, on_a_card(question, loaded.settings), predict=is_given)
+    is_auto = loaded.settings["parallel.strategy"].value == "auto"
+    settings = on_a_card(question, loaded.settings)
+    plan, found, _ = inputs.resolve(request, settings, predict=is_given or is_auto)
+    if plan is None and is_auto:  # nothing fits with any strategy: the table says what is missing
+        plan, found, _ = inputs.resolve(request, settings, predict=is_given)
     # R305 warns that the micro-batch is only a default: `fit` is about other ones.
     found = (*loaded.diagnostics, *(item for item in found if item.code != "R305"))
     if plan is None:
@@ -94,7 +98,10 @@ def _details(
         told = _remedies(next(iter(allowed.values())), library, plan, cards[0], rows[0].precision)
     else:
         told = []
-    return [*told, *_given_micro_batch(question, plan, folder, taken.choice if taken else None)]
+    if plan.settings["parallel.strategy"].value == "auto":
+        strategy = plan.values["parallel.strategy"]
+        told.append(f"The strategy is {strategy.value}: {strategy.reason}.")
+    return [*told, *_given_micro_batch(question, plan, request, folder, taken.choice if taken else None)]
 
 
 def _remedies(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
@@ -105,9 +112,11 @@ def _remedies(searcher: Searcher, library: Library, plan: Plan, card: facts.Card
     return breakdown.does_not_fit(why_nothing(searcher, library, plan, wanted, strategy, device))
 
 
-def _given_micro_batch(question: Question, plan: Plan, folder: str, told: Choice | None) -> list[str]:
-    """Return the breakdown of the spec's own micro-batch on its own card, or a line that options for other cards
-    exclude it. If the same choice was printed already, only the outcome.
+def _given_micro_batch(
+    question: Question, plan: Plan, request: CompileRequest, folder: str, told: Choice | None
+) -> list[str]:
+    """Return the breakdown and the times of the spec's own micro-batch on its own card, or a line that options for
+    other cards exclude it. If the same choice was printed already, only the outcome and the times.
     """
     if open_batch.leaves_open(plan.settings):
         return []
@@ -120,7 +129,12 @@ def _given_micro_batch(question: Question, plan: Plan, folder: str, told: Choice
     if verdict is None:
         return []
     said = breakdown.of_given(verdict)
-    return said[-1:] if told and told.estimate == verdict.choice.estimate else ["", *said]
+    said = said[-1:] if told and told.estimate == verdict.choice.estimate else ["", *said]
+    step, why = step_time.predict_step(plan, folder, earlier=False)
+    if step is None:
+        return [*said, f"The time of a step is not predicted: {why}."]
+    step = step_time.with_loading(plan, step, request.loader_rate)
+    return [*said, "", *step_time.lines(plan, step, request.samples)]
 
 
 def _time_lines(plan: Plan, taken: Taken, allowed: Mapping[str, Searcher], request: CompileRequest) -> list[str]:
@@ -134,7 +148,10 @@ def _time_lines(plan: Plan, taken: Taken, allowed: Mapping[str, Searcher], reque
     if step is None:
         return [f"The time of a step is not predicted: {why}."]
     step = step_time.with_loading(plan, step, request.loader_rate)
-    return ["", *step_time.lines(plan, step, request.samples)]
+    if open_batch.leaves_open(plan.settings):
+        return ["", *step_time.lines(plan, step, request.samples)]
+    # The training is that of the spec's own micro-batch.
+    return ["", f"With micro-batch {found.micro_batch}, {step.sentence()}"]
 
 
 def _allocator_line(plan: Plan, taken: Taken) -> list[str]:

@@ -40,7 +40,7 @@ def folders() -> list[Path]:
 
 
 #: Its prediction traces a model at 512 and 768 pixels; `wider-model-needs-memory` stands for it in the quick tests.
-TRACED = {"larger-images"}
+TRACED = {"larger-images", "more-nodes-in-a-range"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from ratc import compiler
 from ratc.comparison import effects
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Severity
-from ratc.elastic_plan import OWN
+from ratc.elastic_plan import MOST_REASONS, OWN
 from ratc.facts import Machine
 from ratc.plan import Plan
 from ratc.program import is_program
@@ -81,7 +81,7 @@ def test_range_of_one_node_count_equals_a_fixed_count():
     }
 
 
-def test_excluded_node_counts_are_listed_once_per_reason():
+def test_excluded_node_counts_are_listed_with_their_reasons():
     sharded = "parallel: {strategy: fsdp2, shard: hybrid, shard_size: 8}\n"
     _, found = resolved(spec(4, 10, 4, "target_batch_size: 1920, batch_size: 1", more=sharded))
     (warning,) = (one for one in found if one.code == "R370")
@@ -89,7 +89,11 @@ def test_excluded_node_counts_are_listed_once_per_reason():
     assert warning.notes == (
         "5 nodes: groups of 8 processes (`shard_size`) cannot be formed of 20 processes",
         "7 nodes: global batch 1920 cannot be split over 28 GPUs and micro-batches of 1",
+        "9 nodes: global batch 1920 cannot be split over 36 GPUs and micro-batches of 1",
     )
+    _, found = resolved(spec(1, 100, 4, "target_batch_size: 1920, batch_size: 1"))
+    (warning,) = (one for one in found if one.code == "R370")
+    assert len(warning.notes) == MOST_REASONS
 
 
 def test_elastic_plan_excludes_deepspeed_and_fsdp2_on_one_process():

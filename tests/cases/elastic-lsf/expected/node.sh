@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every node of the job runs this script. Trains demo on 1, 2 or 3 nodes: 4, 8 or 12 processes on a100-80, bf16, global batch 96.
 # Compiled by ratc from ../spec.yaml: review it, do not edit it.
-# Again, from this folder: ratc compile ../spec.yaml --target lsf -o .
+# Again, from this folder: ratc compile ../spec.yaml --target lsf --no-predict -o .
 # Called by job.lsf: node.sh LOCK HEAD PORT ID RANK; RAT_DATA_DIR and RAT_OUTPUT_DIR are set.
 set -euo pipefail
 unset CDPATH

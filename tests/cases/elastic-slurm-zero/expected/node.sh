@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every node of the job runs this script. Trains case on 2, 4 or 8 nodes: 8, 16 or 32 processes on h100, bf16, global batch 64.
 # Compiled by ratc from ../spec.yaml: review it, do not edit it.
-# Again, from this folder: ratc compile ../spec.yaml --target slurm -o .
+# Again, from this folder: ratc compile ../spec.yaml --target slurm --no-predict -o .
 # Called by job.sbatch: node.sh LOCK HEAD PORT ID; RAT_DATA_DIR and RAT_OUTPUT_DIR are set.
 set -euo pipefail
 unset CDPATH

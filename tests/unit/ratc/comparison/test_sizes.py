@@ -15,7 +15,7 @@ def plan(**rows: tuple[int, int | None]) -> dict[str, Value]:
 
 def test_rows_of_both_sides_are_put_beside_each_other_in_the_order_of_nodes():
     old, new = plan(n2=(2, 1 << 30), n10=(10, 1 << 30)), plan(n2=(2, 2 << 30), n4=(4, 1 << 30))
-    assert sizes.columns(old, new) == ("processes", "memory of a process")
+    assert sizes.columns(old, new) == ("processes", "PyTorch's peak")
     assert list(sizes.lines(sizes.rows(old, new))) == [
         ("2", "2", "1.0 GiB → 2.0 GiB"),
         ("4 (added)", "4", "1.0 GiB"),

@@ -83,6 +83,31 @@ def test_with_little_memory_the_smallest_node_count_decides_the_step(compiled):
     assert structure(most) != structure(lock)  # alone they would not need it
 
 
+def test_a_given_micro_batch_gets_leaner_attention_before_blocks_are_recomputed(compiled):
+    """With 2,000 MiB 128 samples need attention without maps, which costs no second pass."""
+    given = "512, batch_size: 128, activation_checkpointing: auto"
+    status, lock, said = compiled("1", "ddp", memory=2000, batch=given)
+    assert status == 0, said
+    assert (lock["model"]["attention_memory"], lock["training"]["activation_checkpointing"]) == ("fused", False)
+    text = Path("out/lock.yaml").read_text()
+    assert re.search(
+        r"attention_memory: fused  # full attention needs [\d.]+ GiB at micro-batch 128 and does not", text
+    )
+    assert compiled("1", "ddp", memory=80_000, batch=given)[1]["model"]["attention_memory"] == "full"
+
+
+def test_rows_of_a_given_micro_batch_have_their_memory(compiled):
+    status, lock, said = compiled("{min: 1, max: 4}", "fsdp2", batch="512, batch_size: 8")
+    assert status == 0, said
+    rows = list(lock["elastic"].values())
+    assert [row["gradient_accumulation_steps"] for row in rows] == [16, 8, 4]
+    assert {row["micro_batch_size"] for row in rows} == {8}
+    peaks = [row["peak_allocated_bytes"] for row in rows]
+    assert sorted(peaks, reverse=True) == peaks, "of more processes each has smaller shards"
+    assert lock["memory"]["peak_allocated_bytes"] == peaks[-1] > 0
+    assert lock["fsdp2"]["wrap"]
+
+
 @pytest.mark.parametrize(
     ("memory", "features", "strategy"),
     # With 3,000 MiB ZeRO's 16-bit weights leave room for the whole share; the other two accumulate.
