@@ -23,7 +23,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("parallel.strategy", decision.strategy, decision.strategy_reason, path)
     else:
         used = "deepspeed" if context.value("engine.deepspeed") else "ddp"
-        why = "no prediction to compare: the same as without the key"
+        why = "no prediction to compare" if world > 1 else "one process has nothing to share"
+        why += ": the same as without the key"
         context.derive("parallel.strategy", used, why, "spec:parallel.strategy", "engine.deepspeed")
     if context.value("parallel.strategy") != "fsdp2":
         if asked.value == "auto":

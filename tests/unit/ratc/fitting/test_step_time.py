@@ -4,6 +4,7 @@ A stand-in for the runtime gives the traces.
 """
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,6 +171,17 @@ def test_a_training_that_needs_more_restarts_than_it_may_make_is_said_to_end_unf
     said = capsys.readouterr().err
     assert ": it needs 2 restarts, and `max_restarts` is 1" in said
     assert "set a larger `checkpoint.max_restarts`" in said
+
+
+def test_a_partition_that_requeues_no_jobs_needs_several_of_them(spec, capsys):
+    Path("clusters").mkdir()
+    Path("clusters/ours.yaml").write_text(CLUSTER.replace("partitions: {gpu: {", "partitions: {gpu: {requeue: false, "))
+    spec(gpus=4, resources=', cluster: ours, walltime: "00:20:00"')
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out", "--samples", "64000"]) == 0
+    said = capsys.readouterr().err
+    assert "warning[R354]" in said
+    assert re.search(r"the job's walltime is 20 min: it needs \d+ jobs, one after the other", said)
+    assert "submit the job again each time" in said
 
 
 def test_of_a_range_the_time_on_the_fewest_nodes_is_told_and_held_against_the_walltime(spec, capsys):
