@@ -104,32 +104,32 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
     micro = values.get_as(int, "training.micro_batch_size")
     searcher = own_searcher(plan, Library(plan, folder, plan.settings["model.name"].span))
     plain = variant(plan, device.kernels)
+    is_auto = plan.settings["training.activation_checkpointing"].value == "auto"
+    # Leaner attention costs no second pass, as recomputing does.
+    steps = list(dict.fromkeys([plain, leanest(plan, device, plain)] if is_auto else [plain]))
+    why, need = "it fits", 0
     try:
         check_units(plan, searcher, replace(plain, engine="torch"), micro)
-        best = _given_shared(plan, searcher, plain, device, micro)
-        if best is not None:
-            return best, ()
-        choice = choice_of(searcher, plain, strategy, device, micro)
-        if choice.estimate.fits:
-            return Decision(choice, plain.attention_memory, units=_units(searcher, plain, choice), is_given=True), ()
-        if plan.settings["training.activation_checkpointing"].value != "auto":
-            return None, ()
-        need = searcher.predictor(plain, strategy, micro).need(device, micro)
-        why = f"full attention needs {size_text(need)} at micro-batch {micro} and does not fit"
-        lean = leanest(plan, device, plain)
-        if lean != plain:  # it costs no second pass
-            choice = choice_of(searcher, lean, strategy, device, micro)
+        for step in steps:
+            best = _given_shared(plan, searcher, step, device, micro)
+            if best is not None:
+                return replace(best, attention_reason=why), ()
+            choice = choice_of(searcher, step, strategy, device, micro)
             if choice.estimate.fits:
-                units = _units(searcher, lean, choice)
-                return Decision(choice, lean.attention_memory, why, units=units, is_given=True), ()
-            need = searcher.predictor(lean, strategy, micro).need(device, micro)
-        found = smallest(searcher, lean, strategy, device, micro)
+                units = _units(searcher, step, choice)
+                return Decision(choice, step.attention_memory, why, units=units, is_given=True), ()
+            need = searcher.predictor(step, strategy, micro).need(device, micro)
+            if step == plain:
+                why = f"full attention needs {size_text(need)} at micro-batch {micro} and does not fit"
+        if not is_auto:
+            return None, ()
+        found = smallest(searcher, steps[-1], strategy, device, micro)
         if found is None:
             return None, (_not_enough(plan, micro, device),)
         choice = choice_of(searcher, found.variant, strategy, device, micro)
         return Decision(
             choice,
-            lean.attention_memory,
+            steps[-1].attention_memory,
             why,
             activation_checkpointing=found.variant.activation_checkpointing,
             plain_need_bytes=need,
