@@ -63,7 +63,13 @@ def decide_like(plan: Plan, folder: str, chosen: Decision) -> tuple[Decision | N
         )
         step = matching(entries, replace(conditions(plan, used, folder), allocator=chosen.allocator))
         share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
-        choice = measured.choose(step, share, device, strategy) if step else None
+        choice = None
+        if step and leaves_open(plan.settings):
+            choice = measured.choose(step, share, device, strategy)
+        elif step:
+            micro = plan.values.get_as(int, "training.micro_batch_size")
+            verdict = by_measurement(step, share, device, strategy, micro)
+            choice = verdict.choice if verdict else None
         if choice:
             return replace(chosen, choice=choice), ()
     found = predict.decide_like(plan, folder, chosen)

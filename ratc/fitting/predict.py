@@ -107,7 +107,7 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
     is_auto = plan.settings["training.activation_checkpointing"].value == "auto"
     # Leaner attention costs no second pass, as recomputing does.
     steps = list(dict.fromkeys([plain, leanest(plan, device, plain)] if is_auto else [plain]))
-    why, need = "it fits", 0
+    why = "it fits"
     try:
         check_units(plan, searcher, replace(plain, engine="torch"), micro)
         for step in steps:
@@ -115,33 +115,54 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
             if best is not None:
                 return replace(best, attention_reason=why), ()
             choice = choice_of(searcher, step, strategy, device, micro)
-            if choice.estimate.fits:
+            # The fewest nodes of a range that do not fit are refused by the check of the micro-batch.
+            if choice.estimate.fits or (elastic.is_range(plan.settings) and not is_auto):
                 units = _units(searcher, step, choice)
                 return Decision(choice, step.attention_memory, why, units=units, is_given=True), ()
-            need = searcher.predictor(step, strategy, micro).need(device, micro)
             if step == plain:
+                need = searcher.predictor(step, strategy, micro).need(device, micro)
                 why = f"full attention needs {size_text(need)} at micro-batch {micro} and does not fit"
         if not is_auto:
             return None, ()
-        found = smallest(searcher, steps[-1], strategy, device, micro)
-        if found is None:
+        least = _least_given(plan, searcher, steps[-1], device, micro)
+        if least is None:
             return None, (_not_enough(plan, micro, device),)
-        choice = choice_of(searcher, found.variant, strategy, device, micro)
-        return Decision(
-            choice,
-            steps[-1].attention_memory,
-            why,
-            activation_checkpointing=found.variant.activation_checkpointing,
-            plain_need_bytes=need,
-            plain_micro_batch=micro,
-            recomputed=found.recomputed,
-            blocks=found.blocks,
-            longer=found.longer,
-            units=_units(searcher, found.variant, choice),
-            is_given=True,
-        ), ()
+        return replace(least, attention_reason=why), ()
     except NoTrace as stopped:
         return None, (*_untraced(stopped), *_unchosen(plan))
+
+
+def _least_given(plan: Plan, searcher: Searcher, step: Variant, device: Device, micro_batch: int) -> Decision | None:
+    """Return the decision with the fewest blocks recomputed that a given micro-batch fits with, under the strategy of
+    the spec, or under one that it leaves open; None if it does not fit with all of them.
+    """
+    candidates, _ = _candidates(plan, device, strategy_of(plan))
+    shares = [(one.name, replace(one.strategy, zero_stage=one.stages[-1])) for one in candidates]
+    found = []
+    for name, share in shares or [("", strategy_of(plan))]:
+        engine = "deepspeed" if share.engine == "deepspeed" else "torch"
+        smallest_set = smallest(searcher, replace(step, engine=engine), share, device, micro_batch)
+        if smallest_set is not None:
+            found.append((name, share, smallest_set))
+    if not found:
+        return None
+    name, share, least = min(found, key=lambda one: len(one[2].recomputed))
+    choice = choice_of(searcher, least.variant, share, device, micro_batch)
+    plain = replace(least.variant, activation_checkpointing=False)
+    return Decision(
+        choice,
+        step.attention_memory,
+        activation_checkpointing=least.variant.activation_checkpointing,
+        plain_need_bytes=searcher.predictor(plain, share, micro_batch).need(device, micro_batch),
+        plain_micro_batch=micro_batch,
+        recomputed=least.recomputed,
+        blocks=least.blocks,
+        longer=least.longer,
+        strategy=name,
+        strategy_reason="the fewest blocks are recomputed with it" if name else "",
+        units=_units(searcher, least.variant, choice),
+        is_given=True,
+    )
 
 
 def _given_shared(plan: Plan, searcher: Searcher, plain: Variant, device: Device, micro_batch: int) -> Decision | None:
@@ -209,11 +230,9 @@ def decide_like(plan: Plan, folder: str, chosen: Decision) -> Decision | tuple[D
     )
     given = None if leaves_open(plan.settings) else plan.values.get_as(int, "training.micro_batch_size")
     try:
-        if given is None:
-            choice = searcher.choose(used, wanted, device)
-        else:
+        choice = searcher.choose(used, wanted, device) if given is None else None
+        if given is not None:  # checked for the fewest nodes, whose processes have the most to hold
             choice = choice_of(searcher, used, wanted, device, given)
-            choice = choice if choice.estimate.fits else None
         if choice is not None:
             return replace(chosen, choice=choice)
         return (too_large(why_nothing(searcher, library, plan, used, wanted, device), plan),)
@@ -312,7 +331,7 @@ def check_units(plan: Plan, searcher: Searcher, wanted: Variant, micro_batch: in
     known = sorted(set(searcher.predictor(step, strategy, micro_batch).trace.classes.values()))
     missing = [name for name in asked.value if name not in known]
     if missing and known:
-        message = f"`wrap` names classes that no module with a forward of its own has: {', '.join(missing)}"
+        message = f"`wrap` names classes of no module inside the model, or of lists only: {', '.join(missing)}"
         helps = did_you_mean(missing[0], known) or (f"there are {', '.join(known)[:300]}",)
         raise NoTrace((Diagnostic("R366", message, asked.span, helps=helps),))
 

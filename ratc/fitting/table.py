@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ratc import facts
+from ratc.fitting.nothing_fits import STAGES
 from ratc.fitting.plan_step import device_for, strategy_of, variants
 from ratc.memory.allocators import Taken, choose
 from ratc.memory.choose import Choice, Searcher, Variant
@@ -25,8 +26,8 @@ _STAGES = (0, 1, 2, 3)
 def table(
     plan: Plan, wanted: Iterable[tuple[facts.Card, Sequence[str]]], allowed: Mapping[str, Searcher]
 ) -> tuple[list[Row], tuple[Taken, Drawing] | None]:
-    """Return a row for each card, precision and ZeRO stage, and the first choice that fits. ``allowed`` are the
-    searchers of each allocator that the spec allows.
+    """Return a row for each card, precision and ZeRO stage, and the choice of the plan's own stage on the first card
+    that it fits. ``allowed`` are the searchers of each allocator that the spec allows.
 
     Raises ``ratc.fitting.traces.NoTrace`` if the model cannot be traced.
     """
@@ -34,7 +35,7 @@ def table(
     deepspeed = bool(plan.values["engine.deepspeed"].value)
     offload = bool(plan.values["engine.offload_optimizer"].value)
     stages: list[int | None] = [stage for stage in _STAGES if stage or not offload] if deepspeed else [None]
-    own = strategy_of(plan)
+    own, own_stages = strategy_of(plan), _own_stages(plan)
     rows: list[Row] = []
     first: tuple[Taken, Drawing] | None = None
     least = next(iter(allowed.values()))
@@ -42,6 +43,7 @@ def table(
         device = device_for(plan, card)
         for precision in precisions:
             ways = variants(plan, device, precision)
+            chosen: list[tuple[int, int, Taken, Strategy]] = []
             for stage in stages:
                 strategy = Strategy("torch" if stage is None else "deepspeed", world, stage or 0, offload, precision)
                 if own.engine == "fsdp2":
@@ -51,11 +53,23 @@ def table(
                     rows.append(_without(card, stage, least, ways[-1], strategy, device))
                     continue
                 rows.append(_row(card, stage, taken))
-                if first is None:
-                    model = plan.values.get_as(str, "model.name")
-                    searcher = allowed[taken.allocator]
-                    first = taken, drawing(model, searcher, taken.variant, strategy, taken.choice)
+                if stage in own_stages:
+                    chosen.append((taken.choice.accumulation, stage or 0, taken, strategy))
+            if first is None and chosen:
+                _, _, taken, strategy = min(chosen, key=lambda one: one[:2])
+                model, searcher = plan.values.get_as(str, "model.name"), allowed[taken.allocator]
+                first = taken, drawing(model, searcher, taken.variant, strategy, taken.choice)
     return rows, first
+
+
+def _own_stages(plan: Plan) -> tuple[int | None, ...]:
+    """Return the ZeRO stages that the plan may take, of which a row has one; None stands for no ZeRO."""
+    if not plan.values["engine.deepspeed"].value:
+        return (None,)
+    is_settled = plan.settings["training.zero_stage"].value is not None
+    if is_settled or plan.settings["parallel.strategy"].value == "auto":
+        return (plan.values.get_as(int, "engine.zero_stage"),)
+    return STAGES
 
 
 def own_card(plan: Plan) -> facts.Card | None:

@@ -10,6 +10,11 @@ from ratc.plan import Value, Values
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
 
+_COMPARED_BY = (
+    *("parallel.strategy", "parallel.shard", "parallel.shard_size", "parallel.mixed_precision"),
+    *("training.zero_stage", "training.deepspeed", "training.batch_size", "training.optimizer"),
+)
+
 
 @dataclass(slots=True)
 class Context:
@@ -29,6 +34,11 @@ class Context:
     def compared(self) -> Decision | None:
         """The decision, if it compared strategies and took one."""
         return self.decision if self.decision is not None and self.decision.strategy else None
+
+    def compared_by(self) -> tuple[str, ...]:
+        """Return the paths of the settings and facts that decide, beside memory, which strategy `auto` takes."""
+        links = [path for path in ("cluster.gpu_link_gb_s", "cluster.network_gb_s") if path in self.facts]
+        return *(f"spec:{path}" for path in _COMPARED_BY), *(f"facts:{path}" for path in links)
 
     def keep(self, *paths: str, under: str | None = None) -> None:
         """Take settings into the plan as they are, under their own path or another one."""

@@ -38,7 +38,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         yield Diagnostic("R307", message, (asked if asked.value else strategy).span, severity=Severity.WARNING)
     elif chosen in ("ddp", "fsdp2", "deepspeed"):
         why = f"the strategy is {chosen}"
-        context.derive("engine.deepspeed", chosen == "deepspeed", why, "spec:parallel.strategy")
+        by = context.compared_by() if compared and strategy.value == "auto" else ("spec:parallel.strategy",)
+        context.derive("engine.deepspeed", chosen == "deepspeed", why, *by)
     elif asked.value is not None:
         context.keep("training.deepspeed", under="engine.deepspeed")
     elif elastic.is_range(settings):

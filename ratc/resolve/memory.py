@@ -16,8 +16,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     if context.decision and context.decision.measured:
         reason = context.decision.measured
     # Predicted since the spec left the micro-batch to ratc, or which blocks are recomputed for the one that it gives.
-    asked = "activation_checkpointing" if context.choice is None else "batch_size"
-    left = (f"spec:training.{asked}",) if found else ()
+    asked = ["training.batch_size"] if context.choice is not None else []
+    if not asked:
+        open_ = ("training.activation_checkpointing", "parallel.strategy")
+        asked = [path for path in open_ if context.settings[path].value == "auto"]
+    left = tuple(f"spec:{path}" for path in asked) if found else ()
     inputs = ("training.micro_batch_size", "hardware.card", *left)
     context.derive("memory.peak_allocated_bytes", found.peak_allocated_bytes if found else None, reason, *inputs)
     context.derive("memory.peak_reserved_bytes", found.peak_reserved_bytes if found else None, reason, *inputs)

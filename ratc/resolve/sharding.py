@@ -19,8 +19,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     if asked.value != "auto":
         context.keep("parallel.strategy")
     elif decision is not None:
-        path = "spec:parallel.strategy"
-        context.derive("parallel.strategy", decision.strategy, decision.strategy_reason, path)
+        context.derive("parallel.strategy", decision.strategy, decision.strategy_reason, *context.compared_by())
     else:
         used = "deepspeed" if context.value("engine.deepspeed") else "ddp"
         why = "no prediction to compare" if world > 1 else "one process has nothing to share"

@@ -39,7 +39,7 @@ class ShardedEngine(BaseEngine):
         if missing:
             raise RuntimeFinding(
                 "R594",
-                f"`parallel.wrap` names classes that no module with a forward of its own has: {', '.join(missing)}",
+                f"`parallel.wrap` names classes of no module inside the model, or of lists only: {', '.join(missing)}",
                 f"the model's classes with parameters and a forward: {', '.join(known)[:400]}",
                 "name classes of the model's layers, or remove `wrap`",
             )
