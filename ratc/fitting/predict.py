@@ -134,33 +134,45 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
 
 def _least_given(plan: Plan, searcher: Searcher, step: Variant, device: Device, micro_batch: int) -> Decision | None:
     """Return the decision with the fewest blocks recomputed that a given micro-batch fits with, under the strategy of
-    the spec, or under one that it leaves open; None if it does not fit with all of them.
+    the spec, or under the best one if it leaves several open; None if it does not fit with all of them.
     """
-    candidates, _ = _candidates(plan, device, strategy_of(plan))
-    shares = [(one.name, replace(one.strategy, zero_stage=one.stages[-1])) for one in candidates]
-    found = []
-    for name, share in shares or [("", strategy_of(plan))]:
-        engine = "deepspeed" if share.engine == "deepspeed" else "torch"
-        smallest_set = smallest(searcher, replace(step, engine=engine), share, device, micro_batch)
-        if smallest_set is not None:
-            found.append((name, share, smallest_set))
-    if not found:
+    allocator, own = plan.values.get_as(str, "training.allocator"), strategy_of(plan)
+    sets: dict[str, Smallest] = {}
+
+    def chosen(one: strategies.Candidate) -> Taken | None:
+        shares = [replace(one.strategy, zero_stage=stage) for stage in one.stages]
+        engine = replace(step, engine="deepspeed" if one.strategy.engine == "deepspeed" else "torch")
+        found = [(smallest(searcher, engine, share, device, micro_batch), share) for share in shares]
+        fitting = [(least, share) for least, share in found if least is not None]
+        if not fitting:
+            return None
+        least, share = min(fitting, key=lambda one: len(one[0].recomputed))  # of equals the lowest stage
+        sets[one.name] = least
+        choice = choice_of(searcher, least.variant, share, device, micro_batch)
+        return Taken(least.variant, choice, allocator, "")
+
+    name, why = "", ""
+    if _candidates(plan, device, own)[0]:
+        compared = _compared(plan, device, {allocator: searcher}, chosen)
+        taken = compared[1] if compared else None
+        name, why = (compared[0].name, compared[2]) if compared else (name, why)
+    else:
+        taken = chosen(strategies.Candidate("", own, [step], (own.zero_stage,)))
+    if taken is None:
         return None
-    name, share, least = min(found, key=lambda one: len(one[2].recomputed))
-    choice = choice_of(searcher, least.variant, share, device, micro_batch)
-    plain = replace(least.variant, activation_checkpointing=False)
+    plain, share = replace(taken.variant, activation_checkpointing=False), taken.choice.estimate.strategy
     return Decision(
-        choice,
+        taken.choice,
         step.attention_memory,
-        activation_checkpointing=least.variant.activation_checkpointing,
+        activation_checkpointing=taken.variant.activation_checkpointing,
         plain_need_bytes=searcher.predictor(plain, share, micro_batch).need(device, micro_batch),
         plain_micro_batch=micro_batch,
-        recomputed=least.recomputed,
-        blocks=least.blocks,
-        longer=least.longer,
+        recomputed=sets[name].recomputed,
+        blocks=sets[name].blocks,
+        longer=sets[name].longer,
         strategy=name,
-        strategy_reason="the fewest blocks are recomputed with it" if name else "",
-        units=_units(searcher, least.variant, choice),
+        strategy_reason=why,
+        units=_units(searcher, taken.variant, taken.choice),
         is_given=True,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from ratc.memory.trace import Trace
 from ratc.memory.zero import BYTES, Strategy, layout
 from ratc.timing import run
 from ratc.timing.run import Links, Sent, Sizes
-from ratc.units import size_text
+from ratc.units import counted, size_text
 
 
 def sizes_of(trace: Trace) -> Sizes:
@@ -77,20 +78,27 @@ class _Row:
     bytes_: float
     by_link: Sent
 
-    def cost(self, seconds: float | None) -> tuple[bool, int, bool, float, int]:
+    @property
+    def blocks(self) -> float:
+        """The number of blocks that are recomputed; infinity for all."""
+        recomputed = self.taken.variant.activation_checkpointing
+        return math.inf if recomputed is True else len(recomputed or ())
+
+    def cost(self, seconds: float | None) -> tuple[float, int, bool, float, int]:
         choice = self.taken.choice
-        recomputes = bool(self.taken.variant.activation_checkpointing)
         sending = self.bytes_ if seconds is None else seconds
         converts = self.candidate.converts
-        return recomputes, choice.accumulation, converts, sending, choice.estimate.predicted_bytes
+        return self.blocks, choice.accumulation, converts, sending, choice.estimate.predicted_bytes
 
     def text(self, seconds: float | None) -> str:
         estimate = self.taken.choice.estimate
         stage = f" {estimate.strategy.zero_stage}" if estimate.strategy.engine == "deepspeed" else ""
+        blocks = "all blocks" if math.isinf(self.blocks) else counted(int(self.blocks), "block")
         return (
             f"{self.candidate.name}{stage} {estimate.micro_batch} x {self.taken.choice.accumulation}, "
             f"{size_text(estimate.predicted_bytes)}, {size_text(round(self.bytes_))} sent a step"
             + ("" if seconds is None else f" in {run.span_text(seconds)}")
+            + (f", {blocks} recomputed" if self.blocks else "")
             + (", checkpoints converted for other nodes" if self.candidate.converts else "")
         )
 
@@ -105,9 +113,9 @@ def compare(
     """Return the best candidate, its choice and the reason; None if nothing fits with any. ``chosen`` gives the choice
     of a candidate, or None if nothing fits with it.
 
-    Strategies that recompute no activations come first. Then fewest accumulation steps, since each is a pass over the
-    model, then checkpoints that need no conversion, then least time to send the bytes of an optimizer step, then least
-    memory. If a bandwidth is not known, the bytes that a process sends stand for that time. Of equals the first
+    Strategies that recompute the fewest blocks come first. Then fewest accumulation steps, since each is a pass over
+    the model, then checkpoints that need no conversion, then least time to send the bytes of an optimizer step, then
+    least memory. If a bandwidth is not known, the bytes that a process sends stand for that time. Of equals the first
     candidate is taken.
     """
     rows: list[_Row] = []
@@ -120,8 +128,8 @@ def compare(
         choice = taken.choice
         of_step = choice.estimate.strategy
         trace = allowed[taken.allocator].predictor(taken.variant, of_step, choice.estimate.micro_batch).trace
-        counted = (of_step, sizes_of(trace), choice.accumulation)
-        rows.append(_Row(candidate, taken, sent_bytes(*counted), sent(*counted, nodes)))
+        of_rows = (of_step, sizes_of(trace), choice.accumulation)
+        rows.append(_Row(candidate, taken, sent_bytes(*of_rows), sent(*of_rows, nodes)))
     if not rows:
         return None
     times = [links.seconds(row.by_link) for row in rows]

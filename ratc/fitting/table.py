@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ratc import facts
 from ratc.fitting.nothing_fits import STAGES
+from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.plan_step import device_for, strategy_of, variants
 from ratc.memory.allocators import Taken, choose
 from ratc.memory.choose import Choice, Searcher, Variant
@@ -66,7 +67,7 @@ def _own_stages(plan: Plan) -> tuple[int | None, ...]:
     """Return the ZeRO stages that the plan may take, of which a row has one; None stands for no ZeRO."""
     if not plan.values["engine.deepspeed"].value:
         return (None,)
-    is_settled = plan.settings["training.zero_stage"].value is not None
+    is_settled = plan.settings["training.zero_stage"].value is not None or not leaves_open(plan.settings)
     if is_settled or plan.settings["parallel.strategy"].value == "auto":
         return (plan.values.get_as(int, "engine.zero_stage"),)
     return STAGES

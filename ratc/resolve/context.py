@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from ratc.memory.decision import Decision
 
 _COMPARED_BY = (
-    *("parallel.strategy", "parallel.shard", "parallel.shard_size", "parallel.mixed_precision"),
-    *("training.zero_stage", "training.deepspeed", "training.batch_size", "training.optimizer"),
+    *("parallel.strategy", "parallel.shard", "parallel.shard_size", "parallel.mixed_precision", "parallel.offload"),
+    *("training.zero_stage", "training.deepspeed", "training.offload_optimizer", "training.use_accelerate"),
+    *("training.batch_size", "training.optimizer", "training.compile", "training.activation_checkpointing"),
 )
 
 
@@ -38,7 +39,8 @@ class Context:
     def compared_by(self) -> tuple[str, ...]:
         """Return the paths of the settings and facts that decide, beside memory, which strategy `auto` takes."""
         links = [path for path in ("cluster.gpu_link_gb_s", "cluster.network_gb_s") if path in self.facts]
-        return *(f"spec:{path}" for path in _COMPARED_BY), *(f"facts:{path}" for path in links)
+        made = ("parallel.world_size", "training.precision")
+        return *made, *(f"spec:{path}" for path in _COMPARED_BY), *(f"facts:{path}" for path in links)
 
     def keep(self, *paths: str, under: str | None = None) -> None:
         """Take settings into the plan as they are, under their own path or another one."""

@@ -22,8 +22,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("parallel.strategy", decision.strategy, decision.strategy_reason, *context.compared_by())
     else:
         used = "deepspeed" if context.value("engine.deepspeed") else "ddp"
-        why = "no prediction to compare" if world > 1 else "one process has nothing to share"
-        why += ": the same as without the key"
+        why = f"{_not_compared(context, world)}: the same as without the key"
         context.derive("parallel.strategy", used, why, "spec:parallel.strategy", "engine.deepspeed")
     if context.value("parallel.strategy") != "fsdp2":
         if asked.value == "auto":
@@ -43,6 +42,15 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     _units(context)
     context.keep("parallel.offload", under="fsdp2.offload")
     context.keep("parallel.mixed_precision", under="fsdp2.weights")
+
+
+def _not_compared(context: Context, world: int) -> str:
+    """Return the reason why `auto` compares no strategies."""
+    if world == 1:
+        return "one process has nothing to share"
+    if context.decision is None:
+        return "no prediction to compare"
+    return "the memory is measured" if context.decision.measured else "the micro-batch fits with none"
 
 
 def _not_sharded(context: Context, world: int) -> Iterator[Diagnostic]:

@@ -96,15 +96,22 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
     if gathered is None:
         return _refused(asked, found)
     plan, said, decision = inputs.decide(request, settings, gathered, predicts=False)
+    warnings: list[Diagnostic] = []
     if plan is None:
         return _refused(asked, said)
+    # Which values a plan has depends on its strategy.
+    if predict := open_batch.is_predicted(plan.traced) and plan.settings["parallel.strategy"].value == "auto":
+        first = said
+        plan, said, decision = inputs.decide(request, settings, gathered)
+        if plan is None:
+            return _refused(asked, said)
+        warnings = [item for item in said if item not in first] if decision is None else []
     plan = replace(plan, settings=used(plan.settings))
     paths = list(plan.values) if asked.path is None else explain.find(plan, asked.path)
     if not paths:
         return _unknown(asked.path or "", asked.form, explain.known_paths(plan))
-    warnings: list[Diagnostic] = []
     # Tracing takes seconds: only for a value that rests on its decision.
-    if predict := open_batch.is_predicted(plan.traced) and explain.decided_by_memory(plan, paths):
+    if not predict and (predict := open_batch.is_predicted(plan.traced) and explain.decided_by_memory(plan, paths)):
         plan, more, decision = inputs.decide(request, settings, gathered)
         if plan is None:
             return _refused(asked, more)

@@ -87,10 +87,23 @@ def test_auto_strategy_recomputes_blocks_for_a_given_micro_batch_with_the_best_o
     status = main(["compile", "spec.yaml", "--facts", "facts.yaml", "-o", "out"])
     assert status == 0, capsys.readouterr().err
     text = Path("out/lock.yaml").read_text()
-    assert "strategy: fsdp2  # the fewest blocks are recomputed with it" in text
+    assert re.search(
+        r"strategy: fsdp2  # (ddp .*; )?fsdp2 2 x 1, [\d.]+ GiB, [\d.]+ GiB sent a step, 1 block recomputed", text
+    )
     assert re.search(
         r"activation_checkpointing: \[backbone[.\w]+\]  # 1 of 12 blocks: micro-batch 2 needs 4\.7 GiB", text
     )
+
+
+@pytest.mark.slow
+def test_explain_tells_the_values_of_the_strategy_that_auto_takes(compiled, capsys):
+    """In fp32 DDP sends less than ZeRO; without a prediction it would be ZeRO, as several GPUs have it by default."""
+    status, lock, _, said = compiled("strategy: auto", "target_batch_size: 512, batch_size: 8, precision: fp32")
+    assert status == 0, said
+    assert lock["parallel"]["strategy"] == "ddp"
+    assert main(["explain", "spec.yaml", "engine.deepspeed", "--facts", "facts.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("engine.deepspeed = false  [worked out]\n  because: the strategy is ddp\n")
 
 
 @pytest.mark.slow
