@@ -158,7 +158,7 @@ def test_invalid_callable_name_is_answered_with_an_example(tmp_path, monkeypatch
     assert "help: write it like `my_package.models:UNet`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["RTX 3060", "rtx3080", "gtx1080", "a100-3g.20gb", "h10", "v10", "l400"])
+@pytest.mark.parametrize("name", ["RTX 3060", "rtx3080", "gtx1080", "a100-3g.30gb", "h10", "v10", "l400"])
 def test_card_of_another_model_number_is_never_suggested(name):
     card, found = resolve_card(name, None)
     assert card is None

@@ -52,6 +52,7 @@ def whole() -> dict[str, Any]:
     content["evaluation"]["scores"] = {}
     content["training"]["extensions"] = [{"after": 1, "learning_rate": 0.1, "warmup_epochs": 0.0}]
     content["model"]["output"] = "out"
+    content["hardware"]["cpu_architecture"] = "aarch64"
     content["parallel"]["strategy"] = "fsdp2"
     content["checkpoint"]["own_code"] = "warn"
     split = {"world_size": 2, "micro_batch_size": 1, "gradient_accumulation_steps": 2, "prefetch_factor": 2}
