@@ -80,8 +80,12 @@ def find_card(text: str) -> Card | tuple[str, ...]:
     A slice is spelled as its card and its profile, such as `h100-3g.40gb`.
     """
     wanted = _plain(text)
-    if found := _SLICE.fullmatch(wanted):
-        return _slice(found)
+    found = _SLICE.fullmatch(wanted)
+    return _slice(found) if found else _whole(wanted)
+
+
+def _whole(wanted: str) -> Card | tuple[str, ...]:
+    """Return the whole card of a plain spelling, as `find_card`."""
     catalogue = _catalogue()
     for identifier, entry in catalogue["cards"].items():
         if wanted == identifier or wanted in entry["aliases"]:
@@ -108,10 +112,10 @@ def _peaks(entry: dict[str, Any]) -> Peaks:
 
 def _slice(found: re.Match[str]) -> Card | tuple[str, ...]:
     """Return the slice of a card and a profile, or the ids of those that it could be."""
-    profile, whole = found["profile"], find_card(found["card"])
+    profile, whole = found["profile"], _whole(found["card"])
     names = (whole.id,) if isinstance(whole, Card) else whole
     able = [name for name in names if not found["part"] and profile in _slices().get(name, {}).get("profiles", ())]
-    cards = [card for name in able if isinstance(card := find_card(name), Card)]
+    cards = [card for name in able if isinstance(card := _whole(name), Card)]
     if len(cards) != 1:
         return tuple(f"{card.id}-{profile}" for card in cards)
     card, of_card = cards[0], _slices()[cards[0].id]

@@ -94,6 +94,11 @@ def test_unknown_mig_slice_is_refused_with_the_facts_to_give(spelling):
     assert "a100-40-" in finding.helps[0]
 
 
+def test_slice_of_a_slice_is_unknown():
+    assert find_card("h100-1g.10gb-1g.10gb") == ()
+    assert find_card("-".join(["1g.5gb"] * 3000)) == ()
+
+
 def test_slice_of_several_possible_cards_is_ambiguous():
     assert find_card("a100-1g.10gb") == ("a100-40-1g.10gb", "a100-80-1g.10gb")
 
