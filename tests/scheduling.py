@@ -1,5 +1,7 @@
 """How the tests are spread over the workers of `pytest -n`."""
 
+from contextlib import suppress
+
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
@@ -17,10 +19,17 @@ class Scheduling(LoadFileScheduling):
     def _assign_work_unit(self, node: WorkerController) -> None:
         first = _SLURM if _SLURM in self.workqueue else next(reversed(self.workqueue))
         self.workqueue.move_to_end(first, last=False)
-        super()._assign_work_unit(node)
+        with suppress(OSError):  # a worker that has just died: `remove_node` takes its tests back
+            super()._assign_work_unit(node)
 
     def _reschedule(self, node: WorkerController) -> None:
-        if node in self.registered_collections:  # a worker that replaces a crashed one has still to collect
+        """Give a worker tests, at least two if there are: it begins one when it knows which comes next, or that none
+        does. xdist sees to that at the start, but not for a worker that replaces a crashed one.
+        """
+        if node not in self.registered_collections:  # it replaces a crashed one, and has still to collect
+            return
+        super()._reschedule(node)
+        while not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
             super()._reschedule(node)
 
     def remove_node(self, node: WorkerController) -> str | None:
