@@ -46,6 +46,16 @@ def reach_server() -> None:
             raise
 
 
+def end_process() -> None:
+    """Wait until wandb's process has written everything and has ended. Raises RuntimeError if it failed."""
+    import wandb
+
+    try:
+        wandb.teardown()
+    except SystemExit as end:  # wandb would end this process, too
+        raise RuntimeError(f"wandb's process ended with status {end.code}") from None
+
+
 class Wandb(Backend):
     """One run of wandb's with ratc's id, so that every start continues it."""
 
@@ -74,12 +84,10 @@ class Wandb(Backend):
 
     def open(self) -> None:
         """Start or continue the run. If the server does not answer, the run is recorded offline."""
-        import wandb
-
         if self._run is not None:
             self._run = None
-            with contextlib.suppress(Exception):  # its process is gone
-                wandb.teardown()
+            with contextlib.suppress(Exception):  # it may be gone
+                end_process()
         try:
             if self.mode == "online":
                 reach_server()
@@ -88,7 +96,7 @@ class Wandb(Backend):
             if self.mode != "online":
                 raise
             warn(f"Weights & Biases cannot be reached: {reason(error)}. The run is recorded offline")
-            wandb.teardown()
+            end_process()
             self.mode = "offline"
             self._run = self._begin(self.mode)
 
@@ -133,10 +141,14 @@ class Wandb(Backend):
     _status = "FAILED"
 
     def close(self) -> None:
-        """End the run. A stopped one is marked as such, and continues under the same id."""
+        """End the run, and wandb's process: it may still be writing when `finish` returns (seen with wandb 0.30).
+
+        A stopped run is marked as such, and continues under the same id.
+        """
         if self._status == "KILLED":
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if self._status == "FINISHED" else 1)
+        end_process()
 
     def describe(self) -> str:
         """Return project and run, or the folder of an offline run."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ratc_runtime.commands import sync
 from ratc_runtime.tracking.interface import About
@@ -162,6 +163,8 @@ def test_sync_sends_the_wandb_records_of_a_killed_run(
 
     monkeypatch.setattr(sync, "_run_wandb", wandb_sync)
     assert sync.main([str(tmp_path)]) == 0
+    # wandb's process has ended: it may write after the end of the run, and `wandb sync` reads what it wrote
+    assert not [child for child in psutil.Process().children() if "wandb-core" in child.name()]
     assert wandb_steps(tmp_path) == [1, 2]
     assert "2 records written: Weights & Biases" in capfd.readouterr().out
     assert len(handed) == 1
