@@ -6,11 +6,13 @@ itself, and counts only if it fits by its own trace.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from ratc import facts
 from ratc.memory import smallest_set
+from ratc.memory.allocators import Taken, choose
 from ratc.memory.choose import Searcher, Variant
 from ratc.memory.decision import Recomputed
 from ratc.memory.terms import Device
@@ -62,6 +64,27 @@ def smallest(
             told = (Recomputed(one.name, one.bytes_, one.seconds if seconds else None) for one in taken)
             return Smallest(used, tuple(told), len(found))
     return None
+
+
+def fewest(
+    allowed: Mapping[str, Searcher],
+    taken: Taken,
+    variants: Sequence[Variant],
+    strategy: Strategy,
+    device: Device,
+    stages: Sequence[int],
+) -> tuple[Taken, Smallest | None]:
+    """Return a choice with the smallest set of blocks recomputed, and that set, in the place of one with all of them:
+    the smallest with which one sample fits in the leanest step, by any allocator, and the largest micro-batch with it.
+    """
+    plain = [one for one in variants if not one.activation_checkpointing][-1:]
+    if not (plain and taken.variant.activation_checkpointing):
+        return taken, None
+    most = replace(strategy, zero_stage=max(stages))
+    found = [smallest(searcher, plain[0], most, device, 1) for searcher in allowed.values()]
+    best = min((one for one in found if one), key=lambda one: len(one.recomputed), default=None)
+    fitting = choose(allowed, [best.variant], strategy, device, stages) if best else None
+    return (fitting, best) if fitting else (taken, None)
 
 
 def forward_seconds(trace: Trace, device: Device, micro_batch: int, accumulation: int) -> dict[str, float]:

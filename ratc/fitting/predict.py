@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ratc import elastic
@@ -10,7 +10,7 @@ from ratc.catalog import optimizers
 from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.fitting import cluster_facts, strategies
-from ratc.fitting.checkpointing import Smallest, smallest
+from ratc.fitting.checkpointing import Smallest, fewest, smallest
 from ratc.fitting.nothing_fits import STAGES, too_large, why_nothing
 from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.plan_step import (
@@ -65,13 +65,13 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         compared = _compared(plan, device, allowed_allocators, chosen)
         if compared is not None:
             best, of_best, why = compared
-            least = _least(allowed_allocators, of_best, best.variants, best.strategy, device, best.stages)
+            least = fewest(allowed_allocators, of_best, best.variants, best.strategy, device, best.stages)
             searcher = allowed_allocators[least[0].allocator]
             made = _decision(plan, searcher, *least, list(best.variants), best.strategy)
             return replace(made, strategy=best.name, strategy_reason=why), ()
         taken = choose(allowed_allocators, allowed, strategy, device, stages)
         if taken:
-            least = _least(allowed_allocators, taken, allowed, strategy, device, stages)
+            least = fewest(allowed_allocators, taken, allowed, strategy, device, stages)
             return _decision(plan, allowed_allocators[least[0].allocator], *least, allowed, strategy), ()
         searcher = next(iter(allowed_allocators.values()))
         found = why_nothing(searcher, library, plan, allowed[-1], replace(strategy, zero_stage=stages[-1]), device)
@@ -260,27 +260,6 @@ def strategy_like(plan: Plan, chosen: Decision) -> Strategy:
     size = sharding.group(Context(plan.settings, plan.facts, None, dict(plan.values)))
     assert size is not None, "a plan without a mesh is not a plan"
     return fsdp2(plan, size)
-
-
-def _least(
-    allowed: Mapping[str, Searcher],
-    taken: Taken,
-    variants: Sequence[Variant],
-    strategy: Strategy,
-    device: Device,
-    stages: Sequence[int],
-) -> tuple[Taken, Smallest | None]:
-    """Return a choice with the smallest set of blocks recomputed, and that set, in the place of one with all of them:
-    the smallest with which one sample fits in the leanest step, by any allocator, and the largest micro-batch with it.
-    """
-    plain = [one for one in variants if not one.activation_checkpointing][-1:]
-    if not (plain and taken.variant.activation_checkpointing):
-        return taken, None
-    most = replace(strategy, zero_stage=max(stages))
-    found = [smallest(searcher, plain[0], most, device, 1) for searcher in allowed.values()]
-    best = min((one for one in found if one), key=lambda one: len(one.recomputed), default=None)
-    fitting = choose(allowed, [best.variant], strategy, device, stages) if best else None
-    return (fitting, best) if fitting else (taken, None)
 
 
 def _decision(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ratc import facts
+from ratc.fitting.checkpointing import fewest
 from ratc.fitting.nothing_fits import STAGES
 from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.plan_step import device_for, strategy_of, variants
@@ -32,41 +33,42 @@ def table(
 
     Raises ``ratc.fitting.traces.NoTrace`` if the model cannot be traced.
     """
-    world = plan.values.get_as(int, "parallel.world_size")
-    deepspeed = bool(plan.values["engine.deepspeed"].value)
-    offload = bool(plan.values["engine.offload_optimizer"].value)
-    stages: list[int | None] = [stage for stage in _STAGES if stage or not offload] if deepspeed else [None]
-    own, own_stages = strategy_of(plan), _own_stages(plan)
+    own, allowed_stages = strategy_of(plan), own_stages(plan)
+    stages: tuple[int, ...] = (0,)
+    if own.engine == "deepspeed":
+        stages = tuple(stage for stage in _STAGES if stage or not own.offload_optimizer)
     rows: list[Row] = []
     first: tuple[Taken, Drawing] | None = None
-    least = next(iter(allowed.values()))
+    least, model = next(iter(allowed.values())), plan.values.get_as(str, "model.name")
     for card, precisions in wanted:
         device = device_for(plan, card)
         for precision in precisions:
-            ways = variants(plan, device, precision)
-            chosen: list[tuple[int, int, Taken, Strategy]] = []
+            ways, strategy = variants(plan, device, precision), replace(own, precision=precision)
             for stage in stages:
-                strategy = Strategy("torch" if stage is None else "deepspeed", world, stage or 0, offload, precision)
-                if own.engine == "fsdp2":
-                    strategy = replace(own, precision=precision)
-                taken = choose(allowed, ways, strategy, device, (strategy.zero_stage,))
-                if taken is None:
-                    rows.append(_without(card, stage, least, ways[-1], strategy, device))
-                    continue
-                rows.append(_row(card, stage, taken))
-                if stage in own_stages:
-                    chosen.append((taken.choice.accumulation, stage or 0, taken, strategy))
-            if first is None and chosen:
-                _, _, taken, strategy = min(chosen, key=lambda one: one[:2])
-                model, searcher = plan.values.get_as(str, "model.name"), allowed[taken.allocator]
-                first = taken, drawing(model, searcher, taken.variant, strategy, taken.choice)
+                shown = stage if own.engine == "deepspeed" else None
+                at_stage = replace(strategy, zero_stage=stage)
+                taken = _choose(allowed, ways, at_stage, device, (stage,))
+                rows.append(
+                    _row(card, shown, taken) if taken else _without(card, shown, least, ways[-1], at_stage, device)
+                )
+            if first is None and (taken := _choose(allowed, ways, strategy, device, allowed_stages)):
+                used = taken.choice.estimate.strategy
+                first = taken, drawing(model, allowed[taken.allocator], taken.variant, used, taken.choice)
     return rows, first
 
 
-def _own_stages(plan: Plan) -> tuple[int | None, ...]:
-    """Return the ZeRO stages that the plan may take, of which a row has one; None stands for no ZeRO."""
+def _choose(
+    allowed: Mapping[str, Searcher], ways: Sequence[Variant], strategy: Strategy, device: Device, stages: Sequence[int]
+) -> Taken | None:
+    """Return the choice among ZeRO stages, as a plan takes it; None if nothing fits."""
+    taken = choose(allowed, ways, strategy, device, stages)
+    return fewest(allowed, taken, ways, strategy, device, stages)[0] if taken else None
+
+
+def own_stages(plan: Plan) -> tuple[int, ...]:
+    """Return the ZeRO stages that the plan may take; 0 stands for no ZeRO, too."""
     if not plan.values["engine.deepspeed"].value:
-        return (None,)
+        return (0,)
     is_settled = plan.settings["training.zero_stage"].value is not None or not leaves_open(plan.settings)
     if is_settled or plan.settings["parallel.strategy"].value == "auto":
         return (plan.values.get_as(int, "engine.zero_stage"),)

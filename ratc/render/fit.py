@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ratc import markup
-from ratc.units import size_text
+from ratc.units import counted, size_text
 
 EXPANDABLE = "expandable_segments"
 GIB = 1 << 30
@@ -56,7 +56,12 @@ def _with(row: Row) -> str:
     """Return the options of the row beyond the defaults: attention, allocator and checkpointing."""
     parts = [f"{row.attention_memory} attention"] if row.attention_memory != "full" else []
     parts += ["expandable segments"] if row.allocator == EXPANDABLE else []
-    return ", ".join([*parts, *(["checkpointing"] if row.activation_checkpointing else [])])
+    recomputed = row.activation_checkpointing
+    if isinstance(recomputed, tuple):
+        parts.append(f"checkpointing of {counted(len(recomputed), 'block')}")
+    elif recomputed:
+        parts.append("checkpointing")
+    return ", ".join(parts)
 
 
 _HEAD = ("card", "GiB", "precision", "ZeRO", "micro-batch", "accumulation", "allocated", "reserved", "on the card")

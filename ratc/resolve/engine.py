@@ -72,7 +72,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     elif settings["training.zero_stage"].value is not None:
         context.keep("training.zero_stage", under="engine.zero_stage")
     elif decision is not None:
-        why = "the lowest stage that needs no further accumulation"
+        open_ = settings["training.activation_checkpointing"].value == "auto"
+        why = f"the lowest stage that needs no further accumulation{' or recomputation' if open_ else ''}"
         context.derive(
             "engine.zero_stage",
             decision.zero_stage,

@@ -108,7 +108,7 @@ def _remedies(searcher: Searcher, library: Library, plan: Plan, card: facts.Card
     """Return the remedies if nothing fits; each was predicted."""
     device = device_for(plan, card)
     wanted = variants(plan, device, precision)[-1]
-    strategy = replace(strategy_of(plan), precision=precision)
+    strategy = replace(strategy_of(plan), precision=precision, zero_stage=table.own_stages(plan)[-1])
     return breakdown.does_not_fit(why_nothing(searcher, library, plan, wanted, strategy, device))
 
 

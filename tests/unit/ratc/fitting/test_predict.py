@@ -90,7 +90,7 @@ def test_if_nothing_fits_the_error_names_the_largest_part_and_suggestions(compil
 
 
 @pytest.mark.slow
-def test_fewest_blocks_are_checkpointed_that_let_one_sample_fit(compiled, tmp_path):
+def test_fewest_blocks_are_checkpointed_that_let_one_sample_fit(compiled, tmp_path, capsys):
     (tmp_path / "net.py").write_text(BLOCKS)
     spec = spec_of_blocks("1")
     _, lock, text, said = compiled(80000, spec=spec)
@@ -103,6 +103,11 @@ def test_fewest_blocks_are_checkpointed_that_let_one_sample_fit(compiled, tmp_pa
     assert lock["training"]["activation_checkpointing"] == ["blocks.0", "blocks.1", "blocks.2"]
     reason = r"\]  # 3 of 6 blocks: nothing fits without: micro-batch 1 needs \d\.\d GiB, with it micro-batch 1 takes"
     assert re.search(reason + r" \d\.\d GiB of \d\.\d GiB", text)
+    assert main(["fit", "spec.yaml", "--facts", "facts.yaml", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    (row,) = (row for row in rows if row["precision"] == lock["training"]["precision"])
+    assert row["activation_checkpointing"] == ["blocks.0", "blocks.1", "blocks.2"]
+    assert (row["micro_batch"], row["peak_allocated_bytes"]) == (1, lock["memory"]["peak_allocated_bytes"])
     status, _, _, said = compiled(card, spec=spec.replace("checkpointing: auto", "checkpointing: false"))
     assert status == 1
     assert "would fit with `activation_checkpointing: true`" in said
@@ -134,7 +139,6 @@ def test_fewest_blocks_are_checkpointed_that_let_a_given_micro_batch_fit(compile
     Path("smaller.yaml").write_text(spec.replace("batch_size: 8", "batch_size: 2"))
     main(["diff", "spec.yaml", "smaller.yaml", "--facts", "facts.yaml"])
     assert "└ training.activation_checkpointing: [blocks.0] → false" in capsys.readouterr().out
-    # The table is about all blocks or none; the spec's own micro-batch is judged with those that were chosen.
     main(["fit", "spec.yaml", "--facts", "facts.yaml"])
     assert "Micro-batch 8 is given by the spec, and fits." in capsys.readouterr().out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -69,6 +70,51 @@ def test_auto_strategy_compares_a_given_micro_batch_too(training, strategy, comp
     rows = [row for row in why.split("; ") if "is left out" not in row]
     assert [row.split(" ")[0] for row in rows] == ["ddp", "fsdp2", "deepspeed"][: 3 if strategy == "deepspeed" else 2]
     assert all(re.search(r" (1 )?64 x 2, [\d.]+ [MG]iB, ", row) for row in rows)
+
+
+#: Six blocks with many weights for their activations.
+HEAVY = """from torch import nn
+def block():
+    return nn.Sequential(*(layer for _ in range(4) for layer in (nn.Conv2d(768, 768, 3, padding=1), nn.GELU())))
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 768, 1), nn.Conv2d(768, 1, 1)
+        self.blocks = nn.Sequential(*(block() for _ in range(6)))
+    def forward(self, image):
+        return self.head(self.blocks(self.stem(image)))
+"""
+
+
+@pytest.mark.slow
+def test_fit_describes_the_stage_of_the_plan(tmp_path, monkeypatch, capsys):
+    """ZeRO 1 would recompute three blocks, ZeRO 2 none: `compile` takes it, and `fit` describes it."""
+    monkeypatch.chdir(tmp_path)
+    spec = {
+        "experiment_name": "m",
+        "data": {"data_dir": "data", "image_size": 64, "channels": 1},
+        "model": {"name": "net:Net"},
+        "training": {"target_batch_size": 8, "activation_checkpointing": "auto"},
+        "parallel": {"strategy": "deepspeed"},
+    }
+    Path("net.py").write_text(HEAVY)
+    Path("spec.yaml").write_text(yaml.safe_dump(spec))
+    Path("facts.yaml").write_text(FACTS.replace("80000", "4000"))
+    assert main(["compile", "spec.yaml", "--facts", "facts.yaml", "-o", "out"]) == 0
+    text = Path("out/lock.yaml").read_text()
+    assert "zero_stage: 2  # the lowest stage that needs no further accumulation or recomputation" in text
+    lock = yaml.safe_load(text)
+    assert (lock["training"]["micro_batch_size"], lock["training"]["activation_checkpointing"]) == (1, False)
+    capsys.readouterr()
+    asked = ["fit", "spec.yaml", "--facts", "facts.yaml", "--in", "bf16"]
+    assert main([*asked, "--plot", "step.svg"]) == 0
+    assert "At the peak of a step on made-up, micro-batch 1, predicted:" in capsys.readouterr().out
+    assert "micro-batch 1, ZeRO 2" in Path("step.svg").read_text()
+    assert main([*asked, "--format", "json"]) == 0
+    rows = {row["zero_stage"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert (len(rows[1]["activation_checkpointing"]), rows[1]["accumulation"]) == (3, 1)
+    assert (rows[2]["activation_checkpointing"], rows[2]["accumulation"]) == (False, 2)
+    assert rows[2]["peak_allocated_bytes"] == lock["memory"]["peak_allocated_bytes"]
 
 
 @pytest.mark.slow
