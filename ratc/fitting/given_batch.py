@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ratc import elastic
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting import from_measurement, nothing_fits, plan_step, predict
 from ratc.fitting.traces import Library, NoTrace
@@ -10,7 +11,7 @@ from ratc.memory.choose import Choice, Variant
 from ratc.memory.given import Verdict
 from ratc.memory.request import variant
 from ratc.plan import Plan
-from ratc.units import size_text
+from ratc.units import counted, size_text
 
 
 def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
@@ -80,6 +81,9 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
         f"{size_text(beside)} beside it (driver, CUDA context, NCCL), and {size_text(free)} kept free as a margin",
         f"on this card the allocator may reserve {size_text(found.cap_bytes)}",
     ]
+    if elastic.is_range(settings):
+        nodes = plan.values.get_as(int, "parallel.nodes")
+        notes.append(f"that is on {counted(nodes, 'node')}, the fewest of the range")
     if verdict.choice.breakdown.by_module:
         largest = verdict.choice.breakdown.largest()
         notes.append("largest: " + ", ".join(f"{name or 'the model'} {size_text(size)}" for name, size in largest))

@@ -129,7 +129,7 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
             return None, (_not_enough(plan, micro, device),)
         return replace(least, attention_reason=why), ()
     except NoTrace as stopped:
-        return None, (*_untraced(stopped), *_unchosen(plan))
+        return None, (*_unchecked(stopped), *_unchosen(plan))
 
 
 def _least_given(plan: Plan, searcher: Searcher, step: Variant, device: Device, micro_batch: int) -> Decision | None:
@@ -203,6 +203,13 @@ def _untraced(stopped: NoTrace) -> tuple[Diagnostic, ...]:
     return tuple(
         item if item.code in NO_USE else replace(item, severity=Severity.WARNING, helps=(*item.helps, measure))
         for item in stopped.found
+    )
+
+
+def _unchecked(stopped: NoTrace) -> tuple[Diagnostic, ...]:
+    return tuple(
+        replace(item, message=f"the micro-batch is not checked: {item.message}") if item.code == "R316" else item
+        for item in _untraced(stopped)
     )
 
 

@@ -153,13 +153,13 @@ def make(
     else:
         plan, more, _ = inputs.decide(request, loaded.settings, gathered, known=known)
         found += more
-        if plan is not None and checks is not None:
+        untraced = any(item.code in ("R315", "R316") for item in found)
+        if plan is not None and checks is not None and not untraced:
             # Of an elastic plan each process of the fewest nodes has the most to hold.
             found += checks.check((*plan.traced.sizes, plan.traced)[0], request.folder)
         if plan is None or has_errors(found):
             return None, found
-        traced = checks is not None and not checks.untraceable
-        if traced and not has_errors(found) and not any(item.code in ("R315", "R316") for item in found):
+        if checks is not None and not (untraced or checks.untraceable or has_errors(found)):
             found += _show_time(plan.traced, request)
         no_predict = no_predict and open_batch.is_predicted(plan.traced)
         place = _place(loaded, gathered, target, folder, elsewhere, no_predict)

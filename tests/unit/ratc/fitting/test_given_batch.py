@@ -85,6 +85,27 @@ def test_given_micro_batch_that_does_not_fit_has_need_and_largest_fitting():
     assert not verdict(found.need_bytes / GIB * 0.97, 64).fits
 
 
+RANGE = SPEC.replace("num_gpus: {gpus}", "gpus_per_node: 1, nodes: {{min: 2, max: 4}}")
+
+
+def test_a_range_names_the_nodes_that_do_not_fit(compiled):
+    status, _, said = compiled(
+        f"batch_size: {TOO_LARGE}, target_batch_size: {4 * TOO_LARGE}", "--target", "slurm", spec=RANGE
+    )
+    assert status == 1
+    assert f"error[R318]: micro-batch {TOO_LARGE} does not fit on a100-40" in said
+    assert "note: that is on 2 nodes, the fewest of the range" in said
+
+
+def test_a_range_says_once_that_its_model_cannot_be_called(compiled, runtime):  # noqa: F811
+    told = {"code": "R316", "message": "it cannot be called", "where": "net.py:3"}
+    runtime(f"print({json.dumps(told)!r}, file=sys.stderr); sys.exit(1)")
+    status, _, said = compiled("batch_size: 8, target_batch_size: 64", "--target", "slurm", spec=RANGE)
+    assert status == 0, said
+    assert said.count("it cannot be called") == 1
+    assert "warning[R316]: the micro-batch is not checked: it cannot be called" in said
+
+
 def test_given_micro_batch_within_the_margin_is_tight():
     large = verdict(1, 64)
     found = verdict(large.need_bytes / GIB * (1 - large.choice.estimate.margin / 2), 64)
