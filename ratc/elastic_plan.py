@@ -28,6 +28,8 @@ OWN = (
     "memory.peak_allocated_bytes",
     "memory.peak_reserved_bytes",
 )
+#: A value that a bound on the micro-batch alone decides, if no prediction does.
+_OF_FEWEST = ("model.attention_memory",)
 #: Numbers of nodes whose reasons are told, beside the first of each kind.
 MOST_REASONS = 12
 #: Values that follow from the number of processes alone, and those that words are made of.
@@ -57,6 +59,8 @@ def resolve(
             left_out[nodes] = why
         else:
             return None, said[nodes]
+    if counts[0] in plans:
+        plans = {nodes: _like(plan, plans[counts[0]]) for nodes, plan in plans.items()}
     for nodes, why in _others(plans, settings):
         del plans[nodes]
         left_out[nodes] = why
@@ -67,6 +71,12 @@ def resolve(
     sizes = tuple(plans[nodes] for nodes in sorted(plans))
     values = {**plans[most].values, **{path: value for plan in sizes for path, value in _row(plan)}}
     return None if has_errors(found) else Plan(Values(values), settings, facts, sizes), found
+
+
+def _like(plan: Plan, fewest: Plan) -> Plan:
+    """Return a plan with what the fewest nodes decide for all: their micro-batch is the largest."""
+    shared = {path: fewest.values[path] for path in _OF_FEWEST if path in fewest.values}
+    return replace(plan, values=Values({**plan.values, **shared}))
 
 
 def _row(plan: Plan) -> Iterator[tuple[str, Value]]:

@@ -96,6 +96,18 @@ def test_excluded_node_counts_are_listed_with_their_reasons():
     assert len(warning.notes) == MOST_REASONS
 
 
+def test_the_fewest_nodes_decide_the_attention_of_all():
+    """With one node's micro-batch of 8 full attention does not fit, with that of four nodes, 4, it does."""
+    head = "experiment_name: e\ndata: {data_dir: d, image_size: 128}\nmodel: {num_blocks: 2, feature_dims: 32}\n"
+    alone, _ = resolved(spec(4, 4, 4, "target_batch_size: 64", head))
+    assert alone.values["model.attention_memory"].value == "full"
+    plan, found = resolved(spec(1, 4, 4, "target_batch_size: 64", head))
+    assert plan is not None, found
+    assert [one.values["parallel.nodes"].value for one in plan.sizes] == [1, 2, 4]
+    assert {one.values["model.attention_memory"].value for one in (plan, *plan.sizes)} == {"fused"}
+    assert plan.values["model.attention_memory"].reason.endswith("with 8 samples")
+
+
 def test_elastic_plan_excludes_deepspeed_and_fsdp2_on_one_process():
     plan, _ = resolved(spec(1, 4, 4, "target_batch_size: 64"))
     assert plan.values["engine.deepspeed"].value is False
