@@ -35,6 +35,14 @@ def size_text(size: int, fine: bool = False) -> str:
     return f"{size} B"
 
 
+def two_sizes(first: int, second: int) -> tuple[str, str]:
+    """Two sizes to compare, as `size_text`; in MiB if they look equal otherwise, and differ."""
+    texts = size_text(first), size_text(second)
+    if texts[0] == texts[1] and first != second:
+        return f"{first / 2**20:,.1f} MiB", f"{second / 2**20:,.1f} MiB"
+    return texts
+
+
 def either(words: Sequence[str]) -> str:
     """Words with "or" before the last: ``2, 4 or 8``."""
     return " or ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)

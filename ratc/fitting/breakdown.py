@@ -97,7 +97,7 @@ def _sums(choice: Choice, measured: str | None) -> list[str]:
         detail = f" ({part.detail})" if part.kind == "outside" else f": {part.detail}" if part.detail else ""
         said.append(_line(part.bytes_, part.name + detail))
     said.append(_line(found.predicted_bytes, f"in all, of {size_text(found.device.memory_bytes)} on the card"))
-    margin = found.budget_bytes - found.cap_bytes
+    margin = max(0, found.budget_bytes - found.cap_bytes)
     said.append(_line(margin, f"kept free as a margin, {margin_text(found)}"))
     unused = found.cap_bytes - found.peak_reserved_bytes
     said.append(
@@ -117,11 +117,14 @@ def margin_text(found: Estimate) -> str:
     return f"{found.margin:.1%} of what those leave to the allocator: {text(found.margin_parts)}"
 
 
-def does_not_fit(result: DoesNotFit) -> list[str]:
-    """Return why nothing fits, and each predicted way out."""
+def does_not_fit(result: DoesNotFit, others_fit: bool = False) -> list[str]:
+    """Return why nothing fits, and each predicted way out. ``others_fit`` says that other strategies than the plan's
+    own do.
+    """
     found = result.estimate
     need, has = size_text(result.need_bytes), size_text(found.device.memory_bytes)
-    said = [f"Nothing fits on {found.device.name}: micro-batch 1 needs {need}, the card has {has}."]
+    what = "The strategy of the spec does not fit" if others_fit else "Nothing fits"
+    said = [f"{what} on {found.device.name}: micro-batch 1 needs {need}, the card has {has}."]
     said += [_line(size, name or "the model") for name, size in result.breakdown.largest()]
     if not result.alternatives:
         said.append(

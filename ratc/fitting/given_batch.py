@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ratc import elastic
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting import from_measurement, nothing_fits, plan_step, predict
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory import given, measured
-from ratc.memory.choose import Choice, Variant
+from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.given import Verdict
 from ratc.memory.request import variant
+from ratc.memory.terms import Device
+from ratc.memory.zero import Strategy
 from ratc.plan import Plan
-from ratc.units import counted, size_text
+from ratc.units import counted, size_text, two_sizes
 
 
 def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
@@ -31,19 +35,36 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     if verdict is not None:
         return verdict, ""
     searcher = plan_step.own_searcher(plan, Library(plan, folder, plan.settings["model.name"].span))
-    higher = [stage for stage in nothing_fits.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
     try:
         predict.check_units(plan, searcher, wanted, micro)
-        others = [one for one in plan_step.variants(plan, device) if one != wanted]
+        if not searcher.estimate(wanted, strategy, device, micro).fits:
+            wanted, strategy = _least(plan, searcher, wanted, strategy, device)
+        higher = [stage for stage in plan_step.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
+        others = [one for one in plan_step.variants(plan, device) if one != variant(plan, device.kernels)]
 
         def with_size(size: int) -> Variant:
             return wanted if size == micro else plan_step.with_micro_batch(plan, device, wanted, size)
+
+        others = [replace(one, engine=wanted.engine) for one in others]
 
         return given.predicted(searcher, with_size, strategy, device, micro, higher, others), ""
     except NoTrace as stopped:
         if any(item.code in (*predict.NO_USE, "R316") for item in stopped.found):
             raise
         return None, "; ".join(item.message for item in stopped.found)
+
+
+def _least(
+    plan: Plan, searcher: Searcher, wanted: Variant, strategy: Strategy, device: Device
+) -> tuple[Variant, Strategy]:
+    """Return a step that does not fit with the strategy that needs the least for it, of those that the spec leaves
+    open.
+    """
+    micro = plan.values.get_as(int, "training.micro_batch_size")
+    steps = [(wanted, strategy)]
+    if plan.settings["parallel.strategy"].value == "auto":
+        steps += [(replace(wanted, engine=step.engine), one) for step, one in predict.leanest_steps(plan, device)]
+    return min(steps, key=lambda step: searcher.predictor(step[0], step[1], micro).need(device, micro))
 
 
 def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...]:
@@ -66,9 +87,10 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
             "the prediction"
         )
         return (Diagnostic("R318", message, span, (note,), tuple(helps), Severity.WARNING),)
+    needed, has = two_sizes(verdict.need_bytes, device.memory_bytes)
     message = (
         f"micro-batch {found.micro_batch} does not fit on {device.name}: "
-        f"it needs a card of {size_text(verdict.need_bytes)}, and this one has {size_text(device.memory_bytes)}"
+        f"it needs a card of {needed}, and this one has {has}"
     )
     beside = device.memory_bytes - found.budget_bytes
     # With less memory the allocator gives cached blocks back: it must reserve less than the peak without a cap.
@@ -81,6 +103,7 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
         f"{size_text(beside)} beside it (driver, CUDA context, NCCL), and {size_text(free)} kept free as a margin",
         f"on this card the allocator may reserve {size_text(found.cap_bytes)}",
     ]
+    notes += nothing_fits.of_auto(plan, found.strategy)
     if elastic.is_range(settings):
         nodes = plan.values.get_as(int, "parallel.nodes")
         notes.append(f"that is on {counted(nodes, 'node')}, the fewest of the range")
@@ -113,7 +136,11 @@ def _without(plan: Plan, folder: str) -> list[str]:
     wanted = variant(plan, device.kernels)
     try:
         searcher = plan_step.own_searcher(plan, library)
-        found = nothing_fits.why_nothing(searcher, library, plan, wanted, strategy, device)
+        steps = [(wanted, strategy)]
+        if plan.settings["parallel.strategy"].value == "auto":
+            steps = predict.leanest_steps(plan, device)
+        allowed = {plan.values.get_as(str, "training.allocator"): searcher}
+        found = nothing_fits.why_nothing(allowed, library, plan, steps, device)
     except NoTrace:
         return []
     return [_way(way.change, way.choice, "up to micro-batch") for way in found.alternatives]

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ratc import facts
 from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.diagnostics import Diagnostic
-from ratc.fitting.plan_step import device_for
+from ratc.fitting.plan_step import STAGES, device_for
 from ratc.fitting.traces import Library
-from ratc.memory.choose import Alternative, DoesNotFit, Searcher, Variant
+from ratc.memory.choose import MOST_CARDS, Alternative, DoesNotFit, Searcher, Variant
 from ratc.memory.rat import full_at_least, fused_runs_on, without_maps
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from ratc.plan import Plan
-from ratc.units import size_text
-
-#: Stages that DeepSpeed is used for; the lowest stage that needs no further accumulation is taken.
-STAGES = (1, 2, 3)
+from ratc.units import size_text, two_sizes
 
 
 def why_nothing(
-    searcher: Searcher, library: Library, plan: Plan, wanted: Variant, strategy: Strategy, device: Device
+    allowed: Mapping[str, Searcher],
+    library: Library,
+    plan: Plan,
+    steps: Sequence[tuple[Variant, Strategy]],
+    device: Device,
 ) -> DoesNotFit:
-    """Return the memory of a step that does not fit, and each single change that makes it fit, all predicted."""
+    """Return the memory of a step that does not fit, and each single change that makes it fit, all predicted.
+
+    Of several ``steps``, each with its strategy, and of the ``allowed`` allocators, the step is the one with the least
+    need. A change is told with the allocator that gives the larger micro-batch.
+    """
+    searcher, wanted, strategy = min(
+        ((searcher, *step) for step in steps for searcher in allowed.values()),
+        key=lambda one: one[0].predictor(one[1], one[2], 1).need(device, 1),
+    )
     card = facts.find_card(device.name)
     precisions = [kind for kind in ("bf16", "fp16") if isinstance(card, facts.Card) and getattr(card, kind)][:1]
     full = wanted.attention_memory == "full"
@@ -53,20 +63,40 @@ def why_nothing(
     ]
     library.known += [replace(wanted, kernels=kind) for kind in sorted({other.kernels for other in devices})]
     stages = (0, *STAGES) if strategy.engine == "deepspeed" else ()
-    found = searcher.does_not_fit(wanted, strategy, device, devices, stages)
-    if searcher.expandable:
-        return found
-    choice = Searcher(library, searcher.share, searcher.margin, expandable=True).choose(wanted, strategy, device)
-    ways = (Alternative(f"`allocator: {EXPANDABLE}`", choice),) if choice else ()
-    return replace(found, alternatives=(*ways, *found.alternatives))
+    each = {one: one.does_not_fit(wanted, strategy, device, devices, stages) for one in allowed.values()}
+    ways = _larger([way for found in each.values() for way in found.alternatives], device)
+    if EXPANDABLE not in allowed:
+        other = Searcher(library, searcher.share, searcher.margin, expandable=True)
+        choice = other.choose(wanted, strategy, device)
+        ways = [*([Alternative(f"`allocator: {EXPANDABLE}`", choice)] if choice else []), *ways]
+    return replace(each[searcher], alternatives=tuple(ways))
+
+
+def _larger(ways: Sequence[Alternative], device: Device) -> list[Alternative]:
+    """Return each change once, with its largest micro-batch; of other cards the smallest ones."""
+    best: dict[str, Alternative] = {}
+    for way in ways:
+        known = best.get(way.change)
+        if known is None or known.choice.estimate.micro_batch < way.choice.estimate.micro_batch:
+            best[way.change] = way
+    here = [way for way in best.values() if way.choice.estimate.device == device]
+    elsewhere = [way for way in best.values() if way.choice.estimate.device != device]
+    return here + sorted(elsewhere, key=lambda way: way.choice.estimate.device.memory_bytes)[:MOST_CARDS]
+
+
+def of_auto(plan: Plan, strategy: Strategy) -> tuple[str, ...]:
+    """Return a note that names the strategy of a finding, if the spec leaves it open."""
+    if plan.settings["parallel.strategy"].value != "auto":
+        return ()
+    stage = f" and ZeRO stage {strategy.zero_stage}" if strategy.engine == "deepspeed" else ""
+    name = "ddp" if strategy.engine == "torch" else strategy.engine
+    return (f"that is with `strategy: {name}`{stage}, which needs the least",)
 
 
 def too_large(found: DoesNotFit, plan: Plan) -> Diagnostic:
     device = found.estimate.device
-    message = (
-        f"nothing fits on {device.name}: micro-batch 1 needs {size_text(found.need_bytes)}, "
-        f"the card has {size_text(device.memory_bytes)}"
-    )
+    need, has = two_sizes(found.need_bytes, device.memory_bytes)
+    message = f"nothing fits on {device.name}: micro-batch 1 needs {need}, the card has {has}"
     largest = ", ".join(f"{name or 'the model'} {size_text(size)}" for name, size in found.breakdown.largest())
     helps = tuple(
         f"would fit with {way.change}: up to micro-batch {way.choice.estimate.micro_batch}, "
@@ -74,4 +104,4 @@ def too_large(found: DoesNotFit, plan: Plan) -> Diagnostic:
         for way in found.alternatives
     )
     span = plan.settings["resources.gpu"].span or plan.settings["model.name"].span
-    return Diagnostic("R317", message, span, (f"largest: {largest}",), helps)
+    return Diagnostic("R317", message, span, (*of_auto(plan, found.estimate.strategy), f"largest: {largest}"), helps)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ratc import elastic, facts
 from ratc.catalog.alloc_conf import EXPANDABLE, by_variables, fraction
+from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.traces import Library
 from ratc.memory.choose import Searcher, Variant, in_order
 from ratc.memory.rat import full_at_least, without_maps, without_prediction
@@ -13,6 +14,9 @@ from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from ratc.plan import Plan
+
+#: Stages that DeepSpeed is used for; the lowest stage that needs no further accumulation is taken.
+STAGES = (1, 2, 3)
 
 
 def device_of(plan: Plan) -> Device:
@@ -43,6 +47,16 @@ def strategy_of(plan: Plan) -> Strategy:
         values.get_as(str, "training.precision"),
         round_robin=not elastic.is_range(plan.settings),
     )
+
+
+def own_stages(plan: Plan) -> tuple[int, ...]:
+    """Return the ZeRO stages that the plan may take; 0 stands for no ZeRO, too."""
+    if not plan.values["engine.deepspeed"].value:
+        return (0,)
+    is_settled = plan.settings["training.zero_stage"].value is not None or not leaves_open(plan.settings)
+    if is_settled or plan.settings["parallel.strategy"].value == "auto":
+        return (plan.values.get_as(int, "engine.zero_stage"),)
+    return STAGES
 
 
 def fsdp2(plan: Plan, size: int) -> Strategy:

@@ -11,14 +11,16 @@ from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.fitting import cluster_facts, strategies
 from ratc.fitting.checkpointing import Smallest, fewest, smallest
-from ratc.fitting.nothing_fits import STAGES, too_large, why_nothing
+from ratc.fitting.nothing_fits import too_large, why_nothing
 from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.plan_step import (
+    STAGES,
     asked_allocator,
     device_of,
     fsdp2,
     leanest,
     own_searcher,
+    own_stages,
     strategy_of,
     variants,
 )
@@ -52,29 +54,31 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
     share = values["training.global_batch_size"].value // values["parallel.world_size"].value
     allowed_allocators = searchers(library, share, asked_allocator(plan))
     strategy = strategy_of(plan)
-    stages: tuple[int, ...] = (strategy.zero_stage,)
-    if strategy.engine == "deepspeed" and settings["training.zero_stage"].value is None:
-        stages = STAGES
+    stages, sets = own_stages(plan), dict[str, Smallest | None]()
     try:
         allowed = variants(plan, device)
         check_units(plan, next(iter(allowed_allocators.values())), allowed[0], share)
 
         def chosen(one: strategies.Candidate) -> Taken | None:
-            return choose(allowed_allocators, one.variants, one.strategy, device, one.stages)
+            taken = choose(allowed_allocators, one.variants, one.strategy, device, one.stages)
+            if taken:
+                taken, sets[one.name] = fewest(
+                    allowed_allocators, taken, one.variants, one.strategy, device, one.stages
+                )
+            return taken
 
         compared = _compared(plan, device, allowed_allocators, chosen)
         if compared is not None:
             best, of_best, why = compared
-            least = fewest(allowed_allocators, of_best, best.variants, best.strategy, device, best.stages)
-            searcher = allowed_allocators[least[0].allocator]
-            made = _decision(plan, searcher, *least, list(best.variants), best.strategy)
+            searcher = allowed_allocators[of_best.allocator]
+            made = _decision(plan, searcher, of_best, sets[best.name], list(best.variants), best.strategy)
             return replace(made, strategy=best.name, strategy_reason=why), ()
-        taken = choose(allowed_allocators, allowed, strategy, device, stages)
+        own = strategies.Candidate("", strategy, allowed, stages)
+        taken = chosen(own)
         if taken:
-            least = fewest(allowed_allocators, taken, allowed, strategy, device, stages)
-            return _decision(plan, allowed_allocators[least[0].allocator], *least, allowed, strategy), ()
-        searcher = next(iter(allowed_allocators.values()))
-        found = why_nothing(searcher, library, plan, allowed[-1], replace(strategy, zero_stage=stages[-1]), device)
+            searcher = allowed_allocators[taken.allocator]
+            return _decision(plan, searcher, taken, sets[own.name], allowed, strategy), ()
+        found = why_nothing(allowed_allocators, library, plan, leanest_steps(plan, device), device)
         return None, (too_large(found, plan),)
     except NoTrace as stopped:
         return None, (*_untraced(stopped), *_unchosen(plan))
@@ -85,11 +89,14 @@ def _compared(
     device: Device,
     allowed: Mapping[str, Searcher],
     chosen: Callable[[strategies.Candidate], Taken | None],
+    unfit: str = "does not fit",
 ) -> tuple[strategies.Candidate, Taken, str] | None:
-    """Return the strategy that `auto` takes, its choice, and the reason; None if it has nothing to choose from."""
+    """Return the strategy that `auto` takes, its choice, and the reason; None if it has nothing to choose from. For a
+    strategy without a choice the reason says that it is ``unfit``.
+    """
     nodes = plan.values.get_as(int, "parallel.nodes")
     candidates, left_out = _candidates(plan, device, strategy_of(plan))
-    compared = strategies.compare(candidates, allowed, chosen, nodes, cluster_facts.links(plan))
+    compared = strategies.compare(candidates, allowed, chosen, nodes, cluster_facts.links(plan), unfit)
     if compared is None:
         return None
     best, taken, why = compared
@@ -190,7 +197,9 @@ def _given_shared(plan: Plan, searcher: Searcher, plain: Variant, device: Device
         fitting = next((choice for choice in choices if choice.estimate.fits), None)
         return Taken(step, fitting, allocator, "") if fitting else None
 
-    compared = _compared(plan, device, {allocator: searcher}, chosen)
+    is_auto = plan.settings["training.activation_checkpointing"].value == "auto"
+    unfit = f"does not fit{' without recomputation' if is_auto else ''}"
+    compared = _compared(plan, device, {allocator: searcher}, chosen, unfit)
     if compared is None:
         return None
     best, taken, why = compared
@@ -254,7 +263,8 @@ def decide_like(plan: Plan, folder: str, chosen: Decision) -> Decision | tuple[D
             choice = choice_of(searcher, used, wanted, device, given)
         if choice is not None:
             return replace(chosen, choice=choice)
-        return (too_large(why_nothing(searcher, library, plan, used, wanted, device), plan),)
+        found = why_nothing({chosen.allocator: searcher}, library, plan, [(used, wanted)], device)
+        return (too_large(found, plan),)
     except NoTrace as stopped:
         return stopped.found
 
@@ -359,6 +369,16 @@ def _candidates(plan: Plan, device: Device, own: Strategy) -> tuple[list[strateg
     theirs = [replace(one, engine="deepspeed") for one in steps]
     found.append(strategies.Candidate("deepspeed", strategy, theirs, stages, converts=is_range))
     return found, left_out
+
+
+def leanest_steps(plan: Plan, device: Device, is_settled: bool = False) -> list[tuple[Variant, Strategy]]:
+    """Return the leanest step of each strategy and ZeRO stage that a plan may take; of a plan whose strategy
+    ``is_settled`` of its own.
+    """
+    own = strategy_of(plan)
+    found = [] if is_settled else _candidates(plan, device, own)[0]
+    found = found or [strategies.Candidate("", own, variants(plan, device), own_stages(plan))]
+    return [(one.variants[-1], replace(one.strategy, zero_stage=stage)) for one in found for stage in one.stages]
 
 
 def _without_zero(plan: Plan, stages: tuple[int, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from ratc import facts
@@ -182,8 +183,12 @@ def too_long(plan: Plan, step: Prediction, samples: int | None) -> tuple[Diagnos
     steps, epochs = counted(whole.steps_per_epoch, "step"), counted(whole.epochs, "epoch")
     note = f"{steps} an epoch of {run.span_text(step.seconds)} each, {epochs}"
     longest = plan.facts.get("cluster.max_walltime_seconds")
-    enough = longest is None or longest.value is None or longest.value > whole.seconds
-    helps = ["ask for a longer `resources.walltime`"] if enough else ["no job there may run that long"]
+    allowed = float(longest.value) if longest and longest.value is not None else math.inf
+    helps = ["ask for a longer `resources.walltime`"]
+    if walltime.value < allowed <= whole.seconds:
+        helps = [f"ask for a longer `resources.walltime`: a job there may run for {run.span_text(allowed)}"]
+    elif allowed <= whole.seconds:
+        helps = ["no job there may run that long"]
     if unfinished:
         helps.append("set a larger `checkpoint.max_restarts`, or submit the job again when it has ended")
     if requeue is not None and not requeue.value:

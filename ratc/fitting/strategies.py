@@ -109,9 +109,10 @@ def compare(
     chosen: Callable[[Candidate], Taken | None],
     nodes: int,
     links: Links,
+    unfit: str,
 ) -> tuple[Candidate, Taken, str] | None:
     """Return the best candidate, its choice and the reason; None if nothing fits with any. ``chosen`` gives the choice
-    of a candidate, or None if nothing fits with it.
+    of a candidate, or None if nothing fits with it, which ``unfit`` says.
 
     Strategies that recompute the fewest blocks come first. Then fewest accumulation steps, since each is a pass over
     the model, then checkpoints that need no conversion, then least time to send the bytes of an optimizer step, then
@@ -123,7 +124,7 @@ def compare(
     for candidate in candidates:
         taken = chosen(candidate)
         if taken is None:
-            left_out.append(f"{candidate.name} does not fit")
+            left_out.append(f"{candidate.name} {unfit}")
             continue
         choice = taken.choice
         of_step = choice.estimate.strategy

@@ -7,9 +7,7 @@ from dataclasses import replace
 
 from ratc import facts
 from ratc.fitting.checkpointing import fewest
-from ratc.fitting.nothing_fits import STAGES
-from ratc.fitting.open_batch import leaves_open
-from ratc.fitting.plan_step import device_for, strategy_of, variants
+from ratc.fitting.plan_step import device_for, own_stages, strategy_of, variants
 from ratc.memory.allocators import Taken, choose
 from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.estimate import timeline
@@ -63,16 +61,6 @@ def _choose(
     """Return the choice among ZeRO stages, as a plan takes it; None if nothing fits."""
     taken = choose(allowed, ways, strategy, device, stages)
     return fewest(allowed, taken, ways, strategy, device, stages)[0] if taken else None
-
-
-def own_stages(plan: Plan) -> tuple[int, ...]:
-    """Return the ZeRO stages that the plan may take; 0 stands for no ZeRO, too."""
-    if not plan.values["engine.deepspeed"].value:
-        return (0,)
-    is_settled = plan.settings["training.zero_stage"].value is not None or not leaves_open(plan.settings)
-    if is_settled or plan.settings["parallel.strategy"].value == "auto":
-        return (plan.values.get_as(int, "engine.zero_stage"),)
-    return STAGES
 
 
 def own_card(plan: Plan) -> facts.Card | None:

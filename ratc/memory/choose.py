@@ -13,6 +13,9 @@ from ratc.memory.terms import Device
 from ratc.memory.trace import Trace
 from ratc.memory.zero import Strategy, bucket_elements
 
+#: Cards that are named if nothing fits.
+MOST_CARDS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -169,8 +172,8 @@ class Searcher:
     ) -> DoesNotFit:
         """Return the bytes that a micro-batch of 1 needs, and single changes with which training is predicted to fit.
 
-        They are changes of the variant, of the card (the smallest three of ``cards``), or of the ZeRO stage (one of
-        ``stages``).
+        They are changes of the variant, of the card (MOST_CARDS of ``cards``, the smallest), or of the ZeRO stage (one
+        of ``stages``).
         """
         predictor = self.predictor(variant, strategy, 1)
         estimate = predictor.estimate(device, 1)
@@ -231,10 +234,10 @@ class Searcher:
     def _cards(
         self, variant: Variant, strategy: Strategy, device: Device, cards: Sequence[Device]
     ) -> list[Alternative]:
-        """The three smallest cards that would do, of those that compute in the variant's precision."""
+        """The smallest cards that would do, of those that compute in the variant's precision."""
         ways: list[Alternative] = []
         for card in sorted(cards, key=lambda card: (card.memory_bytes, card.name)):
-            if len(ways) == 3:
+            if len(ways) == MOST_CARDS:
                 break
             there = replace(variant, kernels=card.kernels)
             known = card.name != device.name and there in self.library

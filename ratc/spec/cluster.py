@@ -16,7 +16,6 @@ from ratc.spec.base import (
     Expression,
     Line,
     Name,
-    NonNegative,
     PositiveInt,
     Section,
     Text,
@@ -69,18 +68,18 @@ class NodeType(Section):
         "several nodes then asks for segments that lie within blocks (`--segment`).",
         examples=[18],
     )
-    gpu_link_gb_s: Annotated[float, Field(gt=0, le=2000)] | None = Field(
+    gpu_link_gb_s: Annotated[float, Field(ge=0.01, le=2000)] | None = Field(
         None,
         description="GB/s that a GPU sends to the other GPUs of its node, in one direction. Used for predicted times "
         "only.",
         examples=[450],
     )
-    network_gb_s: Annotated[float, Field(gt=0, le=1600)] | None = Field(
+    network_gb_s: Annotated[float, Field(ge=0.01, le=1600)] | None = Field(
         None,
         description="GB/s that a node sends to other nodes, over all of its ports. Used for predicted times only.",
         examples=[50],
     )
-    price_per_gpu_hour: NonNegative | None = Field(
+    price_per_gpu_hour: Annotated[float, Field(ge=0, le=1_000_000_000)] | None = Field(
         None,
         description="Price of one GPU for an hour; needs `currency`. Used for predicted costs only.",
         examples=[2.1],
@@ -88,7 +87,7 @@ class NodeType(Section):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = Field(
         None, description="Currency of `price_per_gpu_hour`, in three letters.", examples=["EUR"]
     )
-    watts_per_gpu: Annotated[float, Field(gt=0, le=5000)] | None = Field(
+    watts_per_gpu: Annotated[float, Field(ge=1, le=5000)] | None = Field(
         None,
         description="Power of one GPU under load and of its share of the node, in W. Used for predicted energy only.",
         examples=[900],

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from ratc import facts, program
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.fitting import breakdown, given_batch, open_batch, step_time, table
-from ratc.fitting.nothing_fits import why_nothing
-from ratc.fitting.plan_step import asked_allocator, device_for, strategy_of, variants
+from ratc.fitting.nothing_fits import of_auto, why_nothing
+from ratc.fitting.plan_step import asked_allocator, device_for
+from ratc.fitting.predict import leanest_steps
 from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, searchers
@@ -51,7 +52,7 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     is_given = not open_batch.leaves_open(loaded.settings)
     is_auto = loaded.settings["parallel.strategy"].value == "auto"
     settings = on_a_card(question, loaded.settings)
-    plan, found, _ = inputs.resolve(request, settings, predict=is_given or is_auto)
+    plan, found, _, decision = inputs.decided(request, settings, predict=is_given or is_auto)
     if plan is None and is_auto:  # nothing fits with any strategy: the table says what is missing
         plan, found, _ = inputs.resolve(request, settings, predict=is_given)
     # R305 warns that the micro-batch is only a default: `fit` is about other ones.
@@ -71,7 +72,11 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     try:
         rows, first = table.table(plan, wanted, allowed)
         taken, drawing = first or (None, None)
-        told = _details(question, plan, library, loaded.folder, rows, taken, cards, allowed, request) if details else []
+        is_open = is_auto and decision is None
+        remedies = []
+        if details and not taken and len(cards) == 1 and rows:
+            remedies = _remedies(allowed, library, plan, cards[0], rows, is_open)
+        told = _details(question, plan, loaded.folder, taken, remedies, allowed, request) if details else []
     except NoTrace as stopped:
         return Fitted((), (*found, *stopped.found))
     return Fitted(tuple(rows), found, plan, tuple(told), drawing, span)
@@ -80,36 +85,45 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
 def _details(
     question: Question,
     plan: Plan,
-    library: Library,
     folder: str,
-    rows: Sequence[Row],
     taken: Taken | None,
-    cards: Sequence[facts.Card],
+    remedies: Sequence[str],
     allowed: Mapping[str, Searcher],
     request: CompileRequest,
 ) -> list[str]:
+    told = list(remedies)
     if taken:
         told = [
             *breakdown.lines(taken.choice),
             *_allocator_line(plan, taken),
             *_time_lines(plan, taken, allowed, request),
         ]
-    elif len(cards) == 1 and rows:
-        told = _remedies(next(iter(allowed.values())), library, plan, cards[0], rows[0].precision)
-    else:
-        told = []
     if plan.settings["parallel.strategy"].value == "auto":
         strategy = plan.values["parallel.strategy"]
-        told.append(f"The strategy is {strategy.value}: {strategy.reason}.")
+        told.append(f"The strategy on {plan.values['hardware.card'].value} is {strategy.value}: {strategy.reason}.")
     return [*told, *_given_micro_batch(question, plan, request, folder, taken.choice if taken else None)]
 
 
-def _remedies(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
-    """Return the remedies if nothing fits; each was predicted."""
-    device = device_for(plan, card)
-    wanted = variants(plan, device, precision)[-1]
-    strategy = replace(strategy_of(plan), precision=precision, zero_stage=table.own_stages(plan)[-1])
-    return breakdown.does_not_fit(why_nothing(searcher, library, plan, wanted, strategy, device))
+def _remedies(
+    allowed: Mapping[str, Searcher],
+    library: Library,
+    plan: Plan,
+    card: facts.Card,
+    rows: Sequence[Row],
+    is_open: bool,
+) -> list[str]:
+    """Return the remedies if the plan's own strategy does not fit; each was predicted. ``is_open`` says that none of
+    the strategies that `auto` compares does.
+    """
+    device, precision = device_for(plan, card), rows[0].precision
+    steps = [
+        (replace(step, precision=precision), replace(strategy, precision=precision))
+        for step, strategy in leanest_steps(plan, device, is_settled=not is_open)
+    ]
+    found = why_nothing(allowed, library, plan, steps, device)
+    said = breakdown.does_not_fit(found, any(row.micro_batch for row in rows))
+    named = [f"  {line}" for line in of_auto(plan, found.estimate.strategy)] if is_open else []
+    return [*said[:1], *named, *said[1:]]
 
 
 def _given_micro_batch(

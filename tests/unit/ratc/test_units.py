@@ -3,7 +3,7 @@
 import pytest
 from ratc_runtime.output import sizes
 
-from ratc.units import size_text
+from ratc.units import size_text, two_sizes
 
 GIB = 1 << 30
 
@@ -27,3 +27,9 @@ def test_size_is_shown_in_the_largest_unit_that_does_not_show_0(size, coarse, fi
     assert size_text(size, fine=True) == fine
     if size < 10 * GIB:
         assert sizes.size_text(size) == fine
+
+
+def test_two_sizes_to_compare_look_different():
+    assert two_sizes(3 << 30, 2 << 30) == ("3.0 GiB", "2.0 GiB")
+    assert two_sizes(2101 << 20, 2100 << 20) == ("2,101.0 MiB", "2,100.0 MiB")
+    assert two_sizes(2 << 30, 2 << 30) == ("2.0 GiB", "2.0 GiB")

@@ -154,11 +154,14 @@ def test_contradictory_cluster_facts_are_refused(text, code, message):
     [
         ("gpu_link_gb_s: 1900", "cannot send 1900 GB/s: its memory has 1555"),
         ("network_gb_s: 600", "600 GB/s are more than the ports of a node"),
-        ("gpu_link_gb_s: 0", "more than 0"),
+        ("gpu_link_gb_s: 1.0e-300", "must be at least 0.01"),
+        ("network_gb_s: 0", "must be at least 0.01"),
+        ("watts_per_gpu: 1.0e-300", "must be at least 1"),
+        ("price_per_gpu_hour: 1.0e+300, currency: EUR", "must be at most 1000000000"),
         ("gpu_link_gb_s: 300, network_gb_s: 200", None),
     ],
 )
-def test_impossible_bandwidths_are_refused(rate, message):
+def test_impossible_bandwidths_prices_and_watts_are_refused(rate, message):
     """The A100 of 40 GB reads 1,555 GB/s, and 4 GPUs have at most 4 ports."""
     text = f"name: t\nscheduler: slurm\nnode_types: {{n: {{gpus_per_node: 4, gpu: a100-40, cpus: 4, {rate}}}}}\n"
     read, found = compiler.read_cluster(File("c.yaml", (text + "partitions: {p: {nodes: {n: 1}}}\n").encode()))

@@ -184,6 +184,23 @@ def test_a_partition_that_requeues_no_jobs_needs_several_of_them(spec, capsys):
     assert "submit the job again each time" in said
 
 
+@pytest.mark.parametrize(
+    ("walltime", "help_"),
+    [
+        ("1:00:00", "ask for a longer `resources.walltime`: a job there may run for 2 h"),
+        ("2:00:00", "no job there may run that long"),
+    ],
+)
+def test_the_help_names_the_longest_walltime_of_the_partition(spec, capsys, walltime, help_):
+    Path("clusters").mkdir()
+    Path("clusters/ours.yaml").write_text(CLUSTER.replace("2-00:00:00", "2:00:00"))
+    spec(gpus=4, resources=f', cluster: ours, walltime: "{walltime}"')
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out", "--samples", "64000"]) == 0
+    said = capsys.readouterr().err
+    assert "warning[R354]" in said
+    assert f"help: {help_}\n" in said
+
+
 def test_of_a_range_the_time_on_the_fewest_nodes_is_told_and_held_against_the_walltime(spec, capsys):
     """Alone a node takes four times as long as four."""
     spec(gpus="null", resources=', walltime: "1:00:00", gpus_per_node: 1, nodes: {min: 1, max: 4}')
