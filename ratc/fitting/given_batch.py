@@ -37,34 +37,30 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     searcher = plan_step.own_searcher(plan, Library(plan, folder, plan.settings["model.name"].span))
     try:
         predict.check_units(plan, searcher, wanted, micro)
-        if not searcher.estimate(wanted, strategy, device, micro).fits:
-            wanted, strategy = _least(plan, searcher, wanted, strategy, device)
-        higher = [stage for stage in plan_step.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
-        others = [one for one in plan_step.variants(plan, device) if one != variant(plan, device.kernels)]
-
-        def with_size(size: int) -> Variant:
-            return wanted if size == micro else plan_step.with_micro_batch(plan, device, wanted, size)
-
-        others = [replace(one, engine=wanted.engine) for one in others]
-
-        return given.predicted(searcher, with_size, strategy, device, micro, higher, others), ""
+        verdict = _predicted(plan, searcher, wanted, strategy, device)
+        if verdict.fits or verdict.is_tight or plan.settings["parallel.strategy"].value != "auto":
+            return verdict, ""
+        # None of the strategies fits: the one with the least need is told, and that it may fit tightly is no use here.
+        steps = [(replace(wanted, engine=step.engine), one) for step, one in predict.leanest_steps(plan, device)]
+        least = min(steps, key=lambda step: searcher.predictor(step[0], step[1], micro).need(device, micro))
+        return replace(_predicted(plan, searcher, *least, device), is_tight=False), ""
     except NoTrace as stopped:
         if any(item.code in (*predict.NO_USE, "R316") for item in stopped.found):
             raise
         return None, "; ".join(item.message for item in stopped.found)
 
 
-def _least(
-    plan: Plan, searcher: Searcher, wanted: Variant, strategy: Strategy, device: Device
-) -> tuple[Variant, Strategy]:
-    """Return a step that does not fit with the strategy that needs the least for it, of those that the spec leaves
-    open.
-    """
+def _predicted(plan: Plan, searcher: Searcher, wanted: Variant, strategy: Strategy, device: Device) -> Verdict:
+    """Return the verdict of a prediction on the plan's micro-batch, in a step and under a strategy."""
     micro = plan.values.get_as(int, "training.micro_batch_size")
-    steps = [(wanted, strategy)]
-    if plan.settings["parallel.strategy"].value == "auto":
-        steps += [(replace(wanted, engine=step.engine), one) for step, one in predict.leanest_steps(plan, device)]
-    return min(steps, key=lambda step: searcher.predictor(step[0], step[1], micro).need(device, micro))
+    higher = [stage for stage in plan_step.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
+    ways = [replace(one, engine=wanted.engine) for one in plan_step.variants(plan, device)]
+
+    def with_size(size: int) -> Variant:
+        return wanted if size == micro else plan_step.with_micro_batch(plan, device, wanted, size)
+
+    others = [one for one in ways if one != wanted]
+    return given.predicted(searcher, with_size, strategy, device, micro, higher, others)
 
 
 def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...]:

@@ -93,7 +93,8 @@ def of_auto(plan: Plan, strategy: Strategy) -> tuple[str, ...]:
     return (f"that is with `strategy: {name}`{stage}, which needs the least",)
 
 
-def too_large(found: DoesNotFit, plan: Plan) -> Diagnostic:
+def too_large(found: DoesNotFit, plan: Plan, notes: Sequence[str] = ()) -> Diagnostic:
+    """Return the finding that not one sample fits, with further notes. Code: R317."""
     device = found.estimate.device
     need, has = two_sizes(found.need_bytes, device.memory_bytes)
     message = f"nothing fits on {device.name}: micro-batch 1 needs {need}, the card has {has}"
@@ -104,4 +105,4 @@ def too_large(found: DoesNotFit, plan: Plan) -> Diagnostic:
         for way in found.alternatives
     )
     span = plan.settings["resources.gpu"].span or plan.settings["model.name"].span
-    return Diagnostic("R317", message, span, (*of_auto(plan, found.estimate.strategy), f"largest: {largest}"), helps)
+    return Diagnostic("R317", message, span, (*notes, f"largest: {largest}"), helps)

@@ -11,7 +11,7 @@ from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.fitting import cluster_facts, strategies
 from ratc.fitting.checkpointing import Smallest, fewest, smallest
-from ratc.fitting.nothing_fits import too_large, why_nothing
+from ratc.fitting.nothing_fits import of_auto, too_large, why_nothing
 from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.plan_step import (
     STAGES,
@@ -79,7 +79,7 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
             searcher = allowed_allocators[taken.allocator]
             return _decision(plan, searcher, taken, sets[own.name], allowed, strategy), ()
         found = why_nothing(allowed_allocators, library, plan, leanest_steps(plan, device), device)
-        return None, (too_large(found, plan),)
+        return None, (too_large(found, plan, of_auto(plan, found.estimate.strategy)),)
     except NoTrace as stopped:
         return None, (*_untraced(stopped), *_unchosen(plan))
 
