@@ -17,6 +17,8 @@ from ratc.memory.zero import Strategy
 from ratc.plan import Plan
 from ratc.units import counted, size_text, two_sizes
 
+_STRATEGY, _CHECKPOINTING = "parallel.strategy", "training.activation_checkpointing"
+
 
 def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     """Return the verdict on the plan's own micro-batch and ""; or None and the reason. ``folder`` is the spec's.
@@ -38,10 +40,14 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     try:
         predict.check_units(plan, searcher, wanted, micro)
         verdict = _predicted(plan, searcher, wanted, strategy, device)
-        if verdict.fits or verdict.is_tight or plan.settings["parallel.strategy"].value != "auto":
+        open_ = [plan.settings[path].value == "auto" for path in (_STRATEGY, _CHECKPOINTING)]
+        if verdict.fits or verdict.is_tight or not any(open_):
             return verdict, ""
-        # None of the strategies fits: the one with the least need is told, and that it may fit tightly is no use here.
+        # Nothing that is left to ratc fits: what needs the least is told. The lock does not take it, so that a tight
+        # fit does not count.
+        wanted = replace(wanted, activation_checkpointing=open_[1] or wanted.activation_checkpointing)
         steps = [(replace(wanted, engine=step.engine), one) for step, one in predict.leanest_steps(plan, device)]
+        steps = steps if open_[0] else [(wanted, strategy)]
         least = min(steps, key=lambda step: searcher.predictor(step[0], step[1], micro).need(device, micro))
         return replace(_predicted(plan, searcher, *least, device), is_tight=False), ""
     except NoTrace as stopped:

@@ -49,7 +49,7 @@ def _not_compared(context: Context, world: int) -> str:
     if world == 1:
         return "one process has nothing to share"
     if context.decision is None:
-        return "no prediction found one that fits"
+        return "none is predicted to fit, or nothing is predicted"
     return "the memory is measured" if context.decision.measured else "the micro-batch fits with none"
 
 

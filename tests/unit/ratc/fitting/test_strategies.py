@@ -184,10 +184,13 @@ def heavy(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow(every=True)
-@pytest.mark.parametrize(("code", "given"), [("R317", ""), ("R318", ", batch_size: 1")])
+@pytest.mark.parametrize(
+    ("code", "given"),
+    [("R317", ""), ("R318", ", batch_size: 1"), ("R318", ", batch_size: 2, activation_checkpointing: auto")],
+)
 def test_if_no_strategy_fits_the_need_is_that_of_the_leanest(heavy, code, given):
     """On a card of that size the same spec compiles."""
-    status, said = heavy(["compile", "-o", "out"], 2600, "auto", given)
+    status, said = heavy(["compile", "-o", "out"], 2500, "auto", given)
     assert (status, f"error[{code}]" in said) == (1, True), said
     assert "note: that is with `strategy: fsdp2`, which needs the least" in said
     need = float(re.search(r"needs (?:a card of )?([\d.]+) GiB", said).group(1))
@@ -235,7 +238,9 @@ def test_auto_strategy_without_one_that_fits_is_the_usual_one(compiled, monkeypa
     status, lock, text, said = compiled("strategy: auto", too_large)
     assert status == 0, said
     assert lock["parallel"]["strategy"] == "deepspeed"
-    assert re.search(r"strategy: deepspeed  # no prediction found one that fits: the same as without the key", text)
+    assert re.search(
+        r"strategy: deepspeed  # none is predicted to fit, or nothing is predicted: the same as without the key", text
+    )
     monkeypatch.delenv(SKIP)
     status, _, _, said = compiled("strategy: auto", too_large)
     assert status == 1
