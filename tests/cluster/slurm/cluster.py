@@ -125,8 +125,19 @@ class Slurm:
 
 
 def ask(*command: str) -> str:
-    """What a command of Slurm prints; empty where it knows no such job."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    """What a command of Slurm prints; empty where it knows no such job. A controller that gives no answer in time, as
+    on a busy machine, is asked again.
+    """
+    answers: list[str] = []
+
+    def answered() -> bool:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, check=False)
+        if done.returncode == 0 or "Invalid job id" in done.stderr:
+            answers.append(done.stdout)
+        return bool(answers)
+
+    wait_until(answered, f"an answer to `{' '.join(command)}`")
+    return answers[0]
 
 
 def running() -> str | None:
@@ -136,7 +147,8 @@ def running() -> str | None:
     except (OSError, IndexError):
         return None
     kind = re.search(r"tests/cluster/slurm/up\) (\w+)", first)
-    return kind[1] if kind and "is UP" in ask("scontrol", "ping") else None
+    ping = ["scontrol", "ping"]
+    return kind[1] if kind and subprocess.run(ping, capture_output=True, check=False).returncode == 0 else None
 
 
 def debian_packages(kind: str) -> str | None:
