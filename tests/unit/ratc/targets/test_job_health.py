@@ -86,6 +86,17 @@ def test_slurm_job_that_may_not_restart_is_not_requeued(tmp_path: Path, reason: 
     assert "submit the job again with --exclude=127.0.0.1" in done.stdout
 
 
+def test_slurm_job_names_the_bad_node_if_it_is_not_requeued(tmp_path: Path) -> None:
+    made = job(tmp_path / "job", "slurm", "1\\n")
+    text = (made.bin / "scontrol").read_text().replace('  *) echo "$*"', '  requeue*) exit 1 ;;\n  *) echo "$*"')
+    made.stub("scontrol", text)
+    made.stub("sleep", "#!/bin/sh\n")
+    done = made.run()
+    assert done.returncode == 75
+    assert not (made.notes / "scontrol").exists()
+    assert "submit the job again with --exclude=127.0.0.1" in done.stdout
+
+
 @pytest.mark.parametrize("word", ["", "7\\n"])
 def test_health_check_without_a_valid_node_number_fails_the_job(tmp_path: Path, word: str) -> None:
     made = job(tmp_path / "job", "slurm", word)

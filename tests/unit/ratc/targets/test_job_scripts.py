@@ -151,6 +151,31 @@ def test_job_waits_for_its_nodes_if_the_stop_file_cannot_be_written(tmp_path: Pa
     assert (job.notes / "ended").exists()
 
 
+#: A command of Slurm that the controller does not answer the first `silent` times; what it does then is noted.
+SILENT = """\
+#!/bin/bash
+echo >>"$NOTES/{name}-asked"
+[ "$(wc -l <"$NOTES/{name}-asked")" -gt {silent} ] || {{ echo "Socket timed out on send/recv operation" >&2; exit 1; }}
+echo "$*" >>"$NOTES/{name}"
+echo RUNNING
+"""
+
+
+@pytest.mark.parametrize(("name", "silent"), [("squeue", 2), ("scontrol", 2), ("squeue", 99), ("scontrol", 99)])
+def test_stopped_job_is_requeued_although_the_controller_is_busy(name: str, silent: int, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", **ONE)
+    for program in ("squeue", "scontrol"):
+        job.stub(program, SILENT.format(name=program, silent=silent if program == name else 0))
+    job.stub("sleep", "#!/bin/sh\n")
+    job.stub("python3", LAUNCHER.format(body='echo SIGTERM >"$RAT_OUTPUT_DIR/STOPPED"'))
+    done = job.run()
+    noted = job.notes / "scontrol"
+    requeued = noted.exists() and "requeue 70" in noted.read_text()
+    assert requeued == (silent == 2), done.stdout
+    assert done.returncode == (0 if requeued else 75), done.stderr
+    assert ("submit the job again to go on" in done.stdout) != requeued
+
+
 # ---------------------------------------------------------------------- where the nodes meet
 
 
