@@ -12,7 +12,7 @@ from ratc.fitting import plan_step, predict
 from ratc.fitting.open_batch import leaves_open
 from ratc.memory import measured
 from ratc.memory.choose import Variant
-from ratc.memory.decision import Decision
+from ratc.memory.decision import Decision, Fewest
 from ratc.memory.given import by_measurement
 from ratc.memory.measured import Conditions, Measurement
 from ratc.memory.request import request
@@ -40,6 +40,7 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         own, said = decide_one(size, folder) if first is None else decide_like(size, folder, first)
         too_large = next((one for one in said if one.code == "R317"), None)
         if own is not None:
+            own = own if first else replace(own, fewest=Fewest(nodes, own.choice))
             first, last = first or own, own
             found[nodes], told = own, told or said
         elif too_large is not None:
@@ -95,7 +96,7 @@ def decide_one(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnost
         micro = plan.values.get_as(int, "training.micro_batch_size")
         verdict = by_measurement(found, share, device, strategy, micro) if found else None
         if verdict and verdict.fits:
-            return Decision(verdict.choice, first.attention_memory, measured=verdict.measured, is_given=True), ()
+            return replace(predict.given_decision(plan, verdict.choice, first), measured=verdict.measured), ()
         return predict.decide_given(plan, folder)
     if found:
         choice = measured.choose(found, share, device, strategy)

@@ -125,7 +125,7 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
             # The fewest nodes of a range that do not fit are refused by the check of the micro-batch.
             if choice.estimate.fits or (elastic.is_range(plan.settings) and not is_auto):
                 units = _units(searcher, step, choice)
-                return Decision(choice, step.attention_memory, why, units=units, is_given=True), ()
+                return replace(given_decision(plan, choice, step), attention_reason=why, units=units), ()
             if step == plain:
                 need = searcher.predictor(step, strategy, micro).need(device, micro)
                 why = f"full attention needs {size_text(need)} at micro-batch {micro} and does not fit"
@@ -168,10 +168,8 @@ def _least_given(plan: Plan, searcher: Searcher, step: Variant, device: Device, 
     if taken is None:
         return None
     plain, share = replace(taken.variant, activation_checkpointing=False), taken.choice.estimate.strategy
-    return Decision(
-        taken.choice,
-        step.attention_memory,
-        activation_checkpointing=taken.variant.activation_checkpointing,
+    return replace(
+        given_decision(plan, taken.choice, taken.variant),
         plain_need_bytes=searcher.predictor(plain, share, micro_batch).need(device, micro_batch),
         plain_micro_batch=micro_batch,
         recomputed=sets[name].recomputed,
@@ -180,6 +178,16 @@ def _least_given(plan: Plan, searcher: Searcher, step: Variant, device: Device, 
         strategy=name,
         strategy_reason=why,
         units=_units(searcher, taken.variant, taken.choice),
+    )
+
+
+def given_decision(plan: Plan, choice: Choice, step: Variant) -> Decision:
+    """Return the decision for a micro-batch that the spec gives, in a step of the plan, with the plan's allocator."""
+    return Decision(
+        choice,
+        step.attention_memory,
+        activation_checkpointing=step.activation_checkpointing,
+        allocator=plan.values.get_as(str, "training.allocator"),
         is_given=True,
     )
 
@@ -203,7 +211,7 @@ def _given_shared(plan: Plan, searcher: Searcher, plain: Variant, device: Device
     if compared is None:
         return None
     best, taken, why = compared
-    found = Decision(taken.choice, plain.attention_memory, is_given=True)
+    found = given_decision(plan, taken.choice, plain)
     return replace(found, strategy=best.name, strategy_reason=why, units=_units(searcher, taken.variant, taken.choice))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ratc.diagnostics import Diagnostic
 from ratc.memory.choose import Choice
-from ratc.units import size_text
+from ratc.units import counted, size_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,14 @@ class Recomputed:
     name: str
     bytes_: int
     seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fewest:
+    """The fewest nodes of an elastic plan, and their choice."""
+
+    nodes: int
+    choice: Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,15 @@ class Decision:
     strategy_reason: str = ""
     #: The units of FSDP2.
     units: tuple[Unit, ...] = ()
+    #: Of an elastic plan: the fewest nodes, whose step decided all but the choice of the others.
+    fewest: Fewest | None = None
     #: Of an elastic plan: the decision of each node count, or the finding if nothing fits with so many.
     sizes: Mapping[int, Decision | Diagnostic] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The words before a reason: on how many nodes it holds, if those of an elastic plan have several."""
+        return f"on {counted(self.fewest.nodes, 'node')}, the fewest: " if self.fewest else ""
 
     @property
     def zero_stage(self) -> int:

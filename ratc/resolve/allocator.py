@@ -31,5 +31,5 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive(_PATH, NATIVE, "the default: no prediction asks for expandable segments", f"spec:{_PATH}")
     else:
         because = (f"spec:{_PATH}", "hardware.memory_bytes", _OPEN)
-        context.derive(_PATH, decision.allocator, decision.allocator_reason, *because)
+        context.derive(_PATH, decision.allocator, decision.where + decision.allocator_reason, *because)
     yield from ()

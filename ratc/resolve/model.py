@@ -65,7 +65,7 @@ def _attention(context: Context) -> Iterator[Diagnostic]:
         if decision is None:
             context.derive(path, usual, why, "training.micro_batch_size", "hardware.memory_bytes")
             return
-        why = decision.attention_reason
+        why = decision.where + decision.attention_reason
         context.derive(path, decision.attention_memory, why, "spec:model.attention_memory", "hardware.card")
 
 

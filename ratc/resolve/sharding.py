@@ -19,7 +19,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     if asked.value != "auto":
         context.keep("parallel.strategy")
     elif decision is not None:
-        context.derive("parallel.strategy", decision.strategy, decision.strategy_reason, *context.compared_by())
+        why = decision.where + decision.strategy_reason
+        context.derive("parallel.strategy", decision.strategy, why, *context.compared_by())
     else:
         used = "deepspeed" if context.value("engine.deepspeed") else "ddp"
         why = f"{_not_compared(context, world)}: the same as without the key"

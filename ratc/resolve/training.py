@@ -222,10 +222,11 @@ def _checkpointing(context: Context) -> None:
     elif decision is None:
         context.derive(path, False, "no prediction says that it is needed", f"spec:{path}")
     elif decision.plain_need_bytes is None:
-        context.derive(path, False, "it fits without", *inputs)
+        context.derive(path, False, f"{decision.where}it fits without", *inputs)
     else:
-        found, which = decision.choice.estimate, decision.activation_checkpointing
-        why = "" if isinstance(which, bool) else f"{len(which)} of {counted(decision.blocks, 'block')}: "
+        chosen, which = decision.fewest or decision, decision.activation_checkpointing
+        found, why = chosen.choice.estimate, decision.where
+        why += "" if isinstance(which, bool) else f"{len(which)} of {counted(decision.blocks, 'block')}: "
         why += "" if decision.is_given else "nothing fits without: "
         why += f"micro-batch {decision.plain_micro_batch} needs {size_text(decision.plain_need_bytes)}"
         why += " without, with it " if decision.is_given else f", with it micro-batch {found.micro_batch} takes "

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ratc.cli import main
+from tests.unit.ratc.fitting.test_strategies import HEAVY
 
 pytestmark = pytest.mark.slow
 
@@ -25,10 +26,10 @@ FACTS = "gpus_per_node: 4\ngpu: made-up\ngpu_memory_mib: {memory}\ncompute_capab
 @pytest.fixture
 def compiled(tmp_path, monkeypatch, capsys):
     """Compile a spec for Slurm on cards of so many MiB; returns the status, the lock, and the messages."""
+    monkeypatch.chdir(tmp_path)
 
-    def run(nodes, strategy="fsdp2", memory=80_000, features=16, batch=512):
-        monkeypatch.chdir(tmp_path)
-        Path("spec.yaml").write_text(SPEC.format(nodes=nodes, strategy=strategy, features=features, batch=batch))
+    def run(nodes, strategy="fsdp2", memory=80_000, features=16, batch=512, spec=SPEC):
+        Path("spec.yaml").write_text(spec.format(nodes=nodes, strategy=strategy, features=features, batch=batch))
         Path("facts.yaml").write_text(FACTS.format(memory=memory))
         status = main(["compile", "spec.yaml", "--facts", "facts.yaml", "--target", "slurm", "-o", "out"])
         lock = yaml.safe_load(Path("out/lock.yaml").read_text()) if status == 0 else {}
@@ -96,6 +97,18 @@ def test_a_given_micro_batch_gets_leaner_attention_before_blocks_are_recomputed(
     assert compiled("1", "ddp", memory=80_000, batch=given)[1]["model"]["attention_memory"] == "full"
 
 
+def test_reason_to_recompute_blocks_has_the_figures_of_the_fewest_nodes(compiled):
+    Path("net.py").write_text(HEAVY)
+    spec = re.sub("model: .*", "model: {{name: 'net:Net'}}", SPEC.replace("image_size: 32", "image_size: 64"))
+    status, lock, said = compiled(
+        "{min: 1, max: 4}", "fsdp2", 3000, batch="64, activation_checkpointing: auto", spec=spec
+    )
+    assert status == 0, said
+    assert len({row["micro_batch_size"] for row in lock["elastic"].values()}) > 1
+    (why,) = re.findall("activation_checkpointing:.*# on 1 node, the fewest: (.*)", Path("out/lock.yaml").read_text())
+    assert f"with it micro-batch {lock['elastic']['1']['micro_batch_size']} takes " in why
+
+
 def test_rows_of_a_given_micro_batch_have_their_memory(compiled):
     status, lock, said = compiled("{min: 1, max: 4}", "fsdp2", batch="512, batch_size: 8")
     assert status == 0, said
@@ -106,6 +119,20 @@ def test_rows_of_a_given_micro_batch_have_their_memory(compiled):
     assert sorted(peaks, reverse=True) == peaks, "of more processes each has smaller shards"
     assert lock["memory"]["peak_allocated_bytes"] == peaks[-1] > 0
     assert lock["fsdp2"]["wrap"]
+
+
+@pytest.mark.parametrize("more", ["activation_checkpointing: true", "allocator: expandable_segments"])
+def test_rows_of_a_given_micro_batch_have_the_memory_of_fixed_plans(more, compiled):
+    """`nodes: N` leaves a strategy of its own to ratc, so that its lock has a memory, too."""
+    given = f"512, batch_size: 8, {more}, deepspeed: false, use_accelerate: false"
+    status, lock, said = compiled("{min: 1, max: 4}", "auto", batch=given)
+    assert status == 0, said
+    rows = lock["elastic"]
+    assert rows.keys() == {"1", "2", "4"}
+    for nodes, row in rows.items():
+        fixed = compiled(nodes, "auto", batch=given)[1]
+        assert fixed["parallel"]["strategy"] == lock["parallel"]["strategy"]
+        assert row == split(fixed)
 
 
 @pytest.mark.parametrize(
@@ -122,5 +149,5 @@ def test_auto_takes_zero_for_a_range_if_that_saves_accumulation(memory, features
         nodes: (row["micro_batch_size"], row["gradient_accumulation_steps"]) for nodes, row in lock["elastic"].items()
     }
     assert splits == {"1": (128, 1), "2": (64, 1), "4": (32, 1)}
-    (why,) = re.findall(r"strategy: \w+  # (.*)", Path("out/lock.yaml").read_text())
+    (why,) = re.findall(r"strategy: \w+  # on 1 node, the fewest: (.*)", Path("out/lock.yaml").read_text())
     assert [part.endswith("checkpoints converted for other nodes") for part in why.split("; ")] == [False, False, True]
