@@ -105,6 +105,11 @@ class Plan:
         return self.step or self
 
     @property
+    def fewest(self) -> Plan:
+        """The plan of the fewest nodes, whose processes have the most to hold: the plan itself unless it is elastic."""
+        return self.sizes[0] if self.sizes else self
+
+    @property
     def node_counts(self) -> list[int]:
         """The numbers of nodes that a job may get, the fewest first; one number unless the plan is elastic."""
         return [plan.values.get_as(int, "parallel.nodes") for plan in self.sizes or (self,)]

@@ -98,7 +98,7 @@ def _nodes(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagn
         part = f"{cluster.word} `{choice.partition.name}` has {count.value} of type `{node_type.name}`"
         message = f"{_count_with_verb(nodes, 'node')} asked for, but {part}"
         note = f"`{node_type.name}: {count.value}` in `{choice.partition.name}`"
-        yield _beyond(message, place(settings, "nodes"), note, count, f"use at most {count.value}")
+        yield _beyond(message, place(settings, "nodes"), note, count, _fewer(settings, count.value))
     gpus, there = gpus_asked(settings), has["gpus_per_node"]
     if gpus is not None and gpus > there.value:
         message = f"{_count_with_verb(gpus, 'GPU', ' per node')} asked for, but {of} have {there.value}"
@@ -129,6 +129,11 @@ def _memory(settings: Values, most: Value, who: str) -> Iterator[Diagnostic]:
         yield _beyond(message, asked.span, f"{longest} of memory", most, f"use at most {longest}")
 
 
+def _fewer(settings: Values, most: int) -> str:
+    both = elastic.is_range(settings) and elastic.fewest(settings) > most
+    return f"use at most {most}{' as `max`, and as `min`' if both else ''}"
+
+
 def _site(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagnostic]:
     """Check the request against the site's limits for a job in this partition."""
     limits, name = choice.partition.values, f"{cluster.word} `{choice.partition.name}`"
@@ -136,7 +141,7 @@ def _site(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagno
     if most.value is not None and nodes > most.value:
         message = f"{_count_with_verb(nodes, 'node')} asked for, but a job in {name} may have {most.value}"
         yield _beyond(
-            message, place(settings, "nodes"), f"`max_nodes` is {most.value}", most, f"use at most {most.value}"
+            message, place(settings, "nodes"), f"`max_nodes` is {most.value}", most, _fewer(settings, most.value)
         )
     fewest = limits["min_nodes"]
     nodes = elastic.fewest(settings)

@@ -100,9 +100,12 @@ def _sums(choice: Choice, measured: str | None) -> list[str]:
     margin = max(0, found.budget_bytes - found.cap_bytes)
     said.append(_line(margin, f"kept free as a margin, {margin_text(found)}"))
     unused = found.cap_bytes - found.peak_reserved_bytes
-    said.append(
-        _line(abs(unused), "unused below the cap" if unused >= 0 else "above what then remains: it does not fit")
+    above = (
+        "of the margin are in use"
+        if found.peak_reserved_bytes <= found.budget_bytes
+        else "above what then remains: it does not fit"
     )
+    said.append(_line(abs(unused), "unused below the cap" if unused >= 0 else above))
     if found.slower:
         said.append(
             "Some convolutions have no room for their fastest kernel's workspace; a slower one takes half of it."
@@ -124,7 +127,7 @@ def does_not_fit(result: DoesNotFit, others_fit: bool = False) -> list[str]:
     found = result.estimate
     need, has = size_text(result.need_bytes), size_text(found.device.memory_bytes)
     what = "The strategy of the spec does not fit" if others_fit else "Nothing fits"
-    said = [f"{what} on {found.device.name}: micro-batch 1 needs {need}, the card has {has}."]
+    said = [f"{what} on {found.device.name}: micro-batch {found.micro_batch} needs {need}, the card has {has}."]
     said += [_line(size, name or "the model") for name, size in result.breakdown.largest()]
     if not result.alternatives:
         said.append(
@@ -157,8 +160,8 @@ def _modules(parts: Breakdown, kind: str, total: int) -> str:
     named = [(size, name) for size, name in held if size >= _SHARE * total][:_MODULES]
     if all(not module for (module, of) in parts.by_both if of == kind) or kind == "workspace":
         return ""
-    rest = f", {len(held) - len(named)} more" if len(held) > len(named) else ""
-    return ", ".join(f"{name} {size_text(size)}" for size, name in named) + rest
+    rest = [f"{len(held) - len(named)} more" if named else f"of {len(held)} modules"] if len(held) > len(named) else []
+    return ", ".join([*(f"{name} {size_text(size)}" for size, name in named), *rest])
 
 
 def taken(choice: Choice) -> str:

@@ -6,13 +6,13 @@ itself, and counts only if it fits by its own trace.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from ratc import facts
-from ratc.memory import smallest_set
-from ratc.memory.allocators import Taken, choose
+from ratc.memory import allocators, smallest_set
+from ratc.memory.allocators import Taken
 from ratc.memory.choose import Searcher, Variant
 from ratc.memory.decision import Recomputed
 from ratc.memory.terms import Device
@@ -21,7 +21,7 @@ from ratc.memory.zero import Strategy
 from ratc.timing.roofline import Rates, launch_seconds
 from ratc.timing.run import span_text
 
-#: Sets that are traced, before all blocks are taken. Chosen, not measured: a trace takes seconds.
+#: Sets that are traced before all blocks are, and again after them. Chosen, not measured: a trace takes seconds.
 MOST_TRACED = 3
 
 
@@ -45,7 +45,8 @@ class Smallest:
 def smallest(
     searcher: Searcher, plain: Variant, strategy: Strategy, device: Device, micro_batch: int
 ) -> Smallest | None:
-    """Return the smallest set with which the micro-batch fits; None if it does not even fit with all blocks.
+    """Return the smallest set with which the micro-batch fits; None if it fits with none that is tried: the first that
+    should fit, all blocks, and larger sets than the first. All blocks together may need more than some of them.
 
     ``plain`` is the step that keeps everything, which does not fit. Raises ``ratc.fitting.traces.NoTrace``.
     """
@@ -56,7 +57,7 @@ def smallest(
     every = replace(plain, activation_checkpointing=True)
     all_names = tuple(block.name for block in found)
     sets = smallest_set.fitting(searcher, plain, strategy, device, micro_batch, found) if found else iter(())
-    for names in (*islice(sets, MOST_TRACED), all_names):
+    for names in _in_turn(sets, all_names):
         used = every if names == all_names else replace(plain, activation_checkpointing=names)
         predictor = searcher.predictor(used, strategy, micro_batch)
         if predictor.at(predictor.cap(device), micro_batch) is not None:
@@ -66,24 +67,35 @@ def smallest(
     return None
 
 
-def fewest(
+def _in_turn(sets: Iterator[tuple[str, ...]], all_names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    first = list(islice(sets, MOST_TRACED))
+    yield from first
+    yield all_names
+    most = max(map(len, first), default=0)
+    yield from islice((names for names in sets if most < len(names) < len(all_names)), MOST_TRACED)
+
+
+def choose(
     allowed: Mapping[str, Searcher],
-    taken: Taken,
     variants: Sequence[Variant],
     strategy: Strategy,
     device: Device,
     stages: Sequence[int],
-) -> tuple[Taken, Smallest | None]:
-    """Return a choice with the smallest set of blocks recomputed, and that set, in the place of one with all of them:
-    the smallest with which one sample fits in the leanest step, by any allocator, and the largest micro-batch with it.
+) -> tuple[Taken | None, Smallest | None]:
+    """Return the choice of ``ratc.memory.allocators.choose``. If nothing fits without recomputing all blocks, and the
+    spec leaves them to ratc, return the choice with the smallest set of blocks, and that set.
+
+    It is the smallest set with which one sample fits in the leanest step, by any allocator; the micro-batch is the
+    largest with it. None if nothing fits.
     """
+    taken = allocators.choose(allowed, variants, strategy, device, stages)
     plain = [one for one in variants if not one.activation_checkpointing][-1:]
-    if not (plain and taken.variant.activation_checkpointing):
+    if not plain or plain == [variants[-1]] or (taken and not taken.variant.activation_checkpointing):
         return taken, None
     most = replace(strategy, zero_stage=max(stages))
     found = [smallest(searcher, plain[0], most, device, 1) for searcher in allowed.values()]
     best = min((one for one in found if one), key=lambda one: len(one.recomputed), default=None)
-    fitting = choose(allowed, [best.variant], strategy, device, stages) if best else None
+    fitting = allocators.choose(allowed, [best.variant], strategy, device, stages) if best else None
     return (fitting, best) if fitting else (taken, None)
 
 

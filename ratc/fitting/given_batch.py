@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from ratc import elastic
@@ -9,7 +10,7 @@ from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting import from_measurement, nothing_fits, plan_step, predict
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory import given, measured
-from ratc.memory.choose import Choice, Searcher, Variant
+from ratc.memory.choose import Alternative, Choice, Searcher, Step, Variant, leanest
 from ratc.memory.given import Verdict
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
@@ -45,11 +46,15 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
             return verdict, ""
         # Nothing that is left to ratc fits: what needs the least is told. The lock does not take it, so that a tight
         # fit does not count.
-        wanted = replace(wanted, activation_checkpointing=open_[1] or wanted.activation_checkpointing)
-        steps = [(replace(wanted, engine=step.engine), one) for step, one in predict.leanest_steps(plan, device)]
-        steps = steps if open_[0] else [(wanted, strategy)]
-        least = min(steps, key=lambda step: searcher.predictor(step[0], step[1], micro).need(device, micro))
-        return replace(_predicted(plan, searcher, *least, device), is_tight=False), ""
+        recomputed = (False, True) if open_[1] else (wanted.activation_checkpointing,)
+        strategies = [one for _, one in predict.leanest_steps(plan, device)] if open_[0] else [strategy]
+        steps = [
+            Step(searcher, plan_step.under(one, replace(wanted, activation_checkpointing=how)), one, micro)
+            for one in dict.fromkeys(strategies)
+            for how in recomputed
+        ]
+        least, _ = leanest(steps, device)
+        return replace(_predicted(plan, searcher, least.variant, least.strategy, device), is_tight=False), ""
     except NoTrace as stopped:
         if any(item.code in (*predict.NO_USE, "R316") for item in stopped.found):
             raise
@@ -80,9 +85,10 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
     helps = [_smaller(verdict.largest, plan)] if verdict.largest else []
     helps += [_way(way.change, way.choice) for way in verdict.ways]
     if verdict.is_tight:
+        used, has = two_sizes(found.predicted_bytes, device.memory_bytes)
         message = (
             f"micro-batch {found.micro_batch} fits on {device.name} only within the margin: "
-            f"{size_text(found.predicted_bytes)} {source}, the card has {size_text(device.memory_bytes)}"
+            f"{used} {source}, the card has {has}"
         )
         note = (
             f"{found.margin:.1%} of the memory that the allocator may reserve should stay free as the margin of "
@@ -113,7 +119,8 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
         largest = verdict.choice.breakdown.largest()
         notes.append("largest: " + ", ".join(f"{name or 'the model'} {size_text(size)}" for name, size in largest))
     if verdict.largest is None and verdict.measured is None:
-        helps += _without(plan, folder)
+        known = {way.change for way in verdict.ways}
+        helps += [_way(way.change, way.choice, "up to micro-batch") for way in _without(plan, folder, known)]
     helps.append("or compile without this check: `--no-predict`")
     return (Diagnostic("R318", message, span, tuple(notes), tuple(helps)),)
 
@@ -131,8 +138,8 @@ def _smaller(largest: Choice, plan: Plan) -> str:
     return f"use {' with '.join(keys)}: micro-batch {micro} fits, {size_text(largest.estimate.predicted_bytes)} in use"
 
 
-def _without(plan: Plan, folder: str) -> list[str]:
-    """Return single changes with which some micro-batch fits, if none fits with the spec as it is."""
+def _without(plan: Plan, folder: str, known: Collection[str]) -> list[Alternative]:
+    """Return single changes with which the micro-batch or a larger one fits, beside the ``known`` ones."""
     device, strategy = plan_step.device_of(plan), plan_step.strategy_of(plan)
     library = Library(plan, folder, None)
     wanted = variant(plan, device.kernels)
@@ -145,7 +152,8 @@ def _without(plan: Plan, folder: str) -> list[str]:
         found = nothing_fits.why_nothing(allowed, library, plan, steps, device)
     except NoTrace:
         return []
-    return [_way(way.change, way.choice, "up to micro-batch") for way in found.alternatives]
+    micro = plan.values.get_as(int, "training.micro_batch_size")
+    return [way for way in found.alternatives if way.change not in known and way.choice.estimate.micro_batch >= micro]
 
 
 def _way(change: str, choice: Choice, which: str = "micro-batch") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ratc import facts
@@ -10,7 +10,7 @@ from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.diagnostics import Diagnostic
 from ratc.fitting.plan_step import STAGES, device_for
 from ratc.fitting.traces import Library
-from ratc.memory.choose import MOST_CARDS, Alternative, DoesNotFit, Searcher, Variant
+from ratc.memory.choose import MOST_CARDS, Alternative, DoesNotFit, Searcher, Step, Variant, leanest
 from ratc.memory.rat import full_at_least, fused_runs_on, without_maps
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
@@ -30,10 +30,8 @@ def why_nothing(
     Of several ``steps``, each with its strategy, and of the ``allowed`` allocators, the step is the one with the least
     need. A change is told with the allocator that gives the larger micro-batch.
     """
-    searcher, wanted, strategy = min(
-        ((searcher, *step) for step in steps for searcher in allowed.values()),
-        key=lambda one: one[0].predictor(one[1], one[2], 1).need(device, 1),
-    )
+    step, _ = leanest(of_each(allowed, steps), device)
+    searcher, wanted, strategy = step.searcher, step.variant, step.strategy
     card = facts.find_card(device.name)
     precisions = [kind for kind in ("bf16", "fp16") if isinstance(card, facts.Card) and getattr(card, kind)][:1]
     full = wanted.attention_memory == "full"
@@ -63,13 +61,25 @@ def why_nothing(
     ]
     library.known += [replace(wanted, kernels=kind) for kind in sorted({other.kernels for other in devices})]
     stages = (0, *STAGES) if strategy.engine == "deepspeed" else ()
-    each = {one: one.does_not_fit(wanted, strategy, device, devices, stages) for one in allowed.values()}
+    each = {
+        one: one.does_not_fit(wanted, strategy, device, devices, stages, step.micro_batch) for one in allowed.values()
+    }
     ways = _larger([way for found in each.values() for way in found.alternatives], device)
     if EXPANDABLE not in allowed:
         other = Searcher(library, searcher.share, searcher.margin, expandable=True)
         choice = other.choose(wanted, strategy, device)
         ways = [*([Alternative(f"`allocator: {EXPANDABLE}`", choice)] if choice else []), *ways]
     return replace(each[searcher], alternatives=tuple(ways))
+
+
+def of_each(allowed: Mapping[str, Searcher], steps: Iterable[tuple[Variant, Strategy]]) -> list[Step]:
+    """Return the steps with each allowed allocator, and each micro-batch that may need the least."""
+    return [
+        Step(searcher, variant, strategy, micro_batch)
+        for variant, strategy in steps
+        for searcher in allowed.values()
+        for micro_batch in searcher.sizes()
+    ]
 
 
 def _larger(ways: Sequence[Alternative], device: Device) -> list[Alternative]:
@@ -97,7 +107,9 @@ def too_large(found: DoesNotFit, plan: Plan, notes: Sequence[str] = ()) -> Diagn
     """Return the finding that not one sample fits, with further notes. Code: R317."""
     device = found.estimate.device
     need, has = two_sizes(found.need_bytes, device.memory_bytes)
-    message = f"nothing fits on {device.name}: micro-batch 1 needs {need}, the card has {has}"
+    message = (
+        f"nothing fits on {device.name}: micro-batch {found.estimate.micro_batch} needs {need}, the card has {has}"
+    )
     largest = ", ".join(f"{name or 'the model'} {size_text(size)}" for name, size in found.breakdown.largest())
     helps = tuple(
         f"would fit with {way.change}: up to micro-batch {way.choice.estimate.micro_batch}, "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ratc import elastic, facts
-from ratc.catalog.alloc_conf import EXPANDABLE, by_variables, fraction
+from ratc.catalog.alloc_conf import EXPANDABLE, NATIVE, by_variables, fraction
 from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.traces import Library
 from ratc.memory.choose import Searcher, Variant, in_order
@@ -76,7 +77,11 @@ def fsdp2(plan: Plan, size: int) -> Strategy:
 
 
 def asked_allocator(plan: Plan) -> str:
-    """Return the allocator of the spec, by its key or by a variable of its environment; `auto` leaves it open."""
+    """Return the allocator of the spec, by its key or by a variable of its environment; `auto` leaves it open. A
+    prediction for a given micro-batch does not choose it: that is the plan's.
+    """
+    if not leaves_open(plan.settings):
+        return plan.values.maybe(str, "training.allocator") or NATIVE
     asked = plan.settings.get_as(str, "training.allocator")
     return asked if asked != "auto" else by_variables(plan.variables) or asked
 
@@ -116,6 +121,16 @@ def with_micro_batch(plan: Plan, device: Device, wanted: Variant, micro_batch: i
     capability = device.compute_capability or "0.0"
     attention = without_prediction(plan.settings, micro_batch, device.memory_bytes, capability)
     return replace(wanted, attention_memory=attention)
+
+
+def under(strategy: Strategy, step: Variant) -> Variant:
+    """Return a step with the engine of a strategy."""
+    return replace(step, engine="deepspeed" if strategy.engine == "deepspeed" else "torch")
+
+
+def leanest_of(variants: Sequence[Variant]) -> list[Variant]:
+    """Return those of a plan's variants whose attention keeps the least memory."""
+    return [one for one in variants if one.attention_memory == variants[-1].attention_memory]
 
 
 def leanest(plan: Plan, device: Device, step: Variant) -> Variant:

@@ -10,7 +10,7 @@ from ratc.catalog import optimizers
 from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.fitting import cluster_facts, strategies
-from ratc.fitting.checkpointing import Smallest, fewest, smallest
+from ratc.fitting.checkpointing import Smallest, choose, smallest
 from ratc.fitting.nothing_fits import of_auto, too_large, why_nothing
 from ratc.fitting.open_batch import leaves_open
 from ratc.fitting.plan_step import (
@@ -19,13 +19,15 @@ from ratc.fitting.plan_step import (
     device_of,
     fsdp2,
     leanest,
+    leanest_of,
     own_searcher,
     own_stages,
     strategy_of,
+    under,
     variants,
 )
 from ratc.fitting.traces import Library, NoTrace
-from ratc.memory.allocators import Taken, choose, searchers
+from ratc.memory.allocators import Taken, searchers
 from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.decision import Decision, Unit
 from ratc.memory.given import choice_of
@@ -60,11 +62,7 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         check_units(plan, next(iter(allowed_allocators.values())), allowed[0], share)
 
         def chosen(one: strategies.Candidate) -> Taken | None:
-            taken = choose(allowed_allocators, one.variants, one.strategy, device, one.stages)
-            if taken:
-                taken, sets[one.name] = fewest(
-                    allowed_allocators, taken, one.variants, one.strategy, device, one.stages
-                )
+            taken, sets[one.name] = choose(allowed_allocators, one.variants, one.strategy, device, one.stages)
             return taken
 
         compared = _compared(plan, device, allowed_allocators, chosen)
@@ -81,7 +79,7 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         found = why_nothing(allowed_allocators, library, plan, leanest_steps(plan, device), device)
         return None, (too_large(found, plan, of_auto(plan, found.estimate.strategy)),)
     except NoTrace as stopped:
-        return None, (*_untraced(stopped), *_unchosen(plan))
+        return None, (*_untraced(stopped), *_unchosen(plan, stopped))
 
 
 def _compared(
@@ -136,7 +134,7 @@ def decide_given(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagno
             return None, (_not_enough(plan, micro, device),)
         return replace(least, attention_reason=why), ()
     except NoTrace as stopped:
-        return None, (*_unchecked(stopped), *_unchosen(plan))
+        return None, (*_unchecked(stopped), *_unchosen(plan, stopped))
 
 
 def _least_given(plan: Plan, searcher: Searcher, step: Variant, device: Device, micro_batch: int) -> Decision | None:
@@ -148,8 +146,8 @@ def _least_given(plan: Plan, searcher: Searcher, step: Variant, device: Device, 
 
     def chosen(one: strategies.Candidate) -> Taken | None:
         shares = [replace(one.strategy, zero_stage=stage) for stage in one.stages]
-        engine = replace(step, engine="deepspeed" if one.strategy.engine == "deepspeed" else "torch")
-        found = [(smallest(searcher, engine, share, device, micro_batch), share) for share in shares]
+        used = under(one.strategy, step)
+        found = [(smallest(searcher, used, share, device, micro_batch), share) for share in shares]
         fitting = [(least, share) for least, share in found if least is not None]
         if not fitting:
             return None
@@ -237,13 +235,14 @@ def _not_enough(plan: Plan, micro: int, device: Device) -> Diagnostic:
         f"`activation_checkpointing: auto` recomputes nothing: micro-batch {micro} does not fit on {device.name} "
         "even if every block is recomputed"
     )
-    return Diagnostic("R375", message, asked.span, helps=("use a smaller micro-batch",), severity=Severity.WARNING)
+    helps = ("use a smaller micro-batch",) if micro > 1 else ()
+    return Diagnostic("R375", message, asked.span, helps=helps, severity=Severity.WARNING)
 
 
-def _unchosen(plan: Plan) -> tuple[Diagnostic, ...]:
+def _unchosen(plan: Plan, stopped: NoTrace) -> tuple[Diagnostic, ...]:
     """Return a warning that blocks cannot be chosen without a trace, if the spec leaves them to ratc. Code: R374."""
     asked = plan.settings["training.activation_checkpointing"]
-    if asked.value != "auto":
+    if asked.value != "auto" or any(item.code in NO_USE for item in stopped.found):
         return ()
     message = "`activation_checkpointing: auto` recomputes nothing: the step of the model cannot be traced"
     helps = ("set it to `true` or `false`",)
@@ -259,8 +258,7 @@ def decide_like(plan: Plan, folder: str, chosen: Decision) -> Decision | tuple[D
     share = plan.values.get_as(int, "training.global_batch_size") // wanted.world_size
     searcher = Searcher(library, share, expandable=chosen.allocator == EXPANDABLE)
     used = replace(
-        variants(plan, device)[0],
-        engine="deepspeed" if wanted.engine == "deepspeed" else "torch",
+        under(wanted, variants(plan, device)[0]),
         attention_memory=chosen.attention_memory,
         activation_checkpointing=chosen.activation_checkpointing,
     )
@@ -380,13 +378,18 @@ def _candidates(plan: Plan, device: Device, own: Strategy) -> tuple[list[strateg
 
 
 def leanest_steps(plan: Plan, device: Device, is_settled: bool = False) -> list[tuple[Variant, Strategy]]:
-    """Return the leanest step of each strategy and ZeRO stage that a plan may take; of a plan whose strategy
-    ``is_settled`` of its own.
+    """Return the leanest steps of each strategy and ZeRO stage that a plan may take; of a plan whose strategy
+    ``is_settled`` of its own. They keep the least for attention, and recompute all blocks or none, as the spec allows.
     """
     own = strategy_of(plan)
     found = [] if is_settled else _candidates(plan, device, own)[0]
     found = found or [strategies.Candidate("", own, variants(plan, device), own_stages(plan))]
-    return [(one.variants[-1], replace(one.strategy, zero_stage=stage)) for one in found for stage in one.stages]
+    return [
+        (step, replace(one.strategy, zero_stage=stage))
+        for one in found
+        for step in leanest_of(one.variants)
+        for stage in one.stages
+    ]
 
 
 def _without_zero(plan: Plan, stages: tuple[int, ...]) -> str:

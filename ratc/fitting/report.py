@@ -52,7 +52,9 @@ def fit_report(plan: Plan, decision: Decision | None, folder: str, cards: Sequen
     choice, drawing, undrawn = (None, None, "") if why else _step(plan, decision, searcher)
     if not why and choice is None:
         why, undrawn = undrawn, ""
-    rows, no_cards, found = _cards(cards, plan, searchers(library, searcher.share, asked_allocator(plan)))
+    fewest = plan.fewest
+    share = own_searcher(fewest, library).share
+    rows, no_cards, found = _cards(cards, fewest, searchers(library, share, asked_allocator(fewest)))
     return FitReport(
         _card_memory(choice, decision.measured if decision else None, own_step.time_sentence(plan, folder))
         if choice
@@ -61,7 +63,7 @@ def fit_report(plan: Plan, decision: Decision | None, folder: str, cards: Sequen
         drawing,
         undrawn,
         rows,
-        table.note(plan) if rows else "",
+        table.note(fewest) if rows else "",
         no_cards,
         found,
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from ratc import facts
-from ratc.fitting.checkpointing import fewest
-from ratc.fitting.plan_step import device_for, own_stages, strategy_of, variants
-from ratc.memory.allocators import Taken, choose
-from ratc.memory.choose import Choice, Searcher, Variant
+from ratc import elastic, facts
+from ratc.fitting.checkpointing import choose
+from ratc.fitting.nothing_fits import of_each
+from ratc.fitting.plan_step import device_for, leanest_of, own_stages, strategy_of, under, variants
+from ratc.memory.allocators import Taken
+from ratc.memory.choose import Choice, Searcher, Variant, leanest
 from ratc.memory.estimate import timeline
 from ratc.memory.rat import full_at_least, fused_runs_on
 from ratc.memory.terms import Device
@@ -17,6 +18,7 @@ from ratc.memory.zero import Strategy
 from ratc.plan import Plan
 from ratc.render.fit import Row
 from ratc.render.timeline import Drawing
+from ratc.units import counted
 
 #: Shown if no card is named.
 COMMON = ("t4", "v100-32", "rtx4090", "a100-40", "a100-80", "h100")
@@ -24,43 +26,41 @@ _STAGES = (0, 1, 2, 3)
 
 
 def table(
-    plan: Plan, wanted: Iterable[tuple[facts.Card, Sequence[str]]], allowed: Mapping[str, Searcher]
+    plan: Plan,
+    wanted: Iterable[tuple[facts.Card, Sequence[str]]],
+    allowed: Mapping[str, Searcher],
+    other: Strategy | None = None,
 ) -> tuple[list[Row], tuple[Taken, Drawing] | None]:
     """Return a row for each card, precision and ZeRO stage, and the choice of the plan's own stage on the first card
-    that it fits. ``allowed`` are the searchers of each allocator that the spec allows.
+    that it fits. ``allowed`` are the searchers of each allocator that the spec allows. With ``other``, all are under
+    that strategy, and not under the plan's.
 
     Raises ``ratc.fitting.traces.NoTrace`` if the model cannot be traced.
     """
-    own, allowed_stages = strategy_of(plan), own_stages(plan)
+    own, allowed_stages = (other, (other.zero_stage,)) if other else (strategy_of(plan), own_stages(plan))
     stages: tuple[int, ...] = (0,)
     if own.engine == "deepspeed":
         stages = tuple(stage for stage in _STAGES if stage or not own.offload_optimizer)
     rows: list[Row] = []
     first: tuple[Taken, Drawing] | None = None
-    least, model = next(iter(allowed.values())), plan.values.get_as(str, "model.name")
+    model = plan.values.get_as(str, "model.name")
     for card, precisions in wanted:
         device = device_for(plan, card)
         for precision in precisions:
-            ways, strategy = variants(plan, device, precision), replace(own, precision=precision)
+            ways = [under(own, way) for way in variants(plan, device, precision)]
+            strategy = replace(own, precision=precision)
             for stage in stages:
                 shown = stage if own.engine == "deepspeed" else None
                 at_stage = replace(strategy, zero_stage=stage)
-                taken = _choose(allowed, ways, at_stage, device, (stage,))
+                taken, _ = choose(allowed, ways, at_stage, device, (stage,))
                 rows.append(
-                    _row(card, shown, taken) if taken else _without(card, shown, least, ways[-1], at_stage, device)
+                    _row(card, shown, taken) if taken else _without(card, shown, allowed, ways, at_stage, device)
                 )
-            if first is None and (taken := _choose(allowed, ways, strategy, device, allowed_stages)):
+            taken, _ = choose(allowed, ways, strategy, device, allowed_stages) if first is None else (None, None)
+            if taken:
                 used = taken.choice.estimate.strategy
                 first = taken, drawing(model, allowed[taken.allocator], taken.variant, used, taken.choice)
     return rows, first
-
-
-def _choose(
-    allowed: Mapping[str, Searcher], ways: Sequence[Variant], strategy: Strategy, device: Device, stages: Sequence[int]
-) -> Taken | None:
-    """Return the choice among ZeRO stages, as a plan takes it; None if nothing fits."""
-    taken = choose(allowed, ways, strategy, device, stages)
-    return fewest(allowed, taken, ways, strategy, device, stages)[0] if taken else None
 
 
 def own_card(plan: Plan) -> facts.Card | None:
@@ -90,9 +90,11 @@ def unpredictable(plan: Plan, card: facts.Card) -> str:
 
 def note(plan: Plan) -> str:
     """Return a line with the table's conditions: global batch, GPUs, units and margin."""
-    world, total = plan.values["parallel.world_size"].value, plan.values["training.global_batch_size"].value
+    world, total = plan.values.get_as(int, "parallel.world_size"), plan.values["training.global_batch_size"].value
+    nodes = counted(plan.values.get_as(int, "parallel.nodes"), "node")
+    where = f", on {nodes}, the fewest of the range" if elastic.is_range(plan.settings) else ""
     return (
-        f"Global batch {total} on {world} GPU{'s' if world > 1 else ''}. Sizes in GiB, predicted, not measured; "
+        f"Global batch {total} on {counted(world, 'GPU')}{where}. Sizes in GiB, predicted, not measured; "
         "a margin is kept free, which `ratc explain SPEC memory.margin` explains."
     )
 
@@ -134,9 +136,15 @@ def _row(card: facts.Card, stage: int | None, taken: Taken) -> Row:
 
 
 def _without(
-    card: facts.Card, stage: int | None, searcher: Searcher, least: Variant, strategy: Strategy, device: Device
+    card: facts.Card,
+    stage: int | None,
+    allowed: Mapping[str, Searcher],
+    ways: Sequence[Variant],
+    strategy: Strategy,
+    device: Device,
 ) -> Row:
-    """Return the row of a card on which nothing fits, with the bytes that the leanest allowed variant would need."""
-    need = searcher.predictor(least, strategy, 1).need(device, 1)
-    how = (least.attention_memory, least.activation_checkpointing)
-    return Row(card.id, card.memory_bytes, least.precision, stage, None, None, None, None, None, need, 0, *how)
+    """Return the row of a card on which nothing fits, with the bytes that the leanest allowed step would need."""
+    least, need = leanest(of_each(allowed, [(one, strategy) for one in leanest_of(ways)]), device)
+    used = least.variant
+    how = (used.attention_memory, used.activation_checkpointing)
+    return Row(card.id, card.memory_bytes, used.precision, stage, None, None, None, None, None, need, 0, *how)

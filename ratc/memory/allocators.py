@@ -6,13 +6,16 @@ come before checkpointing and before attention without maps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ratc.catalog.alloc_conf import EXPANDABLE, NATIVE
 from ratc.memory.choose import Choice, Library, Searcher, Variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
+
+#: The benefit of expandable segments if nothing fits with native ones.
+_WITHOUT = "nothing fits without expandable segments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ def searchers(library: Library, share: int, asked: str) -> dict[str, Searcher]:
 
 def choose(
     allowed: Mapping[str, Searcher],
-    variants: Iterable[Variant],
+    variants: Sequence[Variant],
     strategy: Strategy,
     device: Device,
     stages: Iterable[int],
@@ -55,6 +58,8 @@ def choose(
         if taken and (_least(taken.choice, stages) or variant != replace(taken.variant, attention_memory="fused")):
             break
         found = _with_best_allocator(allowed, variant, strategy, device, stages)
+        if found and not variant.activation_checkpointing and any(one.activation_checkpointing for one in variants):
+            found = replace(found, reason=found.reason.replace(_WITHOUT, f"{_WITHOUT} or recomputation"))
         if taken is None:
             taken = found
         elif found and _cost(found.choice) < _cost(taken.choice):
@@ -93,7 +98,7 @@ def _cost(choice: Choice) -> tuple[int, int]:
 def _benefit(native: Choice | None, expandable: Choice) -> str:
     size = expandable.estimate.micro_batch
     if native is None:
-        return f"nothing fits without expandable segments, with them micro-batch {size} does"
+        return f"{_WITHOUT}, with them micro-batch {size} does"
     if expandable.accumulation < native.accumulation:
         return f"with expandable segments micro-batch {size} fits, without them {native.estimate.micro_batch}"
     return f"with expandable segments ZeRO stage {_stage(expandable)} is enough, without them {_stage(native)}"

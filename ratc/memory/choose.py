@@ -162,6 +162,12 @@ class Searcher:
             best = self.choose(variant, replace(strategy, zero_stage=stage), device, needed) or best
         return best
 
+    def sizes(self) -> tuple[int, ...]:
+        """Return the micro-batches that may need the least: one sample, and the whole share, which needs no gradients
+        beside the activations.
+        """
+        return tuple(dict.fromkeys((1, self.share)))
+
     def does_not_fit(
         self,
         variant: Variant,
@@ -169,17 +175,18 @@ class Searcher:
         device: Device,
         cards: Sequence[Device] = (),
         stages: Sequence[int] = (),
+        micro_batch: int = 1,
     ) -> DoesNotFit:
-        """Return the bytes that a micro-batch of 1 needs, and single changes with which training is predicted to fit.
+        """Return the bytes that a micro-batch needs, and single changes with which training is predicted to fit.
 
-        They are changes of the variant, of the card (MOST_CARDS of ``cards``, the smallest), or of the ZeRO stage (one
-        of ``stages``).
+        They are changes of the variant, of the card (MOST_CARDS of ``cards``, the smallest), of the ZeRO stage (one of
+        ``stages``), or offload.
         """
-        predictor = self.predictor(variant, strategy, 1)
-        estimate = predictor.estimate(device, 1)
+        predictor = self.predictor(variant, strategy, micro_batch)
+        estimate = predictor.estimate(device, micro_batch)
         ways = [*self._variants(variant, strategy, device), *self._stages(variant, strategy, device, stages)]
         ways += self._cards(variant, strategy, device, cards)
-        return DoesNotFit(estimate, predictor.need(device, 1), predictor.breakdown(estimate), tuple(ways))
+        return DoesNotFit(estimate, predictor.need(device, micro_batch), predictor.breakdown(estimate), tuple(ways))
 
     def _variants(self, variant: Variant, strategy: Strategy, device: Device) -> list[Alternative]:
         def area(other: Variant) -> int:
@@ -209,6 +216,9 @@ class Searcher:
             return None
 
     def _stages(self, variant: Variant, strategy: Strategy, device: Device, stages: Sequence[int]) -> list[Alternative]:
+        if strategy.engine == "fsdp2" and not strategy.offload_optimizer:
+            choice = self.choose(variant, replace(strategy, offload_optimizer=True), device)
+            return [Alternative("`parallel.offload: true`", choice)] if choice else []
         if strategy.engine != "deepspeed":
             return []
         options: list[tuple[str, Callable[[Strategy], Strategy]]] = [
@@ -244,6 +254,36 @@ class Searcher:
             if known and (choice := self._choice_if_traceable(there, strategy, card)):
                 ways.append(Alternative(f"card {card.name}", choice))
         return ways
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a variant under a strategy, with the allocator of a searcher."""
+
+    searcher: Searcher
+    variant: Variant
+    strategy: Strategy
+    micro_batch: int
+
+    @property
+    def predictor(self) -> Predictor:
+        """The predictor of the step."""
+        return self.searcher.predictor(self.variant, self.strategy, self.micro_batch)
+
+
+def leanest(steps: Iterable[Step], device: Device) -> tuple[Step, int]:
+    """Return the step that needs the least memory of a card, and the bytes of a card on which it would fit."""
+    by_bound = sorted(
+        ((step.predictor.least_need(device, step.micro_batch), step) for step in steps), key=lambda one: one[0]
+    )
+    best: tuple[int, Step] | None = None
+    for bound, step in by_bound:
+        if best is not None and bound >= best[0]:
+            break
+        need = step.predictor.need(device, step.micro_batch)
+        best = min(best or (need, step), (need, step), key=lambda one: one[0])
+    assert best is not None, "there is no step"
+    return best[1], best[0]
 
 
 def in_order(variant: Variant, attentions: Sequence[str], checkpointings: Sequence[bool]) -> list[Variant]:

@@ -308,6 +308,10 @@ class Predictor:
         """Return the bytes in use at an estimate's peak."""
         return breakdown(self.program, estimate.micro_batch, estimate.peak, estimate.slower)
 
+    def least_need(self, device: Device, micro_batch: int) -> int:
+        """Return a lower bound of `need`, without a replay."""
+        return self._with_rest(device, self.lowest(micro_batch))
+
     def need(self, device: Device, micro_batch: int) -> int:
         """Bytes that a card like this would need: the smallest cap at which the replay fits, to 1 %, and the rest put
         on top.
@@ -323,4 +327,7 @@ class Predictor:
                 high = middle
             else:
                 low = middle
-        return int(high / (1 - self.margin_of(device))) + sum(term.bytes_ for term in self.outside(device))
+        return self._with_rest(device, high)
+
+    def _with_rest(self, device: Device, reserved: int) -> int:
+        return int(reserved / (1 - self.margin_of(device))) + sum(term.bytes_ for term in self.outside(device))

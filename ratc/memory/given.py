@@ -56,7 +56,12 @@ def predicted(
     if found.fits:
         return Verdict(choice, False, found.predicted_bytes)
     predictor = searcher.predictor(variant, strategy, micro_batch)
-    is_tight = predictor.at(found.budget_bytes, micro_batch) is not None
+    room = predictor.at(found.budget_bytes, micro_batch)
+    if room:  # of a tight fit the bytes are those in use on this card
+        peaks = (room.peak_allocated_bytes, room.peak_reserved_bytes)
+        found = replace(found, peak_allocated_bytes=peaks[0], peak_reserved_bytes=peaks[1], peak=room.peak)
+        found = replace(found, slower=room.slower)
+        choice = Choice(found, choice.accumulation, predictor.breakdown(found))
     ways = []
     if not searcher.expandable:
         other_searcher = Searcher(searcher.library, searcher.share, searcher.margin, expandable=True)
@@ -81,7 +86,7 @@ def predicted(
             if smaller.at(smaller.cap(device), size) is not None:
                 largest = choice_of(searcher, variant_of(size), strategy, device, size)
                 break
-    return Verdict(choice, is_tight, predictor.need(device, micro_batch), largest, tuple(ways))
+    return Verdict(choice, room is not None, predictor.need(device, micro_batch), largest, tuple(ways))
 
 
 def by_measurement(

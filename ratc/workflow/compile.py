@@ -156,7 +156,7 @@ def make(
         untraced = any(item.code in ("R315", "R316") for item in found)
         if plan is not None and checks is not None and not untraced:
             # Of an elastic plan each process of the fewest nodes has the most to hold.
-            found += checks.check((*plan.traced.sizes, plan.traced)[0], request.folder)
+            found += checks.check(plan.traced.fewest, request.folder)
         if plan is None or has_errors(found):
             return None, found
         if checks is not None and not (untraced or checks.untraceable or has_errors(found)):
@@ -192,7 +192,7 @@ def _show_time(plan: Plan, request: CompileRequest) -> tuple[Diagnostic, ...]:
     for line in step_time.lines(plan, step, request.samples):
         say(f"ratc: {line}")
     # Of a range these are the times on the most nodes. A job that gets the fewest takes longest.
-    fewest = plan.sizes[0] if plan.sizes else plan
+    fewest = plan.fewest
     if fewest.values["parallel.world_size"].value != plan.values["parallel.world_size"].value:
         slow, _ = step_time.predict_step(fewest, request.folder)
         if slow is not None:

@@ -8,18 +8,21 @@ from dataclasses import dataclass, replace
 from ratc import facts, program
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.fitting import breakdown, given_batch, open_batch, step_time, table
-from ratc.fitting.nothing_fits import of_auto, why_nothing
-from ratc.fitting.plan_step import asked_allocator, device_for
-from ratc.fitting.predict import leanest_steps
+from ratc.fitting.nothing_fits import of_auto, of_each, why_nothing
+from ratc.fitting.plan_step import asked_allocator, device_for, variants
+from ratc.fitting.predict import check_units, leanest_steps
 from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, searchers
-from ratc.memory.choose import Choice, Searcher
+from ratc.memory.choose import Choice, Searcher, leanest
 from ratc.plan import Plan
 from ratc.render.fit import Row
 from ratc.render.timeline import Drawing
 from ratc.workflow import inputs
 from ratc.workflow.request import CompileRequest
+
+#: The codes of a plan with which nothing fits.
+_NOTHING_FITS = ("R317", "R318", "R369")
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,13 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     is_auto = loaded.settings["parallel.strategy"].value == "auto"
     settings = on_a_card(question, loaded.settings)
     plan, found, _, decision = inputs.decided(request, settings, predict=is_given or is_auto)
-    if plan is None and is_auto:  # nothing fits with any strategy: the table says what is missing
+    if plan is None and is_auto and any(item.code in _NOTHING_FITS for item in found):  # the table says what is missing
         plan, found, _ = inputs.resolve(request, settings, predict=is_given)
     # R305 warns that the micro-batch is only a default: `fit` is about other ones.
     found = (*loaded.diagnostics, *(item for item in found if item.code != "R305"))
     if plan is None:
         return Fitted((), found)
-    plan = plan.traced
+    plan = plan.traced.fewest
     cards, problems = cards_of(question, plan)
     found = (*found, *problems)
     if any(item.severity is Severity.ERROR for item in problems):
@@ -70,15 +73,22 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     allowed = searchers(library, share, asked_allocator(plan))
     wanted = [(card, precisions_of(question, plan, card)) for card in cards]
     try:
-        rows, first = table.table(plan, wanted, allowed)
+        if cards:
+            device = device_for(plan, cards[0])
+            check_units(plan, next(iter(allowed.values())), variants(plan, device)[0], share)
+        least = None
+        if is_auto and cards and not (decision and decision.choice.estimate.fits):  # no strategy does
+            step, _ = leanest(of_each(allowed, leanest_steps(plan, device)), device)
+            least = step.strategy
+        rows, first = table.table(plan, wanted, allowed, least)
         taken, drawing = first or (None, None)
-        is_open = is_auto and decision is None
         remedies = []
         if details and not taken and len(cards) == 1 and rows:
-            remedies = _remedies(allowed, library, plan, cards[0], rows, is_open)
+            remedies = _remedies(allowed, library, plan, cards[0], rows, least is not None)
         told = _details(question, plan, loaded.folder, taken, remedies, allowed, request) if details else []
     except NoTrace as stopped:
-        return Fitted((), (*found, *stopped.found))
+        codes = {item.code for item in stopped.found}
+        return Fitted((), (*(item for item in found if item.code not in codes), *stopped.found))
     return Fitted(tuple(rows), found, plan, tuple(told), drawing, span)
 
 
@@ -98,7 +108,7 @@ def _details(
             *_allocator_line(plan, taken),
             *_time_lines(plan, taken, allowed, request),
         ]
-    if plan.settings["parallel.strategy"].value == "auto":
+    if plan.settings["parallel.strategy"].value == "auto" and taken:
         strategy = plan.values["parallel.strategy"]
         told.append(f"The strategy on {plan.values['hardware.card'].value} is {strategy.value}: {strategy.reason}.")
     return [*told, *_given_micro_batch(question, plan, request, folder, taken.choice if taken else None)]

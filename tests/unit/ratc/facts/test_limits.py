@@ -21,7 +21,7 @@ def compiles(tmp_path, monkeypatch, capsys):
     def run(limits: str, asked: str, more: str = "") -> tuple[int, str, dict]:
         (tmp_path / "c.yaml").write_text(CLUSTER.format(limits=limits) + more)
         (tmp_path / "spec.yaml").write_text(
-            "experiment_name: demo\ndata: {data_dir: data}\ntraining: {batch_size: 2}\n"
+            "experiment_name: demo\ndata: {data_dir: data}\ntraining: {batch_size: 2, target_batch_size: 192}\n"
             f'resources: {{cluster: ./c.yaml, walltime: "1:00:00", {asked}}}\n'
         )
         status = main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"])
@@ -52,6 +52,13 @@ def test_memory_limit_above_the_default_share_changes_nothing(compiles):
         ("max_memory_per_cpu: 4GB", "num_gpus: 4, memory: 200GB", "error[R322]", "at most 131072 MB"),
         ("max_memory_per_cpu: 4GB, max_cpus_per_node: 48", "num_gpus: 8, memory: 200GB", "error[R322]", "196608 MB"),
         ("min_nodes: 2", "num_gpus: 4", "error[R322]", "at least 2"),
+        ("max_nodes: 2", "nodes: {min: 1, max: 3}, gpus_per_node: 4", "error[R322]", "at most 2\n"),
+        (
+            "max_nodes: 2",
+            "nodes: {min: 3, max: 4}, gpus_per_node: 4",
+            "error[R322]",
+            "at most 2 as `max`, and as `min`",
+        ),
         ("accounts: [x, y]", "num_gpus: 4, account: z", "error[R322]", "`x`, `y`"),
         ("qos: [long]", "num_gpus: 4, qos: short", "error[R322]", "`long`"),
         ("accounts: [x, y]", "num_gpus: 4", "warning[R328]", "default account"),

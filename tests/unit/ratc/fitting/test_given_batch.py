@@ -223,7 +223,10 @@ def test_suggested_micro_batch_keeps_the_global_batch(compiled, training, way):
 def test_given_micro_batch_within_the_margin_is_a_warning(compiled):
     status, _, said = compiled(f"batch_size: {TIGHT}, target_batch_size: {2 * TIGHT}")
     assert status == 0, said
-    assert f"warning[R318]: micro-batch {TIGHT} fits on a100-40 only within the margin: 3" in said
+    assert f"warning[R318]: micro-batch {TIGHT} fits on a100-40 only within the margin: " in said
+    used, has = re.search(r"margin: ([\d.,]+ [GM]iB) predicted, the card has ([\d.,]+ [GM]iB)", said).groups()
+    assert used[-3:] == has[-3:]
+    assert used < has, "a step that fits is in use on this card"
     assert "help: use `batch_size: " in said
 
 

@@ -176,6 +176,17 @@ def test_stopped_job_is_requeued_although_the_controller_is_busy(name: str, sile
     assert ("submit the job again to go on" in done.stdout) != requeued
 
 
+def test_requeue_that_is_answered_too_late_counts(tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", **ONE)
+    job.stub("scontrol", '#!/bin/sh\ncase "$*" in requeue*) touch "$NOTES/requeued"; exit 1;; esac\n')
+    job.stub("squeue", '#!/bin/sh\nif [ -e "$NOTES/requeued" ]; then echo PENDING; else echo RUNNING; fi\n')
+    job.stub("sleep", "#!/bin/sh\n")
+    job.stub("python3", LAUNCHER.format(body='echo SIGTERM >"$RAT_OUTPUT_DIR/STOPPED"'))
+    done = job.run()
+    assert done.returncode == 0, done.stdout
+    assert "submit the job again" not in done.stdout
+
+
 # ---------------------------------------------------------------------- where the nodes meet
 
 
