@@ -56,7 +56,7 @@ def fit_report(plan: Plan, decision: Decision | None, folder: str, cards: Sequen
     share = own_searcher(fewest, library).share
     rows, no_cards, found = _cards(cards, fewest, searchers(library, share, asked_allocator(fewest)))
     return FitReport(
-        _card_memory(choice, decision.measured if decision else None, own_step.time_sentence(plan, folder))
+        _card_memory(choice, plan, decision.measured if decision else None, own_step.time_sentence(plan, folder))
         if choice
         else None,
         why,
@@ -90,7 +90,7 @@ def _step(plan: Plan, decision: Decision | None, searcher: Searcher) -> tuple[Ch
         return choice, None, f"The step is not drawn: {reason}."
 
 
-def _card_memory(choice: Choice, measured: str | None, time: str) -> CardMemory:
+def _card_memory(choice: Choice, plan: Plan, measured: str | None, time: str) -> CardMemory:
     found = choice.estimate
     used = breakdown.parts(found, choice.breakdown, measured)
     left = []
@@ -101,6 +101,8 @@ def _card_memory(choice: Choice, measured: str | None, time: str) -> CardMemory:
     sentences = (
         [breakdown.taken(choice)] if found.fits else ["This does not fit: `ratc fit SPEC` shows what would fit."]
     )
+    if plan.sizes:
+        sentences.append(f"That is on {plan.node_counts[-1]} nodes, the most of the range; the others are under “Numbers of nodes”.")
     if choice.next_larger is not None:
         sentences.append(breakdown.more(choice.next_larger))
     if found.host_bytes:

@@ -15,7 +15,7 @@ from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, searchers
 from ratc.memory.choose import Choice, Searcher, leanest
-from ratc.plan import Plan
+from ratc.plan import Plan, Values
 from ratc.render.fit import Row
 from ratc.render.timeline import Drawing
 from ratc.workflow import inputs
@@ -51,18 +51,12 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
         return Fitted((), loaded.diagnostics)
     if refused := program.unpredictable(loaded.settings):
         return Fitted((), (*loaded.diagnostics, *refused))
-    # For a given micro-batch a prediction may choose the blocks to recompute. An open one is searched for here.
-    is_given = not open_batch.leaves_open(loaded.settings)
-    is_auto = loaded.settings["parallel.strategy"].value == "auto"
-    settings = on_a_card(question, loaded.settings)
-    plan, found, _, decision = inputs.decided(request, settings, predict=is_given or is_auto)
-    if plan is None and is_auto and any(item.code in _NOTHING_FITS for item in found):  # the table says what is missing
-        plan, found, _ = inputs.resolve(request, settings, predict=is_given)
+    planned = _planned(request, question, loaded.settings)
     # R305 warns that the micro-batch is only a default: `fit` is about other ones.
-    found = (*loaded.diagnostics, *(item for item in found if item.code != "R305"))
-    if plan is None:
+    found = (*loaded.diagnostics, *(item for item in planned.found if item.code != "R305"))
+    if planned.plan is None:
         return Fitted((), found)
-    plan = plan.traced.fewest
+    plan = planned.plan.traced.fewest
     cards, problems = cards_of(question, plan)
     found = (*found, *problems)
     if any(item.severity is Severity.ERROR for item in problems):
@@ -73,23 +67,48 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     allowed = searchers(library, share, asked_allocator(plan))
     wanted = [(card, precisions_of(question, plan, card)) for card in cards]
     try:
+        least = None
         if cards:
             device = device_for(plan, cards[0])
             check_units(plan, next(iter(allowed.values())), variants(plan, device)[0], share)
-        least = None
-        if is_auto and cards and not (decision and decision.choice.estimate.fits):  # no strategy does
-            step, _ = leanest(of_each(allowed, leanest_steps(plan, device)), device)
-            least = step.strategy
+            if planned.none_fits and not (question.cards or question.all_cards):
+                least = leanest(of_each(allowed, leanest_steps(plan, device)), device)[0].strategy
         rows, first = table.table(plan, wanted, allowed, least)
         taken, drawing = first or (None, None)
         remedies = []
         if details and not taken and len(cards) == 1 and rows:
-            remedies = _remedies(allowed, library, plan, cards[0], rows, least is not None)
+            remedies = _remedies(allowed, library, plan, cards[0], rows, planned.is_open)
         told = _details(question, plan, loaded.folder, taken, remedies, allowed, request) if details else []
     except NoTrace as stopped:
         codes = {item.code for item in stopped.found}
         return Fitted((), (*(item for item in found if item.code not in codes), *stopped.found))
     return Fitted(tuple(rows), found, plan, tuple(told), drawing, span)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """The plan of a spec, or the findings that refuse it.
+
+    ``is_open`` says that no prediction chose the strategy, which the spec leaves to ratc; ``none_fits`` that none fits
+    on the spec's own card. The plan has a default strategy then.
+    """
+
+    plan: Plan | None
+    found: tuple[Diagnostic, ...]
+    is_open: bool
+    none_fits: bool
+
+
+def _planned(request: CompileRequest, question: Question, settings: Values) -> _Planned:
+    # For a given micro-batch a prediction may choose the blocks to recompute. An open one is searched for here.
+    is_given, is_auto = not open_batch.leaves_open(settings), settings["parallel.strategy"].value == "auto"
+    settings = on_a_card(question, settings)
+    plan, found, _, decision = inputs.decided(request, settings, predict=is_given or is_auto)
+    if is_auto and plan is None and any(item.code in _NOTHING_FITS for item in found):
+        plan, found, _ = inputs.resolve(request, settings, predict=is_given)
+        return _Planned(plan, found, is_open=True, none_fits=True)
+    none_fits = is_auto and decision is not None and not decision.choice.estimate.fits
+    return _Planned(plan, found, is_auto and (decision is None or none_fits), none_fits)
 
 
 def _details(
@@ -108,9 +127,10 @@ def _details(
             *_allocator_line(plan, taken),
             *_time_lines(plan, taken, allowed, request),
         ]
-    if plan.settings["parallel.strategy"].value == "auto" and taken:
+    card = plan.values["hardware.card"].value
+    if plan.settings["parallel.strategy"].value == "auto" and taken and card:
         strategy = plan.values["parallel.strategy"]
-        told.append(f"The strategy on {plan.values['hardware.card'].value} is {strategy.value}: {strategy.reason}.")
+        told.append(f"The strategy on {card} is {strategy.value}: {strategy.reason}.")
     return [*told, *_given_micro_batch(question, plan, request, folder, taken.choice if taken else None)]
 
 
@@ -181,5 +201,8 @@ def _time_lines(plan: Plan, taken: Taken, allowed: Mapping[str, Searcher], reque
 def _allocator_line(plan: Plan, taken: Taken) -> list[str]:
     """How the allocator takes memory on the first card, and why."""
     given = plan.values["training.allocator"]
-    why = taken.reason if asked_allocator(plan) == "auto" else given.reason or "the spec asks for it"
+    if given.value is None:  # the spec's own run is on the CPU
+        return []
+    asked = "the spec asks for it" if plan.values.given("training.allocator") else given.reason
+    why = taken.reason if asked_allocator(plan) == "auto" else asked
     return [f"The allocator's setting is {taken.allocator}: {why}."]

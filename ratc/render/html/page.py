@@ -154,8 +154,7 @@ def _batch(plan: Plan) -> Tile | None:
     if None in (micro, steps, total, world):
         return None
     split = f"micro-batch {micro}{_TIMES}{steps} accumulated{_TIMES}{counted(world, 'process')}"
-    where = f"on {plan.node_counts[-1]} nodes: " if plan.sizes else ""
-    return Tile("Global batch", str(total), where + split, _at("training.micro_batch_size"))
+    return Tile("Global batch", str(total), _where(plan) + split, _at("training.micro_batch_size"))
 
 
 def _hardware(plan: Plan) -> Tile | None:
@@ -177,7 +176,8 @@ def _precision(plan: Plan) -> Tile | None:
         return None
     checkpointed = _value(plan, "training.activation_checkpointing")
     details = ["TF32 for the rest" if precision != "fp32" else "TF32"] if tf32 else []
-    details += ["activation checkpointing"] if checkpointed else []
+    blocks = f" of {counted(len(checkpointed), 'block')}" if isinstance(checkpointed, list) else ""
+    details += [f"activation checkpointing{blocks}"] if checkpointed else []
     return Tile("Precision", str(precision), ", ".join(details), _at("training.precision"))
 
 
@@ -192,6 +192,9 @@ def _engine(plan: Plan) -> Tile | None:
         offload = ", optimizer offloaded to the host" if _value(plan, "engine.offload_optimizer") else ""
         anchor = _at("engine.zero_stage")
         return Tile("Engine", f"DeepSpeed, ZeRO {_value(plan, 'engine.zero_stage')}", by + offload, anchor)
+    if (size := _value(plan, "fsdp2.shard_size")) is not None:
+        offload = ", offloaded to the host" if _value(plan, "fsdp2.offload") else ""
+        return Tile("Engine", "PyTorch, FSDP2", f"{by}; shards on {size} processes{offload}", _at("fsdp2.shard_size"))
     several = (_value(plan, "parallel.world_size") or 1) > 1
     return Tile("Engine", "PyTorch, DDP" if several else "PyTorch, one process", by, _at("engine.deepspeed"))
 
@@ -202,7 +205,13 @@ def _memory(report: Report) -> Tile:
         return Tile("Peak memory", "not predicted", "the reason is under “Memory”", "memory")
     used, has = units.size_text(card_memory.used_bytes), units.size_text(card_memory.card_bytes)
     over = "" if card_memory.fits else "; this does not fit"
-    return Tile("Peak memory", used, f"of {has} on {card_memory.card}, {card_memory.how}{over}", "memory")
+    detail = f"{_where(report.plan)}of {has} on {card_memory.card}, {card_memory.how}{over}"
+    return Tile("Peak memory", used, detail, "memory")
+
+
+def _where(plan: Plan) -> str:
+    """The words before values of a plan that are those of the most nodes of a range."""
+    return f"on {plan.node_counts[-1]} nodes: " if plan.sizes else ""
 
 
 def _model(plan: Plan) -> Tile | None:

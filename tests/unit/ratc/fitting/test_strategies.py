@@ -427,3 +427,12 @@ def test_fit_of_a_range_is_about_the_fewest_nodes(heavy):
     assert "on 4 GPUs, on 1 node, the fewest of the range." in said
     status, said = heavy(["fit", "--target", "slurm"], 2750, more.replace("{min: 1, max: 2}", "2"))
     assert status == 0, said
+
+
+@pytest.mark.slow
+def test_fit_on_another_card_is_under_the_strategy_of_the_plan(heavy):
+    """None fits on the spec's own card, of which the named one says nothing."""
+    assert "error[R317]" in heavy(["compile", "-o", "out"], 2300, "auto")[1]
+    status, said = heavy(["fit", "--card", "h100"], 2300, "auto")
+    assert status == 0, said
+    assert re.findall(r"^h100 .* bf16 +(\S)", said, re.MULTILINE) == ["0", "1", "2", "3"]

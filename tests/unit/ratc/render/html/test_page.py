@@ -160,6 +160,18 @@ def test_tiles_show_every_node_count_of_an_elastic_plan(tmp_path):
     told = {tile.label: (tile.value, tile.detail) for tile in tiles(replace(report, plan=elastic))}
     assert told["Hardware"] == ("CPU", "at most 8 processes on 2, 4 or 8 nodes")
     assert told["Global batch"][1].startswith("on 8 nodes: micro-batch ")
+    assert told["Peak memory"][1].startswith("on 8 nodes: of 80.0 GiB ")
+
+
+def test_tile_of_the_engine_names_the_shards_of_fsdp2(tmp_path):
+    report = pages.whole(tmp_path)
+    values = {"fsdp2.shard_size": Value(4, "derived"), "fsdp2.offload": Value(True, "spec")}
+    values["training.activation_checkpointing"] = Value(["blocks.0", "blocks.1"], "derived")
+    plan = replace(report.plan, values=Values({**report.plan.values, **values}))
+    told = {tile.label: (tile.value, tile.detail) for tile in tiles(replace(report, plan=plan))}
+    assert told["Engine"][0] == "PyTorch, FSDP2"
+    assert told["Engine"][1].endswith("; shards on 4 processes, offloaded to the host")
+    assert "activation checkpointing of 2 blocks" in told["Precision"][1]
 
 
 @pytest.mark.parametrize("fits", [True, False])
