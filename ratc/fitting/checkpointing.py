@@ -21,7 +21,8 @@ from ratc.memory.zero import Strategy
 from ratc.timing.roofline import Rates, launch_seconds
 from ratc.timing.run import span_text
 
-#: Sets that are traced before all blocks are, and again after them. Chosen, not measured: a trace takes seconds.
+#: Sets that are traced, and then as many larger ones, before all blocks are. Chosen, not measured: a trace takes
+#: seconds.
 MOST_TRACED = 3
 
 
@@ -46,7 +47,7 @@ def smallest(
     searcher: Searcher, plain: Variant, strategy: Strategy, device: Device, micro_batch: int
 ) -> Smallest | None:
     """Return the smallest set with which the micro-batch fits; None if it fits with none that is tried: the first that
-    should fit, all blocks, and larger sets than the first. All blocks together may need more than some of them.
+    should fit, larger ones, and all blocks. All blocks together may need more than some of them.
 
     ``plain`` is the step that keeps everything, which does not fit. Raises ``ratc.fitting.traces.NoTrace``.
     """
@@ -68,11 +69,13 @@ def smallest(
 
 
 def _in_turn(sets: Iterator[tuple[str, ...]], all_names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    first = list(islice(sets, MOST_TRACED))
-    yield from first
-    yield all_names
-    most = max(map(len, first), default=0)
+    """Yield the sets to trace. Each is looked for when the one before does not fit."""
+    most = 0
+    for names in islice(sets, MOST_TRACED):
+        yield names
+        most = max(most, len(names))
     yield from islice((names for names in sets if most < len(names) < len(all_names)), MOST_TRACED)
+    yield all_names
 
 
 def choose(

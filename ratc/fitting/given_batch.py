@@ -145,9 +145,8 @@ def _without(plan: Plan, folder: str, known: Collection[str]) -> list[Alternativ
     wanted = variant(plan, device.kernels)
     try:
         searcher = plan_step.own_searcher(plan, library)
-        steps = [(wanted, strategy)]
-        if plan.settings["parallel.strategy"].value == "auto":
-            steps = predict.leanest_steps(plan, device)
+        open_ = [plan.settings[path].value == "auto" for path in (_STRATEGY, _CHECKPOINTING)]
+        steps = predict.leanest_steps(plan, device, is_settled=not open_[0]) if any(open_) else [(wanted, strategy)]
         allowed = {plan.values.get_as(str, "training.allocator"): searcher}
         found = nothing_fits.why_nothing(allowed, library, plan, steps, device)
     except NoTrace:

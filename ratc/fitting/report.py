@@ -102,7 +102,9 @@ def _card_memory(choice: Choice, plan: Plan, measured: str | None, time: str) ->
         [breakdown.taken(choice)] if found.fits else ["This does not fit: `ratc fit SPEC` shows what would fit."]
     )
     if plan.sizes:
-        sentences.append(f"That is on {plan.node_counts[-1]} nodes, the most of the range; the others are under “Numbers of nodes”.")
+        sentences.append(
+            f"That is on {plan.node_counts[-1]} nodes, the most of the range; the others are under “Numbers of nodes”."
+        )
     if choice.next_larger is not None:
         sentences.append(breakdown.more(choice.next_larger))
     if found.host_bytes:

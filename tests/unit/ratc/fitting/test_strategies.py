@@ -436,3 +436,13 @@ def test_fit_on_another_card_is_under_the_strategy_of_the_plan(heavy):
     status, said = heavy(["fit", "--card", "h100"], 2300, "auto")
     assert status == 0, said
     assert re.findall(r"^h100 .* bf16 +(\S)", said, re.MULTILINE) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.slow
+def test_offload_of_the_optimizer_is_suggested_for_a_given_micro_batch_and_fits(heavy):
+    training = ", batch_size: 1, activation_checkpointing: auto"
+    status, said = heavy(["compile", "-o", "out"], 3400, "deepspeed", training)
+    assert status == 1
+    assert "help: would fit with `zero_stage: 3` with `offload_optimizer: true`: " in said
+    training += ", zero_stage: 3, offload_optimizer: true"
+    assert heavy(["compile", "-o", "out"], 3400, "deepspeed", training)[0] == 0
