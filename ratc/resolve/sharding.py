@@ -25,9 +25,9 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         used = "deepspeed" if context.value("engine.deepspeed") else "ddp"
         why = f"{_not_compared(context, world)}: the same as without the key"
         context.derive("parallel.strategy", used, why, "spec:parallel.strategy", "engine.deepspeed")
+    if asked.value == "auto":
+        yield from _without_effect(context, world)
     if context.value("parallel.strategy") != "fsdp2":
-        if asked.value == "auto":
-            yield from _not_sharded(context, world)
         return
     if world == 1:
         message = "`fsdp2` is not used with one process: sharding needs several"
@@ -54,14 +54,18 @@ def _not_compared(context: Context, world: int) -> str:
     return "the memory is measured" if context.decision.measured else "the micro-batch fits with none"
 
 
-def _not_sharded(context: Context, world: int) -> Iterator[Diagnostic]:
-    """Yield findings on keys of FSDP2 if `auto` does not take it: an impossible mesh, an offload that is lost."""
-    size, offload = context.settings["parallel.shard_size"], context.settings["parallel.offload"]
-    if world > 1 and size.value is not None and group(context) is None:
+def _without_effect(context: Context, world: int) -> Iterator[Diagnostic]:
+    """Yield findings on keys of a strategy that `auto` does not take: an impossible mesh of FSDP2, settings that are
+    lost.
+    """
+    used, size = context.value("parallel.strategy"), context.settings["parallel.shard_size"]
+    if used != "fsdp2" and world > 1 and size.value is not None and group(context) is None:
         yield _no_mesh(context, world, int(size.value))
-    if offload.value:
-        message = f"`offload` has no effect: the strategy is {context.value('parallel.strategy')}"
-        yield Diagnostic("R307", message, offload.span, severity=Severity.WARNING)
+    for strategy, path in (("fsdp2", "parallel.offload"), ("deepspeed", "training.zero_stage")):
+        given = context.settings[path]
+        if given.value and used != strategy:
+            message = f"`{path.rpartition('.')[2]}` has no effect: the strategy is {used}"
+            yield Diagnostic("R307", message, given.span, severity=Severity.WARNING)
 
 
 def conflicts(context: Context) -> Iterator[tuple[str, str, str]]:

@@ -144,9 +144,11 @@ def test_auto_strategy_recomputes_blocks_for_a_given_micro_batch_with_the_best_o
 @pytest.mark.slow
 def test_explain_tells_the_values_of_the_strategy_that_auto_takes(compiled, capsys):
     """In fp32 DDP sends less than ZeRO; without a prediction it would be ZeRO, as several GPUs have it by default."""
-    status, lock, _, said = compiled("strategy: auto", "target_batch_size: 512, batch_size: 8, precision: fp32")
+    training = "target_batch_size: 512, batch_size: 8, precision: fp32, zero_stage: 2"
+    status, lock, _, said = compiled("strategy: auto", training)
     assert status == 0, said
     assert lock["parallel"]["strategy"] == "ddp"
+    assert "warning[R307]: `zero_stage` has no effect: the strategy is ddp" in said
     assert main(["explain", "spec.yaml", "engine.deepspeed", "--facts", "facts.yaml"]) == 0
     told = capsys.readouterr().out
     assert told.startswith("engine.deepspeed = false  [worked out]\n  because: the strategy is ddp\n")
