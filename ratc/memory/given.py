@@ -58,10 +58,14 @@ def predicted(
     predictor = searcher.predictor(variant, strategy, micro_batch)
     room = predictor.at(found.budget_bytes, micro_batch)
     if room:  # of a tight fit the bytes are those in use on this card
-        peaks = (room.peak_allocated_bytes, room.peak_reserved_bytes)
-        found = replace(found, peak_allocated_bytes=peaks[0], peak_reserved_bytes=peaks[1], peak=room.peak)
-        found = replace(found, slower=room.slower)
-        choice = Choice(found, choice.accumulation, predictor.breakdown(found))
+        found = replace(
+            found,
+            peak_allocated_bytes=room.peak_allocated_bytes,
+            peak_reserved_bytes=room.peak_reserved_bytes,
+            peak=room.peak,
+            slower=room.slower,
+        )
+        choice = replace(choice, estimate=found, breakdown=predictor.breakdown(found))
     ways = []
     if not searcher.expandable:
         other_searcher = Searcher(searcher.library, searcher.share, searcher.margin, expandable=True)
