@@ -273,17 +273,19 @@ class Step:
 
 def leanest(steps: Iterable[Step], device: Device) -> tuple[Step, int]:
     """Return the step that needs the least memory of a card, and the bytes of a card on which it would fit."""
-    by_bound = sorted(
-        ((step.predictor.least_need(device, step.micro_batch), step) for step in steps), key=lambda one: one[0]
-    )
-    best: tuple[int, Step] | None = None
-    for bound, step in by_bound:
-        if best is not None and bound >= best[0]:
+
+    def bound(step: Step) -> int:
+        return step.predictor.least_need(device, step.micro_batch)
+
+    best, *others = sorted(steps, key=bound)
+    least = best.predictor.need(device, best.micro_batch)
+    for step in others:
+        if bound(step) >= least:
             break
         need = step.predictor.need(device, step.micro_batch)
-        best = min(best or (need, step), (need, step), key=lambda one: one[0])
-    assert best is not None, "there is no step"
-    return best[1], best[0]
+        if need < least:
+            best, least = step, need
+    return best, least
 
 
 def in_order(variant: Variant, attentions: Sequence[str], checkpointings: Sequence[bool]) -> list[Variant]:

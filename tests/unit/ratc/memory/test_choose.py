@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratc.memory.allocators import choose, searchers
-from ratc.memory.choose import Searcher, Untraceable, Variant, describe, in_order
+from ratc.memory.choose import Searcher, Step, Untraceable, Variant, describe, in_order, leanest
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from tests.effort import examples
@@ -176,6 +176,31 @@ def test_if_nothing_fits_the_result_has_the_need_and_suggestions():
     ]
     for way in told.alternatives:
         assert way.choice.estimate.fits
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 200), st.integers(0, 200), st.integers(1, 8)), min_size=1, max_size=5),
+    st.integers(0, 3),
+)
+@settings(max_examples=examples(50))
+def test_leanest_step_is_that_of_an_exhaustive_search(sizes, stage):
+    steps = [
+        Step(
+            searcher(8, activation=activation * MIB, temporary=temporary * MIB), FP32, Strategy(zero_stage=stage), micro
+        )
+        for activation, temporary, micro in sizes
+    ]
+    step, need = leanest(steps, SMALL)
+    assert need == min(one.predictor.need(SMALL, one.micro_batch) for one in steps)
+    assert need == step.predictor.need(SMALL, step.micro_batch)
+    assert step.predictor.least_need(SMALL, step.micro_batch) <= need
+
+
+def test_if_the_whole_share_needs_less_it_is_among_the_sizes():
+    light, heavy = trace(), trace(activation=10_000 * MIB, accumulating=True)
+    search = Searcher({FP32: Pair(light, heavy)}, 2)
+    steps = [Step(search, FP32, Strategy(), micro) for micro in search.sizes()]
+    assert leanest(steps, SMALL)[0].micro_batch == 2
 
 
 def test_changes_that_do_not_make_it_fit_are_not_suggested():
