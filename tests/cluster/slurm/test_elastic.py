@@ -23,18 +23,26 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+def pace(folder: Path, seconds: float) -> None:
+    """Set how long a job waits for a sample. It may read the file at any moment."""
+    new = folder / "outputs/demo/slow.new"
+    new.write_text(str(seconds))
+    new.replace(new.with_name("slow"))
+
+
 def test_an_elastic_job_that_loses_a_node_continues_on_fewer(slurm: Slurm, tmp_path: Path) -> None:
     """On four nodes until one is gone, and then on the two that can split the batch."""
     one = tmp_path / "one"
     whole = start(slurm, one, training__batch_size=4)
     assert slurm.wait_for_end(whole)["JobState"] == "COMPLETED", log(one)
     submitted = {tmp_path / kind: start(slurm, tmp_path / kind, slow=2.5, **RANGE, **KINDS[kind]) for kind in KINDS}
-    when_an_epoch_is_done(slurm, submitted, {folder: lambda: None for folder in submitted})
+    # Whichever has done an epoch nearly halts, so that none is at its end before the last one has done its first.
+    when_an_epoch_is_done(slurm, submitted, {folder: lambda folder=folder: pace(folder, 30) for folder in submitted})
     assert {slurm.facts(job)["NumNodes"] for job in submitted.values()} == {"4"}
     with slurm.without_daemon("ratc-n4"):
         for folder, job in submitted.items():
             wait_until(lambda job=job: slurm.facts(job)["Restarts"] == "1", f"{folder.name} is requeued")
-            (folder / "outputs/demo/slow").write_text("0.01")
+            pace(folder, 0.01)
         for folder, job in submitted.items():
             facts = slurm.wait_for_end(job)
             assert facts["JobState"] == "COMPLETED", log(folder)
