@@ -14,9 +14,6 @@ from ratc.memory.choose import Choice, Library, Searcher, Variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 
-#: The benefit of expandable segments if nothing fits with native ones.
-_WITHOUT = "nothing fits without expandable segments"
-
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -57,9 +54,8 @@ def choose(
     for variant in variants:
         if taken and (_least(taken.choice, stages) or variant != replace(taken.variant, attention_memory="fused")):
             break
-        found = _with_best_allocator(allowed, variant, strategy, device, stages)
-        if found and not variant.activation_checkpointing and any(one.activation_checkpointing for one in variants):
-            found = replace(found, reason=found.reason.replace(_WITHOUT, f"{_WITHOUT} or recomputation"))
+        may_recompute = not variant.activation_checkpointing and any(one.activation_checkpointing for one in variants)
+        found = _with_best_allocator(allowed, variant, strategy, device, stages, may_recompute)
         if taken is None:
             taken = found
         elif found and _cost(found.choice) < _cost(taken.choice):
@@ -68,14 +64,19 @@ def choose(
 
 
 def _with_best_allocator(
-    allowed: Mapping[str, Searcher], variant: Variant, strategy: Strategy, device: Device, stages: tuple[int, ...]
+    allowed: Mapping[str, Searcher],
+    variant: Variant,
+    strategy: Strategy,
+    device: Device,
+    stages: tuple[int, ...],
+    may_recompute: bool,
 ) -> Taken | None:
     native = allowed[NATIVE].choose_stage(variant, strategy, device, stages) if NATIVE in allowed else None
     expandable = None
     if EXPANDABLE in allowed and not (native and _least(native, stages)):
         expandable = allowed[EXPANDABLE].choose_stage(variant, strategy, device, stages)
     if expandable and (native is None or _cost(expandable) < _cost(native)):
-        return Taken(variant, expandable, EXPANDABLE, _benefit(native, expandable))
+        return Taken(variant, expandable, EXPANDABLE, _benefit(native, expandable, may_recompute))
     if native:
         what = "raise the micro-batch" + (" or avoid a ZeRO stage" if len(stages) > 1 else "")
         return Taken(variant, native, NATIVE, f"expandable segments would not {what}")
@@ -95,10 +96,11 @@ def _cost(choice: Choice) -> tuple[int, int]:
     return choice.accumulation, _stage(choice)
 
 
-def _benefit(native: Choice | None, expandable: Choice) -> str:
+def _benefit(native: Choice | None, expandable: Choice, may_recompute: bool) -> str:
     size = expandable.estimate.micro_batch
     if native is None:
-        return f"{_WITHOUT}, with them micro-batch {size} does"
+        without = "expandable segments or recomputation" if may_recompute else "expandable segments"
+        return f"nothing fits without {without}, with them micro-batch {size} does"
     if expandable.accumulation < native.accumulation:
         return f"with expandable segments micro-batch {size} fits, without them {native.estimate.micro_batch}"
     return f"with expandable segments ZeRO stage {_stage(expandable)} is enough, without them {_stage(native)}"

@@ -125,8 +125,8 @@ class Slurm:
 
 
 def ask(*command: str) -> str:
-    """What a command of Slurm prints; empty where it knows no such job. A controller that gives no answer in time, as
-    on a busy machine, is asked again.
+    """Return what a command of Slurm prints; nothing if Slurm does not know the job. Ask again if the controller, as on
+    a busy machine, does not answer in time.
     """
     answers: list[str] = []
 

@@ -151,7 +151,7 @@ def test_job_waits_for_its_nodes_if_the_stop_file_cannot_be_written(tmp_path: Pa
     assert (job.notes / "ended").exists()
 
 
-#: A command of Slurm that the controller does not answer the first `silent` times; what it does then is noted.
+#: A command of Slurm. The controller does not answer the first `silent` calls, and later ones are noted.
 SILENT = """\
 #!/bin/bash
 echo >>"$NOTES/{name}-asked"
